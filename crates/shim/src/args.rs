@@ -1,0 +1,75 @@
+//! The command line: everything the shim needs to know, so that it reads no configuration.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser, ValueExt};
+
+/// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`
+#[derive(Debug)]
+pub(crate) struct Args {
+    /// The process's directory.
+    pub(crate) dir: PathBuf,
+    /// How long the runtime may take. At its end all that it started is killed.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether output goes to `output.log`; otherwise to nowhere.
+    pub(crate) log: Log,
+    /// Who owns the stdio, as the host counts: a container's user may reopen `/dev/stdout`.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// FIFOs of the caller's, given to the container as they are.
+    pub(crate) stdin: Option<PathBuf>,
+    pub(crate) stdout: Option<PathBuf>,
+    pub(crate) stderr: Option<PathBuf>,
+    /// The runtime's command, complete.
+    pub(crate) runtime: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    Cri,
+    None,
+}
+
+pub(crate) fn parse() -> Result<Args, lexopt::Error> {
+    let mut args = Args {
+        dir: PathBuf::new(),
+        timeout: None,
+        log: Log::None,
+        owner: None,
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        runtime: Vec::new(),
+    };
+    let mut parser = Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("dir") => args.dir = parser.value()?.into(),
+            Arg::Long("timeout-ms") => args.timeout = Some(Duration::from_millis(parser.value()?.parse()?)),
+            Arg::Long("log") => {
+                args.log = match parser.value()?.string()?.as_str() {
+                    "cri" => Log::Cri,
+                    "none" => Log::None,
+                    other => return Err(format!("unknown log driver {other:?}").into()),
+                }
+            }
+            Arg::Long("owner") => {
+                let value = parser.value()?.string()?;
+                let ids = value.split_once(':').ok_or("--owner takes UID:GID")?;
+                args.owner = Some((ids.0.parse().map_err(|_| "--owner: uid")?, ids.1.parse().map_err(|_| "--owner: gid")?));
+            }
+            Arg::Long("stdin") => args.stdin = Some(parser.value()?.into()),
+            Arg::Long("stdout") => args.stdout = Some(parser.value()?.into()),
+            Arg::Long("stderr") => args.stderr = Some(parser.value()?.into()),
+            Arg::Value(program) => {
+                args.runtime = std::iter::once(program).chain(parser.raw_args()?).collect();
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    if args.dir.as_os_str().is_empty() || args.runtime.is_empty() {
+        return Err("usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)".into());
+    }
+    Ok(args)
+}

@@ -1,0 +1,44 @@
+//! `holdfast-shim`: one container process and its stdio, synchronously.
+//!
+//! The supervisor starts one for each container process. It runs the OCI runtime, becomes the
+//! parent of what that leaves behind, relays its output to a log, and puts its exit status on disk.
+//! It outlives the daemon, needs nothing from it, and makes no system call while nothing happens.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | the command line, which is the whole interface for starting |
+//! | `setup` | session, subreaper, signals, descriptors: what makes this process a shim |
+//! | `stdio` | the pipes or FIFOs that the container gets |
+//! | `relay` | from a pipe into the log |
+//! | `shim` | the loop: one `poll`, three phases |
+//!
+//! How it talks: announcements on its standard output (the exit FIFO), messages from the control
+//! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
+
+mod args;
+mod relay;
+mod setup;
+mod shim;
+mod stdio;
+
+use std::process::ExitCode;
+
+/// Writes a line to `shim-log.json`, which is this process's standard error.
+fn log(level: &str, message: &str) {
+    eprint!("{}", holdfast_state::log::line(level, message));
+}
+
+fn main() -> ExitCode {
+    let outcome = args::parse().map_err(|error| error.to_string()).and_then(|args| {
+        shim::Shim::start(&args)
+            .and_then(|shim| shim.run())
+            .map_err(|error| error.to_string())
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            log("error", &error);
+            ExitCode::FAILURE
+        }
+    }
+}

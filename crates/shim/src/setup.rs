@@ -1,0 +1,58 @@
+//! What makes this process a shim, before anything is started.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Detaches from whoever started us and returns the signals as a descriptor and the exit FIFO.
+pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
+    // A group leader can't begin a session; then it has been given one already.
+    match nix::unistd::setsid() {
+        Ok(_) | Err(Errno::EPERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // What the runtime leaves behind becomes our child, the container's process first of all.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::unistd::chdir("/")?;
+    let signals = take_signals()?;
+
+    // Our standard output is the exit FIFO. No child may get it (readers would never see it
+    // close), and no descriptor that an embedding program let slip may reach a container.
+    let exit = File::from(dup_above_stdio(&io::stdout())?);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    holdfast_sys::fd::set_cloexec_from(3)?;
+    Ok((signals, exit))
+}
+
+/// Signals arrive through a descriptor and in the loop only. Those that end a process by default
+/// are taken as well: a stray SIGHUP or a service manager's SIGTERM must not orphan a container.
+fn take_signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGPIPE,
+    ] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+fn dup_above_stdio(fd: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    fd.as_fd().try_clone_to_owned()
+}

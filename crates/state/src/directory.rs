@@ -1,0 +1,270 @@
+//! A directory held by a descriptor. Everything below it is opened relative to it and follows no
+//! symbolic link, so nobody can redirect a write by swapping a path.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{
+    AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2,
+};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, unlinkat};
+
+/// Mode of a directory of ours: nobody but the owner.
+const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
+/// Mode of a file or FIFO of ours.
+pub(crate) const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// An open directory, and the path by which it was reached (for messages and for programs that
+/// take paths; Holdfast itself goes through the descriptor).
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Which name wins when a file is published under a name that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    Replace,
+    KeepFirst,
+}
+
+impl Directory {
+    /// Opens a directory by path.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        let fd = nix::fcntl::open(path, flags, Mode::empty())?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Opens a subdirectory; a symbolic link to one is refused.
+    pub fn open_dir(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
+        Ok(Self { fd: self.open_at(name, flags)?, path: self.path.join(name) })
+    }
+
+    /// Makes and opens a subdirectory, mode 0700.
+    pub fn create_dir(&self, name: &str) -> io::Result<Self> {
+        mkdirat(&self.fd, name, DIRECTORY_MODE)?;
+        self.open_dir(name)
+    }
+
+    /// The path by which it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens an entry with `O_NOFOLLOW`, `O_CLOEXEC` and mode 0600 where it is created.
+    pub fn open_at(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
+        Ok(openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, FILE_MODE)?)
+    }
+
+    /// Reads a whole regular file. A FIFO, a directory, or a file of more than `limit` bytes in
+    /// its place is an error at once: nothing here blocks or fills the memory.
+    pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let file = File::from(self.open_at(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other(format!("{name} is not a regular file")));
+        }
+        let mut content = Vec::new();
+        file.take(limit + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("{name} is larger than {limit} bytes"),
+            ));
+        }
+        Ok(content)
+    }
+
+    /// Writes a file so that a reader sees the old content or the new, never a mixture, also after
+    /// a power loss: a synced temporary file is renamed into place and the directory synced.
+    pub fn write_atomic(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.publish(name, content, Publish::Replace)
+    }
+
+    /// As [`write_atomic`](Self::write_atomic), but the first to write the name wins; every later
+    /// write fails with [`io::ErrorKind::AlreadyExists`] and changes nothing.
+    pub fn write_once(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.publish(name, content, Publish::KeepFirst)
+    }
+
+    fn publish(&self, name: &str, content: &[u8], publish: Publish) -> io::Result<()> {
+        // The pid keeps two writers apart (a shim and a supervisor may record the same exit); one
+        // that a crash left behind is simply overwritten, or goes with the directory.
+        let temporary = format!(".{name}.{}", std::process::id());
+        let written = self.write_synced(&temporary, content).and_then(|()| match publish {
+            Publish::Replace => Ok(renameat(&self.fd, temporary.as_str(), &self.fd, name)?),
+            Publish::KeepFirst => {
+                Ok(linkat(&self.fd, temporary.as_str(), &self.fd, name, AtFlags::empty())?)
+            }
+        });
+        if written.is_err() || publish == Publish::KeepFirst {
+            // Best effort: what stays is hidden, and goes with the directory.
+            let _ = self.unlink(&temporary);
+        }
+        written?;
+        self.sync()
+    }
+
+    fn write_synced(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        let mut file = File::from(self.open_at(name, flags)?);
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
+    /// Makes the entries themselves durable.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(nix::unistd::fsync(&self.fd)?)
+    }
+
+    /// Opens a file for appending, creating it if need be.
+    pub fn append(&self, name: &str) -> io::Result<File> {
+        Ok(self.open_at(name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)?.into())
+    }
+
+    /// Makes a FIFO, mode 0600; one that is there already is kept (the seed made it).
+    pub fn make_fifo(&self, name: &str) -> io::Result<()> {
+        match mkfifoat(&self.fd, name, FILE_MODE) {
+            Err(Errno::EEXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Opens a FIFO without ever blocking; anything else under that name is refused.
+    pub fn open_fifo(&self, name: &str, access: OFlag) -> io::Result<File> {
+        let file = File::from(self.open_at(name, access | OFlag::O_NONBLOCK)?);
+        if file.metadata()?.file_type().is_fifo() {
+            Ok(file)
+        } else {
+            Err(io::Error::other(format!("{name} is not a FIFO")))
+        }
+    }
+
+    /// Removes a name that is not a directory; a missing one is fine.
+    pub fn unlink(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Renames an entry and fails with [`io::ErrorKind::AlreadyExists`] if the new name is taken.
+    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE)?)
+    }
+
+    /// Whether there is an entry of that name, whatever it is.
+    pub fn contains(&self, name: &str) -> io::Result<bool> {
+        match nix::sys::stat::fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The names of all entries, sorted; those that are no UTF-8 are no names of ours and left out.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut dir = Dir::openat(
+            &self.fd,
+            ".",
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            if let Ok(name) = entry?.file_name().to_str()
+                && name != "."
+                && name != ".."
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes an entry and all below it. It enters no symbolic link and no mount point: a bind
+    /// mount of the host's `/usr` that a crash left in a bundle must stop it, not feed it.
+    pub fn remove_all(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EISDIR | Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let how = OpenHow::new()
+            .flags(OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let inner = Self { fd: openat2(&self.fd, name, how)?, path: self.path.join(name) };
+        for entry in inner.names()? {
+            inner.remove_all(&entry)?;
+        }
+        Ok(unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)?)
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn scratch() -> (tempfile::TempDir, Directory) {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(temp.path()).unwrap();
+        (temp, directory)
+    }
+
+    #[test]
+    fn atomic_writes_leave_no_temporary_file() {
+        let (_temp, dir) = scratch();
+        dir.write_atomic("a", b"old").unwrap();
+        dir.write_atomic("a", b"new").unwrap();
+        dir.write_once("b", b"first").unwrap();
+        let again = dir.write_once("b", b"second").unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(dir.names().unwrap(), ["a", "b"]);
+        assert_eq!(dir.read("a", 10).unwrap(), b"new");
+        assert_eq!(dir.read("b", 10).unwrap(), b"first");
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_at_once() {
+        let (temp, dir) = scratch();
+        dir.make_fifo("fifo").unwrap();
+        dir.create_dir("dir").unwrap();
+        symlink("/etc/passwd", temp.path().join("link")).unwrap();
+        dir.write_atomic("big", &[0; 11]).unwrap();
+        for name in ["fifo", "dir", "link", "big"] {
+            assert!(dir.read(name, 10).is_err(), "{name}");
+        }
+        assert!(dir.open_fifo("big", OFlag::O_RDONLY).is_err());
+    }
+
+    #[test]
+    fn removal_does_not_follow_links() {
+        let (temp, dir) = scratch();
+        let kept = tempfile::tempdir().unwrap();
+        std::fs::write(kept.path().join("file"), "x").unwrap();
+        dir.create_dir("tree").unwrap().create_dir("inner").unwrap();
+        symlink(kept.path(), temp.path().join("tree/inner/link")).unwrap();
+        dir.remove_all("tree").unwrap();
+        dir.remove_all("tree").unwrap();
+        assert!(dir.names().unwrap().is_empty());
+        assert!(kept.path().join("file").exists());
+    }
+}

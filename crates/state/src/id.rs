@@ -1,0 +1,124 @@
+//! Names of containers and of their processes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The longest id, in bytes.
+pub const MAX_LEN: usize = 128;
+
+/// A name that is no id.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "invalid id {0:?}: an id has 1 to 128 of the characters a-z A-Z 0-9 _ . - and starts with a letter or digit"
+)]
+pub struct InvalidId(pub String);
+
+fn check(text: &str) -> Result<(), InvalidId> {
+    let valid = text.len() <= MAX_LEN
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if valid { Ok(()) } else { Err(InvalidId(text.chars().take(MAX_LEN).collect())) }
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The id as text; it is also the name of its directory.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id_type! {
+    /// The name of a container: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}`.
+    ContainerId
+}
+
+id_type! {
+    /// The name of a process within its container; the container's first is [`ProcessId::init`].
+    ProcessId
+}
+
+impl ProcessId {
+    /// The container's first process, `init`.
+    #[must_use]
+    pub fn init() -> Self {
+        Self("init".into())
+    }
+
+    /// Whether this is the container's first process.
+    #[must_use]
+    pub fn is_init(&self) -> bool {
+        self.as_str() == "init"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_could_leave_the_directory_is_no_id() {
+        for bad in
+            ["", ".", "..", "../x", "a/b", "/", ".hidden", "-x", "_x", "a b", "a\0b", "ä", "a\n"]
+        {
+            assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
+        }
+        assert!("x".repeat(129).parse::<ContainerId>().is_err());
+        for good in ["a", "7", "web-1", "a_b.c", &"x".repeat(128)] {
+            assert_eq!(good.parse::<ContainerId>().unwrap().as_str(), good);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_always_one_plain_path_component(text in any::<String>()) {
+            if let Ok(id) = text.parse::<ContainerId>() {
+                let path = std::path::Path::new(id.as_str());
+                prop_assert_eq!(path.components().count(), 1);
+                prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `events.jsonl`: a container's events, one JSON line each, appended before they are published.
+//!
+//! It makes the numbers go on and an exit be told once when the daemon was killed in between, and
+//! it says whether a container had been started. It is no ledger: statuses live in their own files,
+//! and lines are not synced (after a power loss the boot id says all there is to say).
+
+use std::io::{self, Write};
+
+use crate::{ContainerDir, Event};
+
+/// The file's name.
+pub const NAME: &str = "events.jsonl";
+
+/// Past this size a journal is rewritten with its newest half, so that a container with a health
+/// check every second does not fill the disk in a year.
+const COMPACT_ABOVE: u64 = 256 * 1024;
+/// More than can ever be there by the rule above; a larger file is not ours.
+const LIMIT: u64 = 4 * COMPACT_ABOVE;
+
+/// Appends one event, with one write, so that a reader sees whole lines only.
+pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
+    let directory = container.directory();
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    let mut file = directory.append(NAME)?;
+    file.write_all(&line)?;
+    if file.metadata()?.len() > COMPACT_ABOVE {
+        let content = directory.read(NAME, LIMIT)?;
+        directory.write_atomic(NAME, newest_half(&content))?;
+    }
+    Ok(())
+}
+
+fn newest_half(content: &[u8]) -> &[u8] {
+    let half = content.len() / 2;
+    let start =
+        content[half..].iter().position(|&b| b == b'\n').map_or(content.len(), |at| half + at + 1);
+    &content[start..]
+}
+
+/// All events that are there. Lines that are torn or foreign are passed over; a container without
+/// a journal (the seed wrote none) has no events.
+pub fn read(container: &ContainerDir) -> io::Result<Vec<Event>> {
+    match container.directory().read(NAME, LIMIT) {
+        Ok(content) => Ok(content
+            .split(|&b| b == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EventKind, Evidence, ExitStatus, ProcessId, StateRoot, Timestamp};
+
+    fn event(seq: u64) -> Event {
+        let kind = EventKind::Exited { status: ExitStatus::Code(3), evidence: Evidence::Shim };
+        Event { seq, time: Timestamp::now(), process: ProcessId::init(), kind }
+    }
+
+    #[test]
+    fn it_reads_back_passes_over_garbage_and_stays_bounded() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let container = root.stage_container().unwrap().publish(&"c".parse().unwrap()).unwrap();
+        append(&container, &event(1)).unwrap();
+        container
+            .directory()
+            .append(NAME)
+            .unwrap()
+            .write_all(b"{\"seq\":2,\"ti\n\xff\xfe\n")
+            .unwrap();
+        append(&container, &event(3)).unwrap();
+        let seqs: Vec<u64> = read(&container).unwrap().iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, [1, 3]);
+        let text =
+            String::from_utf8(container.directory().read(NAME, LIMIT).unwrap()[..90].to_vec());
+        assert!(text.unwrap().starts_with("{\"seq\":1,\"time\":\""));
+
+        for seq in 4..6_000 {
+            append(&container, &event(seq)).unwrap();
+        }
+        let events = read(&container).unwrap();
+        assert_eq!(events.last().unwrap().seq, 5_999);
+        assert!(events.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
+        assert!(
+            container.directory().read(NAME, LIMIT).unwrap().len() as u64 <= COMPACT_ABOVE + 200
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! What Holdfast keeps on disk, and the few formats in which its parts talk.
+//!
+//! No Tokio, no process control, no I/O but files: the synchronous shim and the async supervisor
+//! both stand on this crate, and so agree on every byte.
+//!
+//! ```text
+//! <root>/.lock                      flock: one supervisor a root
+//! <root>/.runtime/<name>/           the OCI runtime's own state
+//! <root>/<container>/events.jsonl   what happened, in order            journal
+//! <root>/<container>/.bundle/       a bundle that Holdfast made
+//! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
+//!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
+//! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
+//! ```
+//!
+//! Names that start with a dot can never be ids, so they never collide with a container.
+
+pub mod announce;
+pub mod control;
+pub mod cri;
+pub mod directory;
+pub mod event;
+pub mod id;
+pub mod journal;
+pub mod log;
+pub mod process_dir;
+pub mod record;
+pub mod root;
+pub mod status;
+pub mod time;
+
+pub use directory::Directory;
+pub use event::{Event, EventKind};
+pub use id::{ContainerId, InvalidId, ProcessId};
+pub use process_dir::ProcessDir;
+pub use record::{Launch, LogDriver, OrphanPolicy, Policies, ProcessRecord, RecordError};
+pub use root::{ContainerDir, LockError, Problem, StateRoot};
+pub use status::{Evidence, ExitRecord, ExitStatus, UnknownReason};
+pub use time::Timestamp;

@@ -1,0 +1,53 @@
+//! `shim-log.json` and `log.json`: JSON lines with `level` and `msg`, the shim's and the runtime's
+//! own. A failed start is explained from them.
+
+use serde::Deserialize;
+
+/// One line that could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Message {
+    /// `error`, `warning`, `info`, `debug`.
+    #[serde(default)]
+    pub level: String,
+    /// The text.
+    #[serde(default)]
+    pub msg: String,
+}
+
+/// All messages of a log, in order. Lines of other loggers between them and a last line that was
+/// cut short are passed over: whoever asks wants the error that is there.
+pub fn messages(content: &[u8]) -> impl Iterator<Item = Message> {
+    content.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+/// The first error of a log. The first names the cause; later ones are its consequences.
+#[must_use]
+pub fn first_error(content: &[u8]) -> Option<String> {
+    messages(content)
+        .find(|message| matches!(message.level.as_str(), "error" | "fatal" | "panic"))
+        .map(|message| message.msg)
+}
+
+/// A line for `shim-log.json`, line feed included.
+#[must_use]
+pub fn line(level: &str, msg: &str) -> String {
+    let time = crate::Timestamp::now();
+    format!("{}\n", serde_json::json!({ "level": level, "msg": msg, "time": time }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_among_foreign_and_torn_lines() {
+        let log = b"panic: something\n{\"level\":\"info\",\"msg\":\"a\"}\n[1,2]\n\
+            {\"level\":\"error\",\"msg\":\"the cause\"}\n{\"level\":\"error\",\"msg\":\"later\"}\n{\"level\":\"err";
+        assert_eq!(first_error(log).as_deref(), Some("the cause"));
+        assert_eq!(first_error(b"{\"level\":\"error\",\"msg\":\"cut"), None);
+        assert_eq!(
+            first_error(line("error", "quote \" and\nline").as_bytes()).as_deref(),
+            Some("quote \" and\nline")
+        );
+    }
+}

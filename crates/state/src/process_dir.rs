@@ -1,0 +1,293 @@
+//! The directory of one process, `<root>/<container>/<process>/`: its files and who may write them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use crate::status::parse_status_file;
+use crate::{Directory, Evidence, ExitRecord, ProcessRecord, RecordError, Timestamp};
+
+/// The record; see [`ProcessRecord`]. Written by the supervisor.
+pub const PROCESS_JSON: &str = "process.json";
+/// The pid in decimal, written by the runtime.
+pub const PID: &str = "pid";
+/// FIFO: the shim's announcements, then hang-up when it is gone.
+pub const EXIT: &str = "exit";
+/// FIFO: messages to the shim.
+pub const CONTROL: &str = "control";
+/// The seed's number, decimal.
+pub const EXIT_STATUS: &str = "exitStatus";
+/// The end in full; written just before [`EXIT_STATUS`].
+pub const EXIT_JSON: &str = "exit.json";
+/// What the process wrote, in the format of [`crate::cri`].
+pub const OUTPUT_LOG: &str = "output.log";
+/// The shim's own messages.
+pub const SHIM_LOG: &str = "shim-log.json";
+/// The runtime's own messages.
+pub const RUNTIME_LOG: &str = "log.json";
+
+/// No record comes near this; a larger file is not one.
+const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
+/// A status, a pid.
+const SMALL_LIMIT: u64 = 4096;
+/// Enough of a log to find the first error in it.
+const LOG_LIMIT: u64 = 1024 * 1024;
+
+/// An open process directory.
+#[derive(Debug)]
+pub struct ProcessDir(Directory);
+
+/// A record that could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("{PROCESS_JSON}: {0}")]
+    Io(#[from] io::Error),
+    /// The file makes no sense.
+    #[error("{PROCESS_JSON}: {0}")]
+    Record(#[from] RecordError),
+}
+
+impl ProcessDir {
+    /// Takes an open directory for one of a process.
+    #[must_use]
+    pub fn new(directory: Directory) -> Self {
+        Self(directory)
+    }
+
+    /// Opens a directory by path, as the shim does.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Directory::open(path).map(Self)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.0
+    }
+
+    /// Loads the record.
+    pub fn load(&self) -> Result<ProcessRecord, LoadError> {
+        Ok(ProcessRecord::from_json(&self.0.read(PROCESS_JSON, RECORD_LIMIT)?)?)
+    }
+
+    /// Writes the record, atomically.
+    pub fn save(&self, record: &ProcessRecord) -> io::Result<()> {
+        self.0.write_atomic(PROCESS_JSON, &record.to_json())
+    }
+
+    /// Makes the two FIFOs; those that are there already are kept.
+    pub fn make_fifos(&self) -> io::Result<()> {
+        self.0.make_fifo(EXIT)?;
+        self.0.make_fifo(CONTROL)
+    }
+
+    /// The reading end of the exit FIFO. It never blocks; an end of file means that no shim holds
+    /// the other end.
+    pub fn exit_reader(&self) -> io::Result<File> {
+        self.0.open_fifo(EXIT, OFlag::O_RDONLY)
+    }
+
+    /// The writing end of the exit FIFO, for the shim that is about to be started. Fails with
+    /// `ENXIO` if nobody reads.
+    pub fn exit_writer(&self) -> io::Result<File> {
+        self.0.open_fifo(EXIT, OFlag::O_WRONLY)
+    }
+
+    /// The control FIFO as the shim holds it: open for both, so that it never ends.
+    pub fn control_reader(&self) -> io::Result<File> {
+        self.0.open_fifo(CONTROL, OFlag::O_RDWR)
+    }
+
+    /// The control FIFO for sending. Fails with `ENXIO` if there is no shim.
+    pub fn control_writer(&self) -> io::Result<File> {
+        self.0.open_fifo(CONTROL, OFlag::O_WRONLY)
+    }
+
+    /// The pid that the runtime wrote; `None` as long as there is none. Anything but a positive
+    /// number is an error (the seed's `errInvalidPidInt`).
+    pub fn pid(&self) -> io::Result<Option<i32>> {
+        let content = match self.0.read(PID, SMALL_LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let text = std::str::from_utf8(content.trim_ascii()).unwrap_or_default();
+        match text.parse::<i32>() {
+            Ok(pid) if pid > 0 => Ok(Some(pid)),
+            _ if text.is_empty() => Ok(None),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{PID}: process pid is invalid: {text:?}"),
+            )),
+        }
+    }
+
+    /// How the process ended, if that is on disk. `exit.json` says it in full; without it (the
+    /// seed wrote none) `exitStatus` alone counts.
+    pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
+        match self.0.read(EXIT_JSON, SMALL_LIMIT) {
+            Ok(content) => {
+                if let Ok(record) = serde_json::from_slice(&content) {
+                    return Ok(Some(record));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let content = match self.0.read(EXIT_STATUS, SMALL_LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        Ok(parse_status_file(&content).map(|status| ExitRecord {
+            status,
+            evidence: Evidence::StatusFile,
+            time: Timestamp::now(),
+        }))
+    }
+
+    /// Records how the process ended. The first record stands: if one is there, it is returned and
+    /// only what a crash left out of it is made up for.
+    pub fn record_exit(&self, record: &ExitRecord) -> io::Result<ExitRecord> {
+        let json = serde_json::to_vec(record)?;
+        let standing = match self.0.write_once(EXIT_JSON, &json) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.exit()?.unwrap_or_else(|| record.clone())
+            }
+            other => other.map(|()| record.clone())?,
+        };
+        match self.0.write_once(EXIT_STATUS, standing.status.as_number().to_string().as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(standing),
+            other => other.map(|()| standing),
+        }
+    }
+
+    /// The error that explains a failed start: the shim's own first, then the runtime's.
+    #[must_use]
+    pub fn start_error(&self) -> Option<StartError> {
+        let first_error = |name| crate::log::first_error(&self.0.read(name, LOG_LIMIT).ok()?);
+        first_error(SHIM_LOG)
+            .map(StartError::Shim)
+            .or_else(|| first_error(RUNTIME_LOG).map(StartError::Runtime))
+    }
+
+    /// The end of what the process, or a runtime that failed before it made one, wrote to its
+    /// standard error.
+    #[must_use]
+    pub fn stderr_tail(&self) -> String {
+        let log = self.0.read(OUTPUT_LOG, LOG_LIMIT).unwrap_or_default();
+        let mut text = Vec::new();
+        for entry in log.split(|&b| b == b'\n').filter_map(crate::cri::decode) {
+            if entry.stream == crate::cri::Stream::Stderr {
+                text.extend_from_slice(entry.content);
+                text.push(b'\n');
+            }
+        }
+        let start = text.len().saturating_sub(STDERR_TAIL);
+        String::from_utf8_lossy(&text[start..]).trim().to_owned()
+    }
+}
+
+/// How much of a standard error goes into an error message, in bytes.
+const STDERR_TAIL: usize = 2048;
+
+/// What the logs say of a failed start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartError {
+    /// The shim's own error.
+    Shim(String),
+    /// The runtime's own error.
+    Runtime(String),
+}
+
+impl AsFd for ProcessDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ExitStatus, UnknownReason};
+    use std::io::Read;
+
+    fn scratch() -> (tempfile::TempDir, ProcessDir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = ProcessDir::open(temp.path()).unwrap();
+        (temp, dir)
+    }
+
+    #[test]
+    fn the_first_record_of_an_exit_stands() {
+        let (_temp, dir) = scratch();
+        assert_eq!(dir.exit().unwrap(), None);
+        let first = ExitRecord::now(ExitStatus::Signal(9), Evidence::Shim);
+        let second =
+            ExitRecord::now(ExitStatus::Unknown(UnknownReason::ExitedUnwatched), Evidence::None);
+        assert_eq!(dir.record_exit(&first).unwrap(), first);
+        assert_eq!(dir.record_exit(&second).unwrap(), first);
+        assert_eq!(dir.exit().unwrap(), Some(first));
+        assert_eq!(dir.directory().read(EXIT_STATUS, 10).unwrap(), b"137");
+    }
+
+    #[test]
+    fn a_crash_between_the_two_status_files_is_made_up_for() {
+        let (_temp, dir) = scratch();
+        let first = ExitRecord::now(ExitStatus::Code(42), Evidence::Shim);
+        dir.directory().write_once(EXIT_JSON, &serde_json::to_vec(&first).unwrap()).unwrap();
+        assert_eq!(dir.exit().unwrap().as_ref(), Some(&first));
+        let late = ExitRecord::now(ExitStatus::Code(1), Evidence::Pidfd);
+        assert_eq!(dir.record_exit(&late).unwrap(), first);
+        assert_eq!(dir.directory().read(EXIT_STATUS, 10).unwrap(), b"42");
+    }
+
+    #[test]
+    fn a_status_file_of_the_seed_counts_and_an_empty_one_says_nothing() {
+        let (_temp, dir) = scratch();
+        dir.directory().write_atomic(EXIT_STATUS, b"").unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        dir.directory().write_atomic(EXIT_STATUS, b"%!u(uint32=137)").unwrap();
+        assert_eq!(dir.exit().unwrap().unwrap().status, ExitStatus::Code(137));
+    }
+
+    #[test]
+    fn pids() {
+        let (_temp, dir) = scratch();
+        assert_eq!(dir.pid().unwrap(), None);
+        for (content, pid) in [
+            ("", Some(None)),
+            ("17", Some(Some(17))),
+            ("17\n", Some(Some(17))),
+            ("-1", None),
+            ("x", None),
+            ("0", None),
+        ] {
+            dir.directory().write_atomic(PID, content.as_bytes()).unwrap();
+            assert_eq!(dir.pid().ok(), pid, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_dead_shim_shows_as_end_of_file_and_never_blocks() {
+        let (_temp, dir) = scratch();
+        dir.make_fifos().unwrap();
+        dir.make_fifos().unwrap();
+        let mut reader = dir.exit_reader().unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(reader.read(&mut buffer).unwrap(), 0);
+        let shim = dir.exit_writer().unwrap();
+        assert_eq!(reader.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(shim);
+        assert_eq!(reader.read(&mut buffer).unwrap(), 0);
+        assert!(dir.control_writer().is_err());
+    }
+}

@@ -1,0 +1,233 @@
+//! `process.json`: what a process is, in the seed's form.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use thiserror::Error;
+
+use crate::Timestamp;
+
+/// The version of the `holdfast` object that this build writes. A newer one is refused by name and
+/// left alone; all older ones are read.
+pub const SCHEMA: u32 = 1;
+
+/// The seed's `processState`, the `holdfast` object, and every field that we do not know, which
+/// survives a rewrite. Unknown fields include the OCI process itself: the seed flattened it into
+/// the same object, in the form of 2016 (capabilities were a list then), and we keep what is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProcessRecord {
+    /// Whether this is an exec into a running container.
+    pub exec: bool,
+    /// The host's uid of the container's root: the owner of its stdio.
+    #[serde(rename = "rootUID")]
+    pub root_uid: u32,
+    /// The host's gid of the container's root.
+    #[serde(rename = "rootGID")]
+    pub root_gid: u32,
+    /// The checkpoint it is restored from, or empty.
+    pub checkpoint: String,
+    /// Whether the runtime is told not to use `pivot_root(2)`.
+    pub no_pivot_root: bool,
+    /// Further arguments for the runtime, before its command.
+    #[serde(deserialize_with = "null_is_default")]
+    pub runtime_args: Vec<String>,
+    /// The directory of this process.
+    pub root: String,
+    /// Field 22 of `/proc/PID/stat` as text; empty until it is known.
+    pub start_time: String,
+    /// A FIFO of the caller's, or empty.
+    pub stdin: String,
+    /// A FIFO of the caller's, or empty.
+    pub stdout: String,
+    /// A FIFO of the caller's, or empty.
+    pub stderr: String,
+    /// What the seed did not know; `None` in a file that the seed wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdfast: Option<Policies>,
+    /// The OCI process and all fields that this build does not know.
+    #[serde(flatten)]
+    pub oci: Map<String, Value>,
+}
+
+impl Default for ProcessRecord {
+    fn default() -> Self {
+        Self {
+            exec: false,
+            root_uid: 0,
+            root_gid: 0,
+            checkpoint: String::new(),
+            no_pivot_root: false,
+            runtime_args: Vec::new(),
+            root: String::new(),
+            start_time: String::new(),
+            stdin: String::new(),
+            stdout: String::new(),
+            stderr: String::new(),
+            holdfast: None,
+            oci: Map::new(),
+        }
+    }
+}
+
+/// Go writes a nil slice as null.
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The `holdfast` object of a record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policies {
+    /// Always [`SCHEMA`] in what this build writes.
+    pub schema: u32,
+    /// The boot in which the process was made.
+    pub boot_id: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How the runtime brings it to life.
+    pub launch: Launch,
+    /// The runtime's executable.
+    pub runtime: PathBuf,
+    /// The bundle; empty for an exec.
+    pub bundle: PathBuf,
+    /// Where its output goes.
+    pub log: LogDriver,
+    /// What happens to it when its shim dies.
+    pub on_orphan: OrphanPolicy,
+    /// Whether it is deleted once it has exited.
+    pub auto_remove: bool,
+    /// Fields of a later build.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// How the runtime brings a process to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Launch {
+    /// `create`: it waits for a start.
+    Create,
+    /// `run --detach`: made and started in one go.
+    Run,
+    /// `exec --detach`: a further process of a running container.
+    Exec,
+}
+
+impl Launch {
+    /// Whether the process runs as soon as the runtime is done, without a start of its own.
+    #[must_use]
+    pub fn starts_at_once(self) -> bool {
+        self != Self::Create
+    }
+}
+
+/// Where the output of a process goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogDriver {
+    /// Through the shim into `output.log`, in the format of [`crate::cri`].
+    #[default]
+    Cri,
+    /// Nowhere.
+    None,
+}
+
+/// What happens to a process whose shim died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrphanPolicy {
+    /// It runs on, and its exit is noticed all the same.
+    #[default]
+    Adopt,
+    /// It is killed: the seed's policy.
+    Kill,
+}
+
+/// A record that can't be used.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// It is not what it should be.
+    #[error("not a process record: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A later build wrote it.
+    #[error(
+        "written by a newer Holdfast (schema {found}, this one reads up to {SCHEMA}); left alone"
+    )]
+    NewerSchema {
+        /// Its version.
+        found: u64,
+    },
+}
+
+impl ProcessRecord {
+    /// Reads a record; the schema is looked at before anything else is believed.
+    pub fn from_json(content: &[u8]) -> Result<Self, RecordError> {
+        let value: Value = serde_json::from_slice(content)?;
+        let schema = value.get("holdfast").and_then(|h| h.get("schema")).and_then(Value::as_u64);
+        match schema {
+            Some(found) if found > u64::from(SCHEMA) => Err(RecordError::NewerSchema { found }),
+            _ => Ok(serde_json::from_value(value)?),
+        }
+    }
+
+    /// The file's content.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings, numbers and JSON values only: there is nothing in it that can't be written.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether nothing more than the seed's guesses are known about it.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<&str> {
+        self.holdfast.as_ref().map(|h| h.boot_id.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As the seed's `json.Encoder` wrote it, for a container process before its start.
+    const SEED: &str = r#"{"terminal":false,"user":{"uid":0,"gid":0},"args":["sh"],"env":["PATH=/bin"],"cwd":"/","capabilities":["CAP_KILL"],"rlimits":[{"type":"RLIMIT_NOFILE","hard":1024,"soft":1024}],"noNewPrivileges":true,"exec":false,"rootUID":0,"rootGID":0,"checkpoint":"","noPivotRoot":false,"runtimeArgs":null,"root":"/run/x/init","startTime":"","stdin":"","stdout":"","stderr":""}"#;
+
+    #[test]
+    fn a_file_of_the_seed_loads_and_loses_nothing() {
+        let record = ProcessRecord::from_json(SEED.as_bytes()).unwrap();
+        assert_eq!(record.root, "/run/x/init");
+        assert_eq!(record.holdfast, None);
+        assert_eq!(record.oci["args"], serde_json::json!(["sh"]));
+        let again: Value = serde_json::from_slice(&record.to_json()).unwrap();
+        let mut before: Value = serde_json::from_str(SEED).unwrap();
+        before["runtimeArgs"] = serde_json::json!([]);
+        assert_eq!(again, before);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_by_its_number() {
+        let error = ProcessRecord::from_json(br#"{"holdfast":{"schema":9,"odd":[]}}"#).unwrap_err();
+        assert!(error.to_string().contains("schema 9"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn unknown_fields_survive_a_rewrite(name in "x[a-z]{1,8}", number in any::<i64>()) {
+            let mut value: Value = serde_json::from_str(SEED).unwrap();
+            value[&name] = serde_json::json!({ "deep": number });
+            let record = ProcessRecord::from_json(value.to_string().as_bytes()).unwrap();
+            let again: Value = serde_json::from_slice(&record.to_json()).unwrap();
+            prop_assert_eq!(&again[&name]["deep"], &serde_json::json!(number));
+        }
+
+        #[test]
+        fn no_content_panics(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ProcessRecord::from_json(&content);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The state root: who may use it, how a directory appears and disappears in one step, and the
+//! scan that finds every record and every problem.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use thiserror::Error;
+
+use crate::{ContainerId, Directory, ProcessDir, ProcessId};
+
+const LOCK: &str = ".lock";
+const RUNTIME: &str = ".runtime";
+const BUNDLE: &str = ".bundle";
+const STAGED: &str = ".new-";
+const REMOVED: &str = ".gone-";
+
+/// The state root, held by one supervisor at a time.
+#[derive(Debug)]
+pub struct StateRoot {
+    directory: Directory,
+    /// Makes the names of directories under construction or removal unique within this process.
+    counter: AtomicU64,
+    /// Released when the root is dropped, or by the kernel when the process dies.
+    _lock: Flock<File>,
+}
+
+/// The root can't be taken.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// Another supervisor has it.
+    #[error(
+        "state root {root} is in use by process {pid}: one daemon a root; stop that one, or choose another --root"
+    )]
+    Held {
+        /// The root.
+        root: PathBuf,
+        /// The holder's pid, as it wrote it.
+        pid: String,
+    },
+    /// It belongs to somebody else, who could change it under our hands.
+    #[error("state root {root} belongs to uid {uid}, not to this process; choose another --root")]
+    Foreign {
+        /// The root.
+        root: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// It can't be made or opened.
+    #[error("state root {root}: {source}")]
+    Io {
+        /// The root.
+        root: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// Something in the state root that could not be loaded. All else was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl StateRoot {
+    /// Makes the root if need be, with mode 0700, and takes its lock.
+    pub fn open(path: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { root: path.to_owned(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        // Programs are given paths below it, so it must not depend on a working directory.
+        let directory =
+            path.canonicalize().and_then(|path| Directory::open(&path)).map_err(failed)?;
+        let handle = File::from(
+            directory.open_at(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?,
+        );
+        let metadata = handle.metadata().map_err(failed)?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(LockError::Foreign { root: path.to_owned(), uid: metadata.uid() });
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            handle.set_permissions(Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+
+        let file = directory.open_at(LOCK, OFlag::O_RDWR | OFlag::O_CREAT).map_err(failed)?;
+        let mut lock = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock).map_err(
+            |(mut file, errno)| {
+                if errno != nix::errno::Errno::EWOULDBLOCK {
+                    return failed(errno.into());
+                }
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                LockError::Held { root: path.to_owned(), pid: pid.trim().to_owned() }
+            },
+        )?;
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| write!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Self { directory, counter: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// Its absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where a runtime of this name keeps its own state: apart from the machine's default, so that
+    /// nothing of ours meets somebody else's containers.
+    #[must_use]
+    pub fn runtime_root(&self, name: &str) -> PathBuf {
+        self.path().join(RUNTIME).join(name)
+    }
+
+    /// Begins a container's directory under a hidden name. It does not exist for anyone until it
+    /// is [published](Staged::publish), and a crash before that leaves something to sweep only.
+    pub fn stage_container(&self) -> io::Result<Staged<'_>> {
+        Staged::begin(&self.directory, &self.counter)
+    }
+
+    /// Begins the directory of a further process of a container.
+    pub fn stage_process<'a>(&'a self, container: &'a ContainerDir) -> io::Result<Staged<'a>> {
+        Staged::begin(&container.0, &self.counter)
+    }
+
+    /// Opens the directory of a container.
+    pub fn container(&self, id: &ContainerId) -> io::Result<ContainerDir> {
+        self.directory.open_dir(id.as_str()).map(ContainerDir)
+    }
+
+    /// Removes a container's directory: in one step it is gone for everyone, then it is cleared away.
+    pub fn remove_container(&self, id: &ContainerId) -> io::Result<()> {
+        remove(&self.directory, &self.counter, id.as_str())
+    }
+
+    /// Removes the directory of one process.
+    pub fn remove_process(&self, container: &ContainerDir, id: &ProcessId) -> io::Result<()> {
+        remove(&container.0, &self.counter, id.as_str())
+    }
+
+    /// Finds all containers, and sweeps what crashes left behind. What makes no sense is reported
+    /// and left where it is.
+    pub fn scan(&self) -> io::Result<Scan> {
+        let mut scan = Scan::default();
+        for name in self.directory.names()? {
+            if is_leftover(&name) {
+                self.sweep(&self.directory, &name, &mut scan.problems);
+            } else if !name.starts_with('.') {
+                self.scan_container(&name, &mut scan);
+            }
+        }
+        Ok(scan)
+    }
+
+    fn scan_container(&self, name: &str, scan: &mut Scan) {
+        let problem = |reason: String| Problem { path: self.path().join(name), reason };
+        let directory = match self.directory.open_dir(name) {
+            Ok(directory) => ContainerDir(directory),
+            // A socket or another file of somebody's: no container, no trouble.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return,
+            Err(error) => return scan.problems.push(problem(error.to_string())),
+        };
+        let id = match name.parse() {
+            Ok(id) => id,
+            Err(error) => return scan.problems.push(problem(format!("{error}"))),
+        };
+        let names = match directory.0.names() {
+            Ok(names) => names,
+            Err(error) => return scan.problems.push(problem(error.to_string())),
+        };
+        let mut processes = Vec::new();
+        for name in names {
+            if is_leftover(&name) {
+                self.sweep(&directory.0, &name, &mut scan.problems);
+            } else if !name.starts_with('.')
+                && let Ok(process) = directory.0.open_dir(&name)
+            {
+                match name.parse() {
+                    Ok(id) => processes.push((id, ProcessDir::new(process))),
+                    Err(error) => scan.problems.push(Problem {
+                        path: directory.0.path().join(&name),
+                        reason: format!("{error}"),
+                    }),
+                }
+            }
+        }
+        scan.containers.push(Found { id, directory, processes });
+    }
+
+    fn sweep(&self, parent: &Directory, name: &str, problems: &mut Vec<Problem>) {
+        if let Err(error) = parent.remove_all(name) {
+            problems.push(Problem {
+                path: parent.path().join(name),
+                reason: format!("cannot be cleared away: {error}"),
+            });
+        }
+    }
+}
+
+fn is_leftover(name: &str) -> bool {
+    name.starts_with(STAGED) || name.starts_with(REMOVED)
+}
+
+fn unique(prefix: &str, counter: &AtomicU64) -> String {
+    format!("{prefix}{}-{}", std::process::id(), counter.fetch_add(1, Ordering::Relaxed))
+}
+
+fn remove(parent: &Directory, counter: &AtomicU64, name: &str) -> io::Result<()> {
+    let hidden = unique(REMOVED, counter);
+    match parent.rename_new(name, &hidden) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    parent.remove_all(&hidden)
+}
+
+/// What [`StateRoot::scan`] found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Every directory that can be a container.
+    pub containers: Vec<Found>,
+    /// Everything that can't.
+    pub problems: Vec<Problem>,
+}
+
+/// A container's directory, found by the scan. Nothing in it has been read yet.
+#[derive(Debug)]
+pub struct Found {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its directory.
+    pub directory: ContainerDir,
+    /// Its processes.
+    pub processes: Vec<(ProcessId, ProcessDir)>,
+}
+
+/// A directory under construction. Dropped unpublished, it is removed again.
+#[derive(Debug)]
+pub struct Staged<'a> {
+    parent: &'a Directory,
+    name: String,
+    directory: Directory,
+    published: bool,
+}
+
+impl<'a> Staged<'a> {
+    fn begin(parent: &'a Directory, counter: &AtomicU64) -> io::Result<Self> {
+        let name = unique(STAGED, counter);
+        // The name is ours alone (we hold the lock): one that is there is a crash's, with our pid.
+        parent.remove_all(&name)?;
+        let directory = parent.create_dir(&name)?;
+        Ok(Self { parent, name, directory, published: false })
+    }
+
+    /// The directory, still hidden.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Gives it its name, or fails with [`io::ErrorKind::AlreadyExists`] if that is taken.
+    pub fn publish(self, id: &ContainerId) -> io::Result<ContainerDir> {
+        self.publish_as(id.as_str()).map(ContainerDir)
+    }
+
+    /// As [`publish`](Self::publish), for a process.
+    pub fn publish_process(self, id: &ProcessId) -> io::Result<ProcessDir> {
+        self.publish_as(id.as_str()).map(ProcessDir::new)
+    }
+
+    fn publish_as(mut self, name: &str) -> io::Result<Directory> {
+        self.parent.rename_new(&self.name, name)?;
+        self.published = true;
+        self.parent.sync()?;
+        self.parent.open_dir(name)
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.published {
+            // What can't be removed now is swept by the next restore.
+            let _ = self.parent.remove_all(&self.name);
+        }
+    }
+}
+
+/// An open container directory.
+#[derive(Debug)]
+pub struct ContainerDir(Directory);
+
+impl ContainerDir {
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.0
+    }
+
+    /// Opens the directory of one of its processes.
+    pub fn process(&self, id: &ProcessId) -> io::Result<ProcessDir> {
+        self.0.open_dir(id.as_str()).map(ProcessDir::new)
+    }
+
+    /// Where a bundle that Holdfast made for it stands.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.0.path().join(BUNDLE)
+    }
+}
+
+/// The name under which a bundle is made in a staged container.
+pub const BUNDLE_NAME: &str = BUNDLE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_private_and_has_one_holder() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a/b");
+        let root = StateRoot::open(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let error = StateRoot::open(&path).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("in use by process {}", std::process::id())),
+            "{error}"
+        );
+        drop(root);
+        StateRoot::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_container_appears_and_disappears_in_one_step() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let id: ContainerId = "web".parse().unwrap();
+        let staged = root.stage_container().unwrap();
+        staged.directory().create_dir("init").unwrap();
+        assert!(root.container(&id).is_err());
+        staged.publish(&id).unwrap();
+        let taken = root.stage_container().unwrap().publish(&id).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        let scan = root.scan().unwrap();
+        assert_eq!(scan.containers.len(), 1);
+        assert_eq!(scan.containers[0].processes[0].0, ProcessId::init());
+        root.remove_container(&id).unwrap();
+        root.remove_container(&id).unwrap();
+        assert_eq!(root.directory.names().unwrap(), [LOCK]);
+    }
+
+    #[test]
+    fn the_scan_sweeps_leftovers_and_reports_what_makes_no_sense() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        for leftover in [".new-1-1", ".gone-7-0"] {
+            std::fs::create_dir_all(temp.path().join(leftover).join("init")).unwrap();
+        }
+        std::fs::create_dir_all(temp.path().join("good/init")).unwrap();
+        std::fs::create_dir_all(temp.path().join("good/.gone-1-2")).unwrap();
+        std::fs::create_dir_all(temp.path().join("no id")).unwrap();
+        std::fs::write(temp.path().join("holdfast.sock"), "").unwrap();
+        let scan = root.scan().unwrap();
+        assert_eq!(scan.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
+        assert_eq!(scan.problems.len(), 1);
+        assert!(scan.problems[0].reason.contains("invalid id"));
+        assert_eq!(root.directory.names().unwrap(), [LOCK, "good", "holdfast.sock", "no id"]);
+    }
+}

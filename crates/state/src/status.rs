@@ -1,0 +1,176 @@
+//! How a process ended, and how that is known.
+
+use std::fmt;
+
+use holdfast_sys::Termination;
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+
+/// What the seed reports where it does not know.
+pub const UNKNOWN_STATUS: u8 = 255;
+
+/// How a process ended: the status that `waitid(2)` would have given, or why nobody knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal ended it.
+    Signal(i32),
+    /// It ended, and its status is lost.
+    Unknown(UnknownReason),
+}
+
+/// Why a status is unknown. Never a number: an unknown status is not a failure code, and least of
+/// all a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownReason {
+    /// The record is from an earlier boot, and nothing had recorded an exit.
+    MachineRebooted,
+    /// It was gone when Holdfast came back: its shim and the daemon were both dead when it exited.
+    ExitedUnwatched,
+    /// Its shim died, it was reaped by another process, and this kernel does not tell (below 6.15).
+    ReapedByAnother,
+    /// The status file holds something that is no status.
+    UnreadableRecord,
+    /// The status file holds 255, the seed's number for a status that it did not know.
+    RecordedAsUnknown,
+}
+
+impl fmt::Display for UnknownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MachineRebooted => "machine rebooted",
+            Self::ExitedUnwatched => "exited while shim and daemon were dead",
+            Self::ReapedByAnother => "reaped by another process after its shim died",
+            Self::UnreadableRecord => "the recorded status is unreadable",
+            Self::RecordedAsUnknown => "recorded as unknown",
+        })
+    }
+}
+
+impl ExitStatus {
+    /// The number that a shell would show: the code, 128 + the signal, or 255 where it is unknown.
+    /// This is what `exitStatus` holds and what the seed's readers see.
+    #[must_use]
+    pub fn as_number(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(UNKNOWN_STATUS),
+            Self::Unknown(_) => UNKNOWN_STATUS,
+        }
+    }
+
+    /// Whether it exited with code 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl From<Termination> for ExitStatus {
+    fn from(end: Termination) -> Self {
+        match end {
+            Termination::Exited(code) => Self::Code(code),
+            Termination::Signaled(signal) => Self::Signal(signal),
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "{code}"),
+            Self::Signal(signal) => write!(f, "{} (signal {signal})", self.as_number()),
+            Self::Unknown(reason) => write!(f, "unknown ({reason})"),
+        }
+    }
+}
+
+/// Who saw the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// The shim, as the parent, by `waitid(2)`.
+    Shim,
+    /// The kernel, asked through a pidfd after the process was reaped (Linux 6.15+).
+    Pidfd,
+    /// The zombie's entry in `/proc`.
+    Zombie,
+    /// A status file without detail: the seed's, or one whose `exit.json` is gone.
+    StatusFile,
+    /// Nobody; the status says why.
+    None,
+}
+
+/// `exit.json`: the end of a process in full, where `exitStatus` has only the seed's number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// How that is known.
+    pub evidence: Evidence,
+    /// When it was recorded.
+    pub time: Timestamp,
+}
+
+impl ExitRecord {
+    /// An end that was seen just now.
+    #[must_use]
+    pub fn now(status: ExitStatus, evidence: Evidence) -> Self {
+        Self { status, evidence, time: Timestamp::now() }
+    }
+}
+
+/// Reads the content of an `exitStatus` file: decimal, or what the seed wrote by a slip of its
+/// format string, `%!u(uint32=137)`. `None` if the file says nothing (the seed's
+/// `ErrProcessNotExited`).
+///
+/// A bare number tells no code from a signal, so 128+n reads as the code that a shell would show.
+#[must_use]
+pub fn parse_status_file(content: &[u8]) -> Option<ExitStatus> {
+    let text = content.trim_ascii();
+    if text.is_empty() {
+        return None;
+    }
+    let number =
+        text.strip_prefix(b"%!u(uint32=").and_then(|rest| rest.strip_suffix(b")")).unwrap_or(text);
+    let number = std::str::from_utf8(number).ok().and_then(|s| s.parse::<u8>().ok());
+    Some(match number {
+        Some(UNKNOWN_STATUS) => ExitStatus::Unknown(UnknownReason::RecordedAsUnknown),
+        Some(code) => ExitStatus::Code(code),
+        None => ExitStatus::Unknown(UnknownReason::UnreadableRecord),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_files_of_ours_and_of_the_seed() {
+        let unknown = |reason| Some(ExitStatus::Unknown(reason));
+        assert_eq!(parse_status_file(b""), None);
+        assert_eq!(parse_status_file(b"0"), Some(ExitStatus::Code(0)));
+        assert_eq!(parse_status_file(b"42\n"), Some(ExitStatus::Code(42)));
+        assert_eq!(parse_status_file(b"%!u(uint32=137)"), Some(ExitStatus::Code(137)));
+        assert_eq!(
+            parse_status_file(b"%!u(uint32=255)"),
+            unknown(UnknownReason::RecordedAsUnknown)
+        );
+        assert_eq!(parse_status_file(b"255"), unknown(UnknownReason::RecordedAsUnknown));
+        for garbage in [&b"256"[..], b"-1", b"x", b"\xff\xfe", b"%!u(uint32=)"] {
+            assert_eq!(parse_status_file(garbage), unknown(UnknownReason::UnreadableRecord));
+        }
+    }
+
+    #[test]
+    fn numbers_as_a_shell_shows_them() {
+        assert_eq!(ExitStatus::Code(7).as_number(), 7);
+        assert_eq!(ExitStatus::Signal(9).as_number(), 137);
+        assert_eq!(ExitStatus::Signal(37).as_number(), 165);
+        assert_eq!(ExitStatus::Unknown(UnknownReason::MachineRebooted).as_number(), 255);
+    }
+}

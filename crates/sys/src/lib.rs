@@ -1,0 +1,19 @@
+//! The few kernel calls that `nix` lacks, behind safe functions.
+//!
+//! This is the one crate of Holdfast with `unsafe`; each block says why it is sound.
+//!
+//! | module | kernel interface |
+//! |---|---|
+//! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `PIDFD_GET_INFO` |
+//! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
+//! | [`proc`] | `/proc/PID/stat`, the boot id, children |
+//! | [`fd`] | `close_range(2)` |
+#![allow(unsafe_code)]
+
+pub mod fd;
+pub mod pidfd;
+pub mod proc;
+pub mod wait;
+
+pub use pidfd::PidFd;
+pub use wait::Termination;

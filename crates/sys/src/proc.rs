@@ -1,0 +1,98 @@
+//! Facts that only `/proc` tells.
+
+use std::fs;
+use std::io;
+
+use crate::Termination;
+
+/// The fields of `/proc/PID/stat` that Holdfast needs (proc_pid_stat(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Field 3: `Z` is a zombie.
+    pub state: u8,
+    /// Field 4: the parent's pid.
+    pub ppid: i32,
+    /// Field 22: start time in clock ticks after boot, as text: it is compared, never computed with.
+    pub start_time: String,
+    /// Field 52: the wait status; meaningful only for a zombie, and 0 without ptrace read access.
+    pub exit_code: i32,
+}
+
+impl Stat {
+    /// Reads the entry of `pid`. `NotFound` (or `ESRCH`) if there is no such process.
+    pub fn read(pid: i32) -> io::Result<Self> {
+        let bytes = fs::read(format!("/proc/{pid}/stat"))?;
+        Self::parse(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Parses the line. The process's name stands in brackets and may itself hold blanks, brackets
+    /// and any other byte, so everything is counted from the last closing bracket.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let name_end = line.iter().rposition(|&b| b == b')')?;
+        let rest = std::str::from_utf8(line.get(name_end + 2..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // Fields count from 1 in the manual, and the first of `fields` is field 3.
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            state: *field(3)?.as_bytes().first()?,
+            ppid: field(4)?.parse().ok()?,
+            start_time: field(22)?.to_owned(),
+            exit_code: field(52)?.parse().ok()?,
+        })
+    }
+
+    /// How a zombie ended; `None` for a process that is none.
+    #[must_use]
+    pub fn zombie(&self) -> Option<Termination> {
+        (self.state == b'Z').then(|| Termination::from_wait_status(self.exit_code))
+    }
+}
+
+/// This boot's id: no process outlives a change of it.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The children of the calling process, its adopted orphans included.
+pub fn own_children() -> io::Result<Vec<i32>> {
+    let mut all = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        let text = fs::read_to_string(task?.path().join("children"))?;
+        all.extend(text.split_ascii_whitespace().filter_map(|s| s.parse::<i32>().ok()));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_the_calling_process() {
+        let stat = Stat::read(std::process::id().try_into().unwrap()).unwrap();
+        assert_eq!(stat.ppid, nix::unistd::getppid().as_raw());
+        assert!(stat.start_time.parse::<u64>().unwrap() > 0);
+        assert_eq!(stat.zombie(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_any_bytes_do_not_shift_the_fields(name in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut line = b"4711 (".to_vec();
+            line.extend(&name);
+            // Fields 5 to 21 and 23 to 51 are of no interest.
+            line.extend(format!(") Z 17{} 987654{} 10752\n", " 0".repeat(17), " 0".repeat(29)).bytes());
+            let stat = Stat::parse(&line).unwrap();
+            prop_assert_eq!(stat.ppid, 17);
+            prop_assert_eq!(stat.start_time.as_str(), "987654");
+            prop_assert_eq!(stat.zombie(), Some(Termination::Exited(42)));
+        }
+
+        #[test]
+        fn no_input_panics(line in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Stat::parse(&line);
+        }
+    }
+}
