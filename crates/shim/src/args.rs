@@ -46,7 +46,9 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("dir") => args.dir = parser.value()?.into(),
-            Arg::Long("timeout-ms") => args.timeout = Some(Duration::from_millis(parser.value()?.parse()?)),
+            Arg::Long("timeout-ms") => {
+                args.timeout = Some(Duration::from_millis(parser.value()?.parse()?))
+            }
             Arg::Long("log") => {
                 args.log = match parser.value()?.string()?.as_str() {
                     "cri" => Log::Cri,
@@ -57,7 +59,10 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
             Arg::Long("owner") => {
                 let value = parser.value()?.string()?;
                 let ids = value.split_once(':').ok_or("--owner takes UID:GID")?;
-                args.owner = Some((ids.0.parse().map_err(|_| "--owner: uid")?, ids.1.parse().map_err(|_| "--owner: gid")?));
+                args.owner = Some((
+                    ids.0.parse().map_err(|_| "--owner: uid")?,
+                    ids.1.parse().map_err(|_| "--owner: gid")?,
+                ));
             }
             Arg::Long("stdin") => args.stdin = Some(parser.value()?.into()),
             Arg::Long("stdout") => args.stdout = Some(parser.value()?.into()),

@@ -30,9 +30,7 @@ fn log(level: &str, message: &str) {
 
 fn main() -> ExitCode {
     let outcome = args::parse().map_err(|error| error.to_string()).and_then(|args| {
-        shim::Shim::start(&args)
-            .and_then(|shim| shim.run())
-            .map_err(|error| error.to_string())
+        shim::Shim::start(&args).and_then(|shim| shim.run()).map_err(|error| error.to_string())
     });
     match outcome {
         Ok(code) => code,

@@ -42,7 +42,12 @@ impl OutputLog {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if self.dropped == 0 {
-                        crate::log("warning", &format!("output.log: {error}; output is dropped until it can be written"));
+                        crate::log(
+                            "warning",
+                            &format!(
+                                "output.log: {error}; output is dropped until it can be written"
+                            ),
+                        );
                     }
                     self.dropped += rest.len() as u64;
                     break;
@@ -50,7 +55,10 @@ impl OutputLog {
             }
         }
         if rest.is_empty() && self.dropped > 0 {
-            crate::log("warning", &format!("output.log: goes on, {} bytes of it were dropped", self.dropped));
+            crate::log(
+                "warning",
+                &format!("output.log: goes on, {} bytes of it were dropped", self.dropped),
+            );
             self.dropped = 0;
         }
         self.output.clear();

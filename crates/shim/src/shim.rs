@@ -11,8 +11,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::Announcement;
@@ -21,6 +20,7 @@ use holdfast_state::process_dir::OUTPUT_LOG;
 use holdfast_state::{Evidence, ExitRecord, ProcessDir};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -33,6 +33,9 @@ use crate::stdio::Stdio;
 
 /// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// The exit code that says that the start took too long, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
 
 #[derive(Debug)]
 enum Phase {
@@ -49,7 +52,9 @@ enum Failure {
     /// Our own trouble: an error of the shim's.
     Shim(String),
     /// The runtime said no; its own log says why.
-    Runtime(ExitStatus),
+    Runtime(Termination),
+    /// The runtime took too long.
+    TimedOut(Duration),
 }
 
 pub(crate) struct Shim {
@@ -86,7 +91,10 @@ impl Shim {
             .stderr(stdio.stderr)
             .spawn()
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => io::Error::other(format!("{}: not installed on system", args.runtime[0].display())),
+                io::ErrorKind::NotFound => io::Error::other(format!(
+                    "{}: not installed on system",
+                    args.runtime[0].display()
+                )),
                 _ => io::Error::other(format!("{}: {error}", args.runtime[0].display())),
             })?;
         Ok(Self {
@@ -121,8 +129,7 @@ impl Shim {
                 cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
             }
             if let Err(failure) = self.look_at_children(cancelled)? {
-                self.give_up(failure)?;
-                return Ok(ExitCode::FAILURE);
+                return self.give_up(failure);
             }
         }
     }
@@ -179,7 +186,13 @@ impl Shim {
             }
             match Control::parse(&self.control_line) {
                 Some(message) if self.control_line.len() <= control::MAX_LINE => self.act(message),
-                _ => log("warning", &format!("control: no message: {:?}", String::from_utf8_lossy(&self.control_line))),
+                _ => log(
+                    "warning",
+                    &format!(
+                        "control: no message: {:?}",
+                        String::from_utf8_lossy(&self.control_line)
+                    ),
+                ),
             }
             self.control_line.clear();
         }
@@ -209,18 +222,15 @@ impl Shim {
                     Ok(()) => {}
                     failure => return Ok(failure),
                 },
-                Some(Termination::Exited(code)) => {
-                    return Ok(Err(Failure::Runtime(ExitStatus::from_raw(i32::from(code) << 8))));
+                Some(end) => return Ok(Err(Failure::Runtime(end))),
+                None if cancelled => {
+                    return Ok(Err(Failure::Shim("the start was cancelled".to_owned())));
                 }
-                Some(Termination::Signaled(signal)) => {
-                    return Ok(Err(Failure::Runtime(ExitStatus::from_raw(signal))));
-                }
-                None if cancelled => return Ok(Err(Failure::Shim("the start was cancelled".to_owned()))),
                 None => {
                     if let Some((deadline, timeout)) = deadline
                         && Instant::now() >= deadline
                     {
-                        return Ok(Err(Failure::Shim(format!("container did not start within {timeout:?}"))));
+                        return Ok(Err(Failure::TimedOut(timeout)));
                     }
                 }
             }
@@ -229,7 +239,7 @@ impl Shim {
             match wait::peek(Child::Any) {
                 Ok(Some((pid, end))) => self.child_ended(pid, end)?,
                 Ok(None) => break,
-                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => break,
+                Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -246,7 +256,9 @@ impl Shim {
         };
         // Our child, dead or alive, keeps its pid until we reap it: this can open no other process.
         if let Err(error) = wait::peek(Child::Pid(pid)) {
-            return failed(format!("the runtime's process {pid} did not become our child: {error}"));
+            return failed(format!(
+                "the runtime's process {pid} did not become our child: {error}"
+            ));
         }
         let process = PidFd::open(pid)?;
         self.phase = Phase::Running { pid, process };
@@ -264,7 +276,7 @@ impl Shim {
             // On disk before it is reaped: should we die in between, the zombie still tells, and
             // as long as there is no status the pid can't be anyone else's.
             if let Err(error) = self.dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim)) {
-                log("error", &format!("exit status {end:?} of process {pid} not recorded: {error}"));
+                log("error", &format!("exit of process {pid} ({end}) not recorded: {error}"));
             }
             self.announce(Announcement::Exited(end));
             self.phase = Phase::Exited;
@@ -279,19 +291,30 @@ impl Shim {
     }
 
     /// Ends a start that came to nothing: no descendant of ours survives it.
-    fn give_up(&mut self, failure: Failure) -> io::Result<()> {
+    fn give_up(&mut self, failure: Failure) -> io::Result<ExitCode> {
         let killed = self.kill_descendants();
         if let Some(log) = &mut self.log {
             for relay in self.relays.iter().flatten() {
                 relay.drain(log)?;
             }
         }
-        match failure {
-            Failure::Shim(text) => log("error", &text),
-            // No error of ours, so that the runtime's own explanation is the one that is found.
-            Failure::Runtime(status) => log("warning", &format!("the runtime failed: {status}")),
-        }
-        killed
+        // The supervisor takes the first error that it finds, so what is the runtime's to explain
+        // is no error of ours.
+        let code = match failure {
+            Failure::Shim(text) => {
+                log("error", &text);
+                ExitCode::FAILURE
+            }
+            Failure::Runtime(end) => {
+                log("warning", &format!("the runtime failed: {end}"));
+                ExitCode::FAILURE
+            }
+            Failure::TimedOut(timeout) => {
+                log("warning", &format!("the container did not start within {timeout:?}"));
+                ExitCode::from(TIMED_OUT)
+            }
+        };
+        killed.map(|()| code)
     }
 
     /// Kills our children until none is left. Orphans of the killed come to us, the subreaper, and
@@ -313,7 +336,9 @@ impl Shim {
                 }
             }
             if Instant::now() >= give_up_at {
-                return Err(io::Error::other("processes of the failed start survive SIGKILL: they hang in the kernel"));
+                return Err(io::Error::other(
+                    "processes of the failed start survive SIGKILL: they hang in the kernel",
+                ));
             }
             let mut set = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             match poll(&mut set, round_up(give_up_at)) {

@@ -45,7 +45,11 @@ fn open_stdin(path: &Path) -> io::Result<(File, Option<File>)> {
     Ok((reader, Some(holder)))
 }
 
-fn open_output(args: &Args, path: Option<&Path>, stream: Stream) -> io::Result<(File, Option<Relay>)> {
+fn open_output(
+    args: &Args,
+    path: Option<&Path>,
+    stream: Stream,
+) -> io::Result<(File, Option<Relay>)> {
     match (path, args.log) {
         // Opened for both, so a reader that goes away costs the container no SIGPIPE.
         (Some(path), _) => Ok((open_fifo(path, OFlag::O_RDWR)?, None)),
@@ -58,7 +62,8 @@ fn open_output(args: &Args, path: Option<&Path>, stream: Stream) -> io::Result<(
 }
 
 fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let access = flags & OFlag::O_ACCMODE;
     let file = File::options()
         .read(access != OFlag::O_WRONLY)
@@ -66,7 +71,11 @@ fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
         .custom_flags((flags & !OFlag::O_ACCMODE).bits())
         .open(path)
         .map_err(named)?;
-    if file.metadata()?.file_type().is_fifo() { Ok(file) } else { Err(named(io::Error::other("not a FIFO"))) }
+    if file.metadata()?.file_type().is_fifo() {
+        Ok(file)
+    } else {
+        Err(named(io::Error::other("not a FIFO")))
+    }
 }
 
 /// A pipe: our end for reading without waiting, the container's end opened for both. So the
@@ -79,7 +88,8 @@ fn output_pipe(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, File)> {
         fchown(&writer, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let theirs = nix::fcntl::open(itself.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let theirs =
+        nix::fcntl::open(itself.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs.into()))
 }

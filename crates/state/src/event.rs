@@ -30,11 +30,8 @@ pub enum EventKind {
     },
     /// The runtime is about to be told to start it. Written first, so that a crash in between is seen.
     Starting,
-    /// The container's program runs.
-    Started {
-        /// The process, as the host counts.
-        pid: i32,
-    },
+    /// The program runs.
+    Started,
     /// The process ended.
     Exited {
         /// How it ended.

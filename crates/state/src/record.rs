@@ -101,6 +101,8 @@ pub struct Policies {
     pub on_orphan: OrphanPolicy,
     /// Whether it is deleted once it has exited.
     pub auto_remove: bool,
+    /// How long its start may take, in milliseconds.
+    pub start_timeout_ms: u64,
     /// Fields of a later build.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

@@ -1,1 +1,63 @@
-//! To come.
+//! The async library of Holdfast: create, start, watch and restore containers.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), holdfast_supervisor::Error> {
+//! use holdfast_supervisor::{ContainerOptions, Supervisor};
+//!
+//! let supervisor = Supervisor::builder("/run/my-service").open().await?;
+//! let options = ContainerOptions::host_rootfs().args(["sleep", "60"]);
+//! let container = supervisor.run(options).await?;
+//! println!("{} ended with {}", container.id(), container.wait().await?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Containers do not depend on the process that called this: it may end at any instant, and
+//! [`Builder::open`] on the same root takes up every container again, with the statuses of those
+//! that exited meanwhile.
+//!
+//! Every method may be dropped half-way: work that was begun is finished in the background.
+//!
+//! | module | what |
+//! |---|---|
+//! | `lifecycle` | what follows from what: one pure function |
+//! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
+//! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
+//! | `restore` | from what is on disk back to tasks |
+//! | `evidence` | how a process ended when its shim can't say |
+//! | `identity` | whether a pid is still the process that we mean |
+//! | `runtime` | the OCI runtime's command line |
+//! | `bundle`, `default_config` | the bundle that the runtime is given |
+
+mod bundle;
+mod container;
+mod default_config;
+mod error;
+mod events;
+mod evidence;
+mod exit_fifo;
+mod file_watch;
+mod identity;
+mod launch;
+mod layout;
+mod lifecycle;
+mod logs;
+mod options;
+mod process;
+mod restore;
+mod runtime;
+mod supervisor;
+mod watch;
+
+pub use container::{Container, ContainerInfo, ExecProcess, Status};
+pub use error::Error;
+pub use events::{ContainerEvent, EventStream, Lagged, Replay};
+pub use logs::{LogChunk, LogReader};
+pub use options::{Builder, ContainerOptions, ExecOptions};
+pub use supervisor::{RestoreReport, Supervisor};
+
+pub use holdfast_state::cri::Stream as OutputStream;
+pub use holdfast_state::{
+    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, InvalidId, LogDriver, OrphanPolicy,
+    Problem, ProcessId, Timestamp, UnknownReason,
+};

@@ -7,12 +7,15 @@
 //! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `PIDFD_GET_INFO` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
-//! | [`fd`] | `close_range(2)` |
+//! | [`fd`] | `close_range(2)`, `FIONREAD` |
+//! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
 pub mod fd;
 pub mod pidfd;
 pub mod proc;
+#[cfg(feature = "tokio")]
+pub mod reactor;
 pub mod wait;
 
 pub use pidfd::PidFd;

@@ -3,6 +3,7 @@
 //! `nix` turns a termination by a real-time signal into `EINVAL`; containers die of those
 //! (systemd's `SIGRTMIN+3`), so statuses stay as the kernel gave them here.
 
+use std::fmt;
 use std::io;
 
 /// How a process ended, as `waitid(2)` tells it.
@@ -22,6 +23,15 @@ impl Termination {
             Self::Signaled(libc::WTERMSIG(status))
         } else {
             Self::Exited(low_byte(libc::WEXITSTATUS(status)))
+        }
+    }
+}
+
+impl fmt::Display for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit status {code}"),
+            Self::Signaled(signal) => write!(f, "signal {signal}"),
         }
     }
 }

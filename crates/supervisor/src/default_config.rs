@@ -1,0 +1,108 @@
+//! The configuration of a container that has no bundle of its own.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use holdfast_state::ContainerId;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+    Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    get_default_maskedpaths, get_default_mounts, get_default_readonly_paths,
+};
+
+use crate::layout::random_hex;
+
+/// Where programs are looked for in the container.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a container's root may do: enough for the usual services, nothing that reaches the host.
+const CAPABILITIES: [Capability; 14] = [
+    Capability::AuditWrite,
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Mknod,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+
+/// Read-only root; private mount, pid, ipc and uts namespaces, and a cgroup one where the kernel
+/// has them; the host's network; its own cgroup.
+pub(crate) fn default_config(
+    id: &ContainerId,
+    args: &[String],
+    rootfs: &Path,
+    further_mounts: Vec<Mount>,
+) -> Result<Spec, OciSpecError> {
+    let args = if args.is_empty() { vec!["sh".to_owned()] } else { args.to_vec() };
+    let capabilities: HashSet<Capability> = CAPABILITIES.into();
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(capabilities.clone())
+        .effective(capabilities.clone())
+        .permitted(capabilities)
+        .build()?;
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(UserBuilder::default().uid(0u32).gid(0u32).build()?)
+        .args(args)
+        .env([PATH.to_owned(), "HOME=/root".to_owned()])
+        .cwd("/")
+        .capabilities(capabilities)
+        .no_new_privileges(true)
+        .build()?;
+
+    let mut mounts = get_default_mounts();
+    mounts.extend(further_mounts);
+    SpecBuilder::default()
+        .version("1.0.2")
+        .root(RootBuilder::default().path(rootfs).readonly(true).build()?)
+        .hostname(id.as_str().chars().take(63).collect::<String>())
+        .process(process)
+        .mounts(mounts)
+        .linux(
+            LinuxBuilder::default()
+                .namespaces(namespaces()?)
+                // Never the name of an earlier container's cgroup, which a crash may have left.
+                .cgroups_path(PathBuf::from(format!("/holdfast/{id}.{}", random_hex(4))))
+                .masked_paths(get_default_maskedpaths())
+                .readonly_paths(get_default_readonly_paths())
+                .build()?,
+        )
+        .build()
+}
+
+fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, OciSpecError> {
+    let mut kinds = vec![
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Uts,
+    ];
+    if Path::new("/proc/self/ns/cgroup").exists() {
+        kinds.push(LinuxNamespaceType::Cgroup);
+    }
+    kinds.into_iter().map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
+}
+
+/// A mount by destination, type, source and options.
+pub(crate) fn mount(
+    to: impl AsRef<Path>,
+    kind: &str,
+    from: impl AsRef<Path>,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .destination(to.as_ref())
+        .typ(kind)
+        .source(from.as_ref())
+        .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .build()
+}

@@ -1,0 +1,129 @@
+//! What can go wrong, said for the person who must act on it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, InvalidId, LockError, ProcessId};
+use thiserror::Error;
+
+/// What can go wrong. The seed's names stand in brackets.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is no id.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// The state root can't be taken.
+    #[error(transparent)]
+    Root(#[from] LockError),
+    /// No container has this id.
+    #[error("no such container: {0}")]
+    NotFound(ContainerId),
+    /// The id belongs to another container.
+    #[error("container {0} exists already; delete it first, or choose another id")]
+    Exists(ContainerId),
+    /// A process of the container has this id already.
+    #[error("container {0} has a process {1} already")]
+    ProcessExists(ContainerId, ProcessId),
+    /// The bundle can't be used.
+    #[error("bundle {path}: {reason}")]
+    Bundle {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A root file system can't be used.
+    #[error("root file system {path}: {reason}")]
+    Rootfs {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An executable that Holdfast needs is missing.
+    #[error("{name}: not installed on system (looked in {looked})")]
+    NotInstalled {
+        /// What is missing.
+        name: String,
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// The container did not start in time; all that was started is gone again
+    /// \[`ErrContainerStartTimeout`\].
+    #[error("container did not start before the specified timeout of {}{}", humantime(.timeout), appended(.detail))]
+    StartTimeout {
+        /// The time it was given.
+        timeout: Duration,
+        /// What the logs of the shim and the runtime say, or nothing.
+        detail: String,
+    },
+    /// The runtime failed. The text is its own.
+    #[error("oci runtime error: {0}")]
+    Runtime(String),
+    /// The shim failed. The text is its own.
+    #[error("shim error: {0}")]
+    Shim(String),
+    /// The shim ended before the container's process was there, and left no word
+    /// \[`ErrContainerNotStarted`, `ErrShimExited`\].
+    #[error("container not started: the shim exited before the process was there{}", appended(.0))]
+    NotStarted(String),
+    /// The operation needs the container in another state.
+    #[error("container {id} is {status}, and {operation} needs it {needed}")]
+    WrongState {
+        /// The container.
+        id: ContainerId,
+        /// Its state now.
+        status: &'static str,
+        /// What was asked.
+        operation: &'static str,
+        /// What that takes.
+        needed: &'static str,
+    },
+    /// A process did not end within the time after it was killed: it hangs in the kernel.
+    #[error("process {pid} of container {id} still lives {} after SIGKILL; it hangs in the kernel", humantime(.after))]
+    SurvivesKill {
+        /// The container.
+        id: ContainerId,
+        /// The process.
+        pid: i32,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// A runtime command did not end in time and was killed.
+    #[error("{command} did not end within {} and was killed", humantime(.after))]
+    RuntimeTimeout {
+        /// The command, as in `runc start`.
+        command: String,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// A system call failed.
+    #[error("{attempt}: {source}")]
+    Io {
+        /// What was attempted, on what.
+        attempt: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The supervisor was shut down meanwhile. The containers run on.
+    #[error("the supervisor is shutting down; its containers run on")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// For `map_err`: says what was attempted.
+    pub(crate) fn io(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let attempt = attempt.into();
+        move |source| Self::Io { attempt, source }
+    }
+}
+
+fn appended(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+fn humantime(duration: &Duration) -> String {
+    format!("{duration:?}")
+}

@@ -1,0 +1,160 @@
+//! Events: appended to the container's journal, then told to everyone who listens.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use holdfast_state::{ContainerId, Event, EventKind, ProcessId, StateRoot, Timestamp, journal};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::supervisor::Core;
+
+/// How far a listener may fall behind before it misses events, which it is then told.
+const BACKLOG: usize = 4096;
+
+/// An event of some container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerEvent {
+    /// The container.
+    pub container: ContainerId,
+    /// The event.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A listener was too slow. The journals have what it missed: [`Replay::Yes`] in a new stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("fell behind and missed {missed} events")]
+pub struct Lagged {
+    /// How many events it missed.
+    pub missed: u64,
+}
+
+/// Whether a stream of events begins with those that the containers have behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// All events in the journals of the containers that exist, then the new ones.
+    Yes,
+    /// The new ones only.
+    No,
+}
+
+/// Everyone who listens.
+#[derive(Debug)]
+pub(crate) struct Hub(broadcast::Sender<ContainerEvent>);
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::Sender::new(BACKLOG))
+    }
+}
+
+/// The one ordered stream of a container.
+#[derive(Debug)]
+pub(crate) struct EventLog {
+    container: ContainerId,
+    next: Mutex<u64>,
+}
+
+impl EventLog {
+    /// Goes on after the events that the journal has.
+    pub(crate) fn new(container: ContainerId, past: &[Event]) -> Self {
+        let last = past.iter().map(|event| event.seq).max().unwrap_or(0);
+        Self { container, next: Mutex::new(last + 1) }
+    }
+
+    /// Numbers an event, writes it down and tells it. The number's lock is held all the while, so
+    /// that journal and listeners see the same order.
+    pub(crate) fn publish(
+        &self,
+        root: &StateRoot,
+        hub: &Hub,
+        process: &ProcessId,
+        kind: EventKind,
+    ) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = Event { seq: *next, time: Timestamp::now(), process: process.clone(), kind };
+        *next += 1;
+        if let Err(error) =
+            root.container(&self.container).and_then(|dir| journal::append(&dir, &event))
+        {
+            // The event itself must go on: a full disk is no reason to hide an exit.
+            tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
+        }
+        // An error means that nobody listens.
+        let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
+    }
+}
+
+/// A stream of events; ends when the supervisor is shut down.
+#[derive(Debug)]
+pub struct EventStream {
+    replay: VecDeque<ContainerEvent>,
+    /// The last replayed number of each container: what comes live up to it has been told.
+    told: HashMap<ContainerId, u64>,
+    live: broadcast::Receiver<ContainerEvent>,
+    /// Events are sent by the supervisor's core, which tasks keep alive; this ends with the supervisor.
+    stop: CancellationToken,
+}
+
+impl EventStream {
+    pub(crate) fn new(core: &Core, replay: Replay) -> Self {
+        // Listening comes first: what happens while the journals are read is heard, and told once.
+        let live = core.events.0.subscribe();
+        let mut stream =
+            Self { replay: VecDeque::new(), told: HashMap::new(), live, stop: core.stop.clone() };
+        if replay == Replay::Yes {
+            for container in core.ids() {
+                let past = core.root.container(&container).and_then(|dir| journal::read(&dir));
+                for event in past.unwrap_or_default() {
+                    stream.told.insert(container.clone(), event.seq);
+                    stream.replay.push_back(ContainerEvent { container: container.clone(), event });
+                }
+            }
+        }
+        stream
+    }
+
+    /// The next event. `None` after a shutdown. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<ContainerEvent, Lagged>> {
+        if let Some(event) = self.replay.pop_front() {
+            return Some(Ok(event));
+        }
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.live.recv() => received,
+                () = self.stop.cancelled() => return None,
+            };
+            match received {
+                Ok(event) => {
+                    if event.event.kind == EventKind::Deleted {
+                        // The next container of this id counts from 1 again.
+                        self.told.remove(&event.container);
+                    } else if self
+                        .told
+                        .get(&event.container)
+                        .is_some_and(|told| event.event.seq <= *told)
+                    {
+                        continue;
+                    }
+                    return Some(Ok(event));
+                }
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    return Some(Err(Lagged { missed }));
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// The same as a [`futures::Stream`].
+    pub fn into_stream(self) -> impl futures::Stream<Item = Result<ContainerEvent, Lagged>> {
+        futures::stream::unfold(self, async |mut events| {
+            let event = events.next().await?;
+            Some((event, events))
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! One inotify instance for all files that someone follows: the system allows 128 instances a user.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use holdfast_sys::reactor;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Tells when files grow. Costs nothing until someone asks.
+#[derive(Debug, Default)]
+pub(crate) struct FileWatch(Mutex<Option<Arc<Shared>>>);
+
+#[derive(Debug)]
+struct Shared {
+    inotify: Inotify,
+    /// The same inotify instance, in the reactor.
+    ready: AsyncFd<OwnedFd>,
+    /// Several may follow one file, for which the kernel has one descriptor.
+    files: Mutex<HashMap<WatchDescriptor, Weak<Watched>>>,
+}
+
+/// A file that someone follows. Dropped by the last who does, it is watched no more.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    grown: Notify,
+    descriptor: WatchDescriptor,
+    shared: Weak<Shared>,
+}
+
+impl FileWatch {
+    /// Watches the file of this path.
+    pub(crate) fn watch(&self, path: &Path, stop: &CancellationToken) -> io::Result<Arc<Watched>> {
+        let shared = {
+            let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*slot {
+                Some(shared) => shared.clone(),
+                None => slot.insert(Shared::open(stop)?).clone(),
+            }
+        };
+        let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let descriptor = shared.inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
+        if let Some(watched) = files.get(&descriptor).and_then(Weak::upgrade) {
+            return Ok(watched);
+        }
+        let watched =
+            Arc::new(Watched { grown: Notify::new(), descriptor, shared: Arc::downgrade(&shared) });
+        files.insert(descriptor, Arc::downgrade(&watched));
+        Ok(watched)
+    }
+}
+
+impl Shared {
+    fn open(stop: &CancellationToken) -> io::Result<Arc<Self>> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let ready = reactor::readable(inotify.as_fd().try_clone_to_owned()?)?;
+        let shared = Arc::new(Self { inotify, ready, files: Mutex::default() });
+        let (events, stop) = (shared.clone(), stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(events.run()).await });
+        Ok(shared)
+    }
+
+    async fn run(&self) {
+        while let Ok(mut ready) = self.ready.readable().await {
+            let Ok(events) = ready.try_io(|_| Ok(self.inotify.read_events()?)) else { continue };
+            let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let events = events.unwrap_or_default();
+            // After an overflow nobody knows which files grew: everyone looks.
+            let overflow =
+                events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
+            if overflow {
+                files
+                    .values()
+                    .filter_map(Weak::upgrade)
+                    .for_each(|watched| watched.grown.notify_waiters());
+            }
+            for watched in events.iter().filter_map(|event| files.get(&event.wd)?.upgrade()) {
+                watched.grown.notify_waiters();
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// Completes when the file has grown after this was called (not after it is first polled).
+    pub(crate) fn grown(&self) -> impl Future<Output = ()> + '_ {
+        let mut notified = Box::pin(self.grown.notified());
+        notified.as_mut().enable();
+        notified
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have begun to watch the file since the last one of this was dropped.
+        if files.get(&self.descriptor).is_some_and(|watched| watched.strong_count() == 0) {
+            files.remove(&self.descriptor);
+            // The kernel has removed it already where the file is gone.
+            let _ = shared.inotify.rm_watch(self.descriptor);
+        }
+    }
+}

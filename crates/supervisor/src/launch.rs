@@ -1,0 +1,200 @@
+//! From a process on disk to a shim at work, and back where that comes to nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::process_dir::{SHIM_LOG, StartError};
+use holdfast_state::{LogDriver, ProcessDir};
+use tokio::time::Instant;
+
+use crate::exit_fifo::ExitFifo;
+use crate::identity::Handle;
+use crate::layout::Job;
+use crate::lifecycle::State;
+use crate::process::{Origin, Process};
+use crate::supervisor::{Core, blocking};
+use crate::watch::Watch;
+use crate::{Error, bundle, runtime};
+
+/// The exit code by which a shim says that the start took too long, as timeout(1) has it.
+const SHIM_TIMED_OUT: i32 = 124;
+
+/// By how much a shim may overstay the start timeout, which it enforces itself: it has to kill
+/// what the runtime started, and to see it gone.
+const SHIM_SLACK: Duration = Duration::from_secs(8);
+
+/// How long a runtime may take to delete what is left of a container.
+pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Finds the shim: what the caller said, else beside the executable, in libexec, in `PATH`.
+pub(crate) fn find_shim(given: Option<&Path>) -> Result<PathBuf, Error> {
+    const NAME: &str = "holdfast-shim";
+    let missing = |looked: String| Error::NotInstalled { name: NAME.to_owned(), looked };
+    if let Some(path) = given {
+        // Made absolute: it is started later, when the working directory may be another.
+        let path = path.canonicalize().map_err(|_| missing(path.display().to_string()))?;
+        return if runtime::is_executable(&path) {
+            Ok(path)
+        } else {
+            Err(missing(path.display().to_string()))
+        };
+    }
+    let mut looked = Vec::new();
+    if let Ok(executable) = std::env::current_exe()
+        && let Some(dir) = executable.parent()
+    {
+        for place in [dir.to_owned(), dir.join("../libexec"), dir.join("../libexec/holdfast")] {
+            let path = place.join(NAME);
+            if runtime::is_executable(&path) {
+                return Ok(path);
+            }
+            looked.push(place.display().to_string());
+        }
+    }
+    looked.push("PATH".to_owned());
+    runtime::search_path(NAME).ok_or_else(|| missing(looked.join(", ")))
+}
+
+/// Starts the shim, has it watched, and waits until the process is there or the start has been
+/// cleared away again.
+pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
+    let process = job.process.clone();
+    let start_deadline = Some(Instant::now() + job.timeout + SHIM_SLACK);
+    let spawned = {
+        let core = core.clone();
+        blocking(move || {
+            spawn_shim(&core.shim, &job)
+                .and_then(|(reader, shim)| Ok((ExitFifo::new(reader)?, shim)))
+        })
+        .await
+    };
+    match spawned {
+        Ok((exit, shim)) => {
+            let watch = Watch {
+                core: core.clone(),
+                process: process.clone(),
+                exit: Some(exit),
+                shim: Some(shim),
+                start_deadline,
+            };
+            core.tasks.spawn(watch.run());
+        }
+        Err(error) => {
+            process.fail(Error::io(format!("start {}", core.shim.display()))(error));
+            // Nothing runs yet, so the watch finds nothing but the clearing away to do.
+            let watch = Watch {
+                core: core.clone(),
+                process: process.clone(),
+                exit: None,
+                shim: None,
+                start_deadline,
+            };
+            core.tasks.spawn(watch.run());
+        }
+    }
+    let state = tokio::select! {
+        state = process.reached(|state| *state != State::Creating) => state,
+        () = core.stop.cancelled() => return Err(Error::ShuttingDown),
+    };
+    match state {
+        State::Abandoned => {
+            Err(process.take_failure().unwrap_or_else(|| Error::NotStarted(String::new())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn spawn_shim(shim: &Path, job: &Job) -> io::Result<(std::fs::File, Child)> {
+    // The reader first, or the writer could not be opened; and the writer before there is a shim,
+    // so that from the first moment its death reads as the end of the FIFO.
+    let reader = job.dir.exit_reader()?;
+    let announcements = job.dir.exit_writer()?;
+    let own_log = job.dir.directory().append(SHIM_LOG)?;
+    let mut command = Command::new(shim);
+    command.arg("--dir").arg(job.dir.path());
+    command.arg("--timeout-ms").arg(job.timeout.as_millis().to_string());
+    let policies = job.record.holdfast.as_ref();
+    let log = match policies.map(|policies| policies.log).unwrap_or_default() {
+        LogDriver::Cri => "cri",
+        LogDriver::None => "none",
+    };
+    command.arg("--log").arg(log);
+    let owner = bundle::stdio_owner(&job.record);
+    command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
+    command.arg("--").args(&job.command);
+    let child = command.stdin(Stdio::null()).stdout(announcements).stderr(own_log).spawn()?;
+    Ok((reader, child))
+}
+
+/// Takes hold of a process that its shim has just announced, and writes down its start time.
+///
+/// The shim reaps a process only after the status is on disk. So if there is no status after the
+/// pid was opened, the pid was still that of the process.
+pub(crate) async fn take_identity(core: &Arc<Core>, process: &Arc<Process>, pid: i32) {
+    let (core, process) = (core.clone(), process.clone());
+    let (container, id) = (process.container.clone(), process.id.clone());
+    let taken = blocking(move || {
+        let dir = core.process_dir(&process.container, &process.id)?;
+        let Some(handle) = Handle::open(pid)? else { return Ok(()) };
+        if dir.exit()?.is_some() {
+            return Ok(());
+        }
+        if let Some(start_time) = &handle.start_time {
+            let mut record = dir.load().map_err(io::Error::other)?;
+            record.start_time.clone_from(start_time);
+            dir.save(&record)?;
+        }
+        process.set_handle(Some(Arc::new(handle)));
+        Ok(())
+    });
+    if let Err(error) = taken.await {
+        // It runs, and its shim will tell of its exit; what is missing is the proof of identity
+        // after a restart.
+        tracing::error!(%container, process = %id, pid, %error, "identity not recorded");
+    }
+}
+
+/// Explains a start that came to nothing and removes all that is left of it.
+pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_code: Option<i32>) {
+    let Some(container) = core.container(&process.container) else { return };
+    let dir = core.process_dir(&process.container, &process.id);
+    let failure = match &dir {
+        Ok(dir) => explain(dir, shim_code, process.start_timeout),
+        Err(_) => Error::NotStarted(String::new()),
+    };
+    if process.origin == Origin::Restored {
+        tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
+    }
+    process.fail(failure);
+    if process.id.is_init()
+        && let Err(error) = container.runtime.delete(&process.container, DELETE_LIMIT).await
+    {
+        tracing::warn!(container = %process.container, %error, "failed start: not deleted from the runtime");
+    }
+    if let Err(error) = core.forget(&container, process).await {
+        tracing::error!(container = %process.container, process = %process.id, %error, "failed start: directory left");
+    }
+}
+
+fn explain(dir: &ProcessDir, shim_code: Option<i32>, timeout: Duration) -> Error {
+    let start_error = dir.start_error();
+    if shim_code == Some(SHIM_TIMED_OUT) {
+        let detail = match start_error {
+            Some(StartError::Runtime(text)) => format!("oci runtime error: {text}"),
+            Some(StartError::Shim(_)) | None => dir.stderr_tail(),
+        };
+        return Error::StartTimeout { timeout, detail };
+    }
+    match start_error {
+        Some(StartError::Shim(text)) => Error::Shim(text),
+        Some(StartError::Runtime(text)) => Error::Runtime(text),
+        None => match dir.stderr_tail() {
+            // A runtime that fails before it has read its log option says so on its standard error.
+            text if !text.is_empty() => Error::Runtime(text),
+            _ => Error::NotStarted(String::new()),
+        },
+    }
+}

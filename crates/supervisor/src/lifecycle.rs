@@ -1,0 +1,318 @@
+//! What follows from what, for one container process: `step(state, input) → (state, actions)`.
+//!
+//! The function is pure: it opens nothing, waits for nothing and knows no clock, so its properties
+//! can be tested over every order of inputs. The [watch task](crate::watch) feeds it and carries
+//! out what it says.
+//!
+//! ```text
+//!             created                 start                     process gone
+//!  Creating ───────────▶ Live{Created} ─────▶ Live{Running} ──────────────────▶ Exiting
+//!     │ shim gone            │ exited            │ exited                          │ exited,
+//!     ▼                      ▼                   ▼                                 ▼ or found
+//!  Abandoned              Stopped ◀────────── Stopped ◀──────────────────────── Stopped
+//! ```
+
+use holdfast_state::{EventKind, ExitRecord, Launch, OrphanPolicy};
+
+/// Where a process stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The shim and the runtime are at work.
+    Creating,
+    /// There is a process.
+    Live {
+        /// What it does.
+        activity: Activity,
+        /// Whether it has its shim.
+        shim: Shim,
+    },
+    /// The process has ended, and its status is being waited for or looked for.
+    Exiting {
+        /// What it did before.
+        activity: Activity,
+        /// Whether it has its shim.
+        shim: Shim,
+    },
+    /// It has ended, and this is how. Nothing changes any more.
+    Stopped(ExitRecord),
+    /// The start came to nothing and has been cleared away. Nothing changes any more.
+    Abandoned,
+}
+
+/// What a live process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// It waits for its start.
+    Created,
+    /// The runtime has been told to start it.
+    Starting,
+    /// Its program runs.
+    Running,
+}
+
+/// Whether a process has its shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shim {
+    Present,
+    Gone,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The runtime has made the process, and we hold it.
+    Created {
+        /// The process, as the host counts.
+        pid: i32,
+    },
+    /// The shim has put this on disk.
+    Recorded(ExitRecord),
+    /// The exit FIFO hung up.
+    ShimGone,
+    /// The pidfd says that the process is a zombie or reaped.
+    ProcessGone,
+    /// The time that the shim had for recording the exit is over.
+    GraceOver,
+    /// This is how it ended, by whatever evidence there was.
+    Found(ExitRecord),
+    /// Someone wants it started, and nobody else does so at the moment.
+    StartRequested,
+    /// The runtime started it.
+    StartSucceeded,
+    /// The runtime did not start it.
+    StartFailed,
+    /// What was left of a failed start has been cleared away.
+    Cleared,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Append to the journal, then tell everyone.
+    Publish(EventKind),
+    /// Give the shim some time to record the exit, then come back with `GraceOver`.
+    AwaitRecord,
+    /// Look for the status on disk and in the kernel, and come back with `Found`.
+    FindEnding,
+    /// Write the status down: there is no shim that would.
+    RecordExit(ExitRecord),
+    /// Kill the process that has lost its shim (the seed's policy).
+    KillOrphan,
+    /// Explain the failed start, clear away what is left of it, and come back with `Cleared`.
+    ClearAway,
+}
+
+/// What about a process never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Nature {
+    pub(crate) launch: Launch,
+    pub(crate) on_orphan: OrphanPolicy,
+}
+
+/// Decides. An input that means nothing in a state changes nothing.
+pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<Action>) {
+    use Activity::{Created, Running, Starting};
+    match (state, input) {
+        (State::Creating, Input::Created { pid }) => {
+            let mut actions = vec![Action::Publish(EventKind::Created { pid })];
+            let activity = if nature.launch.starts_at_once() {
+                actions.push(Action::Publish(EventKind::Started));
+                Running
+            } else {
+                Created
+            };
+            (State::Live { activity, shim: Shim::Present }, actions)
+        }
+        // Found on disk without a pid, and yet it was there.
+        (State::Creating, Input::Recorded(record)) => {
+            let actions = publish_exit(Activity::Running, &record);
+            (State::Stopped(record), actions)
+        }
+        (State::Creating, Input::ShimGone) => (State::Creating, vec![Action::ClearAway]),
+        (State::Creating, Input::Cleared) => (State::Abandoned, vec![]),
+
+        (State::Live { activity: Created, shim }, Input::StartRequested) => (
+            State::Live { activity: Starting, shim: *shim },
+            vec![Action::Publish(EventKind::Starting)],
+        ),
+        (State::Live { activity: Starting, shim }, Input::StartFailed) => {
+            (State::Live { activity: Created, shim: *shim }, vec![])
+        }
+        (State::Live { activity: Starting, shim }, Input::StartSucceeded) => (
+            State::Live { activity: Running, shim: *shim },
+            vec![Action::Publish(EventKind::Started)],
+        ),
+        (State::Exiting { activity: Starting, shim }, Input::StartSucceeded) => (
+            State::Exiting { activity: Running, shim: *shim },
+            vec![Action::Publish(EventKind::Started)],
+        ),
+
+        (State::Live { activity, shim: Shim::Present }, Input::ProcessGone) => {
+            (State::Exiting { activity: *activity, shim: Shim::Present }, vec![Action::AwaitRecord])
+        }
+        (State::Live { activity, shim: Shim::Gone }, Input::ProcessGone) => {
+            (State::Exiting { activity: *activity, shim: Shim::Gone }, vec![Action::FindEnding])
+        }
+
+        (
+            State::Live { activity, .. } | State::Exiting { activity, .. },
+            Input::Recorded(record),
+        ) => {
+            let actions = publish_exit(*activity, &record);
+            (State::Stopped(record), actions)
+        }
+
+        (State::Live { activity, shim: Shim::Present }, Input::ShimGone) => {
+            let mut actions = vec![Action::Publish(EventKind::ShimLost)];
+            if nature.on_orphan == OrphanPolicy::Kill {
+                actions.push(Action::KillOrphan);
+            }
+            (State::Live { activity: *activity, shim: Shim::Gone }, actions)
+        }
+        (State::Exiting { activity, shim: Shim::Present }, Input::ShimGone) => {
+            (State::Exiting { activity: *activity, shim: Shim::Gone }, vec![Action::FindEnding])
+        }
+        (State::Exiting { .. }, Input::GraceOver) => (state.clone(), vec![Action::FindEnding]),
+
+        (State::Live { activity, .. } | State::Exiting { activity, .. }, Input::Found(record)) => {
+            let mut actions = vec![Action::RecordExit(record.clone())];
+            actions.extend(publish_exit(*activity, &record));
+            (State::Stopped(record), actions)
+        }
+
+        (state, _) => (state.clone(), vec![]),
+    }
+}
+
+/// A process that ended while it was being started did start, as far as anyone can tell; its start
+/// is told before its exit.
+fn publish_exit(activity: Activity, record: &ExitRecord) -> Vec<Action> {
+    let exited = EventKind::Exited { status: record.status, evidence: record.evidence };
+    match activity {
+        Activity::Starting => vec![Action::Publish(EventKind::Started), Action::Publish(exited)],
+        Activity::Created | Activity::Running => vec![Action::Publish(exited)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_state::{Evidence, ExitStatus};
+    use proptest::prelude::*;
+
+    fn inputs() -> impl Strategy<Value = Input> {
+        let record = |evidence| ExitRecord::now(ExitStatus::Code(7), evidence);
+        prop_oneof![
+            Just(Input::Created { pid: 5 }),
+            Just(Input::Recorded(record(Evidence::Shim))),
+            Just(Input::Found(record(Evidence::Pidfd))),
+            Just(Input::ShimGone),
+            Just(Input::ProcessGone),
+            Just(Input::GraceOver),
+            Just(Input::StartRequested),
+            Just(Input::StartSucceeded),
+            Just(Input::StartFailed),
+            Just(Input::Cleared),
+        ]
+    }
+
+    fn natures() -> impl Strategy<Value = Nature> {
+        (
+            prop_oneof![Just(Launch::Create), Just(Launch::Run), Just(Launch::Exec)],
+            prop_oneof![Just(OrphanPolicy::Adopt), Just(OrphanPolicy::Kill)],
+        )
+            .prop_map(|(launch, on_orphan)| Nature { launch, on_orphan })
+    }
+
+    fn run(nature: Nature, inputs: Vec<Input>) -> (State, Vec<Action>) {
+        let mut state = State::Creating;
+        let mut all = Vec::new();
+        for input in inputs {
+            let (next, actions) = step(nature, &state, input);
+            if matches!(state, State::Stopped(_) | State::Abandoned) {
+                assert_eq!((&next, actions.len()), (&state, 0), "a final state changed");
+            }
+            state = next;
+            all.extend(actions);
+        }
+        (state, all)
+    }
+
+    fn position(actions: &[Action], wanted: impl Fn(&EventKind) -> bool) -> Vec<usize> {
+        let is = |action: &Action| matches!(action, Action::Publish(kind) if wanted(kind));
+        actions.iter().enumerate().filter(|(_, action)| is(action)).map(|(at, _)| at).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_exit_is_told_once_and_last_and_every_start_before_it(
+            nature in natures(), inputs in proptest::collection::vec(inputs(), 0..40))
+        {
+            let (state, actions) = run(nature, inputs);
+            let created = position(&actions, |kind| matches!(kind, EventKind::Created { .. }));
+            let started = position(&actions, |kind| matches!(kind, EventKind::Started));
+            let exited = position(&actions, |kind| matches!(kind, EventKind::Exited { .. }));
+            prop_assert!(created.len() <= 1 && started.len() <= 1 && exited.len() <= 1);
+            prop_assert_eq!(exited.len() == 1, matches!(state, State::Stopped(_)));
+            if let Some(exit) = exited.first() {
+                prop_assert_eq!(*exit, actions.len() - 1);
+                prop_assert!(created.iter().all(|create| create < exit));
+            }
+            if let Some(start) = started.first() {
+                prop_assert!(created[0] < *start);
+            }
+        }
+
+        #[test]
+        fn a_lost_shim_loses_no_exit(nature in natures(), mut inputs in proptest::collection::vec(inputs(), 0..20)) {
+            // Whatever came before: once process and shim are gone, someone looks for the status,
+            // and with what was found it is stopped.
+            inputs.insert(0, Input::Created { pid: 5 });
+            inputs.extend([Input::ProcessGone, Input::ShimGone]);
+            let (_, actions) = run(nature, inputs.clone());
+            let asked = actions.contains(&Action::FindEnding)
+                || actions.iter().any(|action| matches!(action, Action::Publish(EventKind::Exited { .. })));
+            prop_assert!(asked);
+            inputs.push(Input::Found(ExitRecord::now(ExitStatus::Code(1), Evidence::Pidfd)));
+            let (state, _) = run(nature, inputs);
+            prop_assert!(matches!(state, State::Stopped(_)), "{:?}", state);
+        }
+    }
+
+    #[test]
+    fn an_exit_during_the_start_is_told_after_the_start() {
+        let record = ExitRecord::now(ExitStatus::Code(0), Evidence::Shim);
+        let nature = Nature { launch: Launch::Create, on_orphan: OrphanPolicy::Adopt };
+        let inputs = vec![
+            Input::Created { pid: 5 },
+            Input::StartRequested,
+            Input::ProcessGone,
+            Input::Recorded(record.clone()),
+            Input::StartSucceeded,
+        ];
+        let (state, actions) = run(nature, inputs);
+        assert_eq!(state, State::Stopped(record));
+        let events: Vec<_> = actions.iter().filter(|a| matches!(a, Action::Publish(_))).collect();
+        assert!(
+            matches!(
+                events[..],
+                [
+                    Action::Publish(EventKind::Created { .. }),
+                    Action::Publish(EventKind::Starting),
+                    Action::Publish(EventKind::Started),
+                    Action::Publish(EventKind::Exited { .. }),
+                ]
+            ),
+            "{events:?}"
+        );
+    }
+
+    #[test]
+    fn the_seeds_policy_kills_an_orphan_and_the_default_does_not() {
+        for (on_orphan, killed) in [(OrphanPolicy::Kill, true), (OrphanPolicy::Adopt, false)] {
+            let nature = Nature { launch: Launch::Run, on_orphan };
+            let (_, actions) = run(nature, vec![Input::Created { pid: 5 }, Input::ShimGone]);
+            assert_eq!(actions.contains(&Action::KillOrphan), killed);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What a caller can ask for.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, LogDriver, OrphanPolicy, ProcessId};
+
+use crate::{Error, Supervisor};
+
+/// How long a start may take unless something else is said.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a [`Supervisor`] is to be opened.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    pub(crate) root: PathBuf,
+    pub(crate) shim: Option<PathBuf>,
+    pub(crate) runtime: String,
+    pub(crate) start_timeout: Duration,
+}
+
+impl Builder {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            shim: None,
+            runtime: "runc".to_owned(),
+            start_timeout: START_TIMEOUT,
+        }
+    }
+
+    /// The shim's executable. Otherwise `holdfast-shim` is looked for beside the running
+    /// executable, in `../libexec` and `../libexec/holdfast` from there, and in `PATH`.
+    #[must_use]
+    pub fn shim(mut self, path: impl Into<PathBuf>) -> Self {
+        self.shim = Some(path.into());
+        self
+    }
+
+    /// The OCI runtime of containers that name none: a name to be found in `PATH`, or a path.
+    /// Default: `runc`.
+    #[must_use]
+    pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
+        self.runtime = runtime.into();
+        self
+    }
+
+    /// How long a start may take. Default: 30 s.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// Takes the state root, restores what is there, and returns once every container that was
+    /// found is watched.
+    pub async fn open(self) -> Result<Supervisor, Error> {
+        Supervisor::open(self).await
+    }
+}
+
+/// Where a container comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A bundle of the caller's: a directory with `config.json`.
+    Bundle(PathBuf),
+    /// A root file system, with a configuration that Holdfast makes.
+    Rootfs(PathBuf),
+    /// The host's own programs, read-only.
+    Host,
+}
+
+/// What container is wanted.
+#[derive(Debug, Clone)]
+pub struct ContainerOptions {
+    pub(crate) source: Source,
+    pub(crate) id: Option<ContainerId>,
+    pub(crate) args: Vec<String>,
+    pub(crate) runtime: Option<String>,
+    pub(crate) runtime_args: Vec<String>,
+    pub(crate) no_pivot_root: bool,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) log: LogDriver,
+    pub(crate) on_orphan: OrphanPolicy,
+    pub(crate) auto_remove: bool,
+}
+
+impl ContainerOptions {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            id: None,
+            args: Vec::new(),
+            runtime: None,
+            runtime_args: Vec::new(),
+            no_pivot_root: false,
+            start_timeout: None,
+            log: LogDriver::default(),
+            on_orphan: OrphanPolicy::default(),
+            auto_remove: false,
+        }
+    }
+
+    /// An OCI bundle: a directory with `config.json` and what that names.
+    #[must_use]
+    pub fn bundle(directory: impl Into<PathBuf>) -> Self {
+        Self::new(Source::Bundle(directory.into()))
+    }
+
+    /// A root file system with a sensible configuration: read-only, private mount, pid, ipc, uts
+    /// and cgroup namespaces, the host's network.
+    #[must_use]
+    pub fn rootfs(directory: impl Into<PathBuf>) -> Self {
+        Self::new(Source::Rootfs(directory.into()))
+    }
+
+    /// The same without any image: the host's `/usr`, `/bin`, `/lib*` and `/etc`, read-only, and
+    /// an empty `/tmp`.
+    #[must_use]
+    pub fn host_rootfs() -> Self {
+        Self::new(Source::Host)
+    }
+
+    /// The container's id. Default: twelve random hexadecimal digits.
+    #[must_use]
+    pub fn id(mut self, id: ContainerId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// What to run, instead of what a bundle says. Default without a bundle: `sh`.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The OCI runtime, by name or path.
+    #[must_use]
+    pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
+        self.runtime = Some(runtime.into());
+        self
+    }
+
+    /// Further global arguments of the runtime.
+    #[must_use]
+    pub fn runtime_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.runtime_args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Has the runtime not use `pivot_root(2)`, for root file systems on a ramdisk.
+    #[must_use]
+    pub fn no_pivot_root(mut self) -> Self {
+        self.no_pivot_root = true;
+        self
+    }
+
+    /// How long its start may take, instead of the supervisor's setting.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// Where its output goes. Default: [`LogDriver::Cri`].
+    #[must_use]
+    pub fn log(mut self, log: LogDriver) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// What happens to it when its shim dies. Default: [`OrphanPolicy::Adopt`].
+    #[must_use]
+    pub fn on_orphan(mut self, policy: OrphanPolicy) -> Self {
+        self.on_orphan = policy;
+        self
+    }
+
+    /// Has it deleted once it has exited.
+    #[must_use]
+    pub fn auto_remove(mut self) -> Self {
+        self.auto_remove = true;
+        self
+    }
+}
+
+/// What further process of a container is wanted.
+#[derive(Debug, Clone)]
+pub struct ExecOptions {
+    pub(crate) id: Option<ProcessId>,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: Option<String>,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) log: LogDriver,
+    pub(crate) auto_remove: bool,
+}
+
+impl ExecOptions {
+    /// A process with these arguments; environment, user, directory and capabilities are those of
+    /// the container's first one.
+    #[must_use]
+    pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            id: None,
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            cwd: None,
+            start_timeout: None,
+            log: LogDriver::default(),
+            auto_remove: false,
+        }
+    }
+
+    /// Its id within the container. Default: twelve random hexadecimal digits.
+    #[must_use]
+    pub fn id(mut self, id: ProcessId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Adds `NAME=VALUE` to its environment.
+    #[must_use]
+    pub fn env(mut self, variable: impl Into<String>) -> Self {
+        self.env.push(variable.into());
+        self
+    }
+
+    /// Its working directory.
+    #[must_use]
+    pub fn cwd(mut self, directory: impl Into<String>) -> Self {
+        self.cwd = Some(directory.into());
+        self
+    }
+
+    /// How long its start may take, instead of the supervisor's setting.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// Where its output goes. Default: [`LogDriver::Cri`].
+    #[must_use]
+    pub fn log(mut self, log: LogDriver) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Has its record and its output deleted once it has exited.
+    #[must_use]
+    pub fn auto_remove(mut self) -> Self {
+        self.auto_remove = true;
+        self
+    }
+}

@@ -1,0 +1,165 @@
+//! One container process, as everyone in the library shares it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, ExitRecord, Launch, ProcessId, ProcessRecord, Timestamp};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::events::EventLog;
+use crate::identity::Handle;
+use crate::lifecycle::{Action, Activity, Input, Nature, State, step};
+use crate::supervisor::Core;
+
+/// Where a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This supervisor made it.
+    Made,
+    /// It was found on disk when this supervisor was opened.
+    Restored,
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) container: ContainerId,
+    pub(crate) id: ProcessId,
+    pub(crate) nature: Nature,
+    /// Whether it is deleted once it has exited: the container for an init, the record for an exec.
+    pub(crate) auto_remove: bool,
+    /// How long its start may take.
+    pub(crate) start_timeout: Duration,
+    pub(crate) origin: Origin,
+    /// When it was made; the seed did not write that down.
+    pub(crate) created: Option<Timestamp>,
+    /// The container's stream of events.
+    pub(crate) stream: Arc<EventLog>,
+    /// Changed by [`Process::apply`] alone.
+    state: watch::Sender<State>,
+    /// There as long as the process may still be signalled.
+    handle: Mutex<Option<Arc<Handle>>>,
+    /// Why the start was abandoned; taken by whoever asked for it.
+    failure: Mutex<Option<Error>>,
+    /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
+    pub(crate) unwatched: CancellationToken,
+}
+
+impl Process {
+    pub(crate) fn new(
+        container: &ContainerId,
+        id: &ProcessId,
+        record: &ProcessRecord,
+        stream: &Arc<EventLog>,
+        state: State,
+        handle: Option<Arc<Handle>>,
+        origin: Origin,
+    ) -> Self {
+        let policies = record.holdfast.as_ref();
+        // The seed made containers with `create`, and had no notion of the rest.
+        let of_seed = if record.exec { Launch::Exec } else { Launch::Create };
+        Self {
+            container: container.clone(),
+            id: id.clone(),
+            nature: Nature {
+                launch: policies.map_or(of_seed, |policies| policies.launch),
+                on_orphan: policies.map(|policies| policies.on_orphan).unwrap_or_default(),
+            },
+            auto_remove: policies.is_some_and(|policies| policies.auto_remove),
+            start_timeout: Duration::from_millis(
+                policies.map_or(0, |policies| policies.start_timeout_ms),
+            ),
+            origin,
+            created: policies.map(|policies| policies.created.clone()),
+            stream: stream.clone(),
+            state: watch::Sender::new(state),
+            handle: Mutex::new(handle),
+            failure: Mutex::new(None),
+            unwatched: CancellationToken::new(),
+        }
+    }
+
+    /// Feeds the lifecycle. Events are published before anyone can see the new state, in the order
+    /// of the transitions; what else is to be done is returned.
+    pub(crate) fn apply(&self, core: &Core, input: Input) -> Vec<Action> {
+        let mut rest = Vec::new();
+        self.state.send_if_modified(|state| {
+            let (next, actions) = step(self.nature, state, input);
+            for action in actions {
+                match action {
+                    Action::Publish(kind) => {
+                        self.stream.publish(&core.root, &core.events, &self.id, kind)
+                    }
+                    other => rest.push(other),
+                }
+            }
+            let changed = *state != next;
+            *state = next;
+            changed
+        });
+        rest
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for a state that `wanted` accepts. Cancel safe.
+    pub(crate) async fn reached(&self, wanted: impl FnMut(&State) -> bool) -> State {
+        let mut receiver = self.state.subscribe();
+        // The sender lives as long as `self`, so this can't fail.
+        match receiver.wait_for(wanted).await {
+            Ok(state) => state.clone(),
+            Err(_) => self.state(),
+        }
+    }
+
+    /// Waits for the end. `None` if there never was a process.
+    pub(crate) async fn ended(&self) -> Option<ExitRecord> {
+        match self.reached(|state| matches!(state, State::Stopped(_) | State::Abandoned)).await {
+            State::Stopped(record) => Some(record),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(*self.state.borrow(), State::Stopped(_) | State::Abandoned)
+    }
+
+    pub(crate) fn handle(&self) -> Option<Arc<Handle>> {
+        lock(&self.handle).clone()
+    }
+
+    pub(crate) fn set_handle(&self, handle: Option<Arc<Handle>>) {
+        *lock(&self.handle) = handle;
+    }
+
+    /// Says why the start fails. The first reason stands: later ones are its consequences.
+    pub(crate) fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        lock(&self.failure).take()
+    }
+
+    /// The state in the field's words.
+    pub(crate) fn status(&self) -> crate::Status {
+        use crate::Status;
+        match *self.state.borrow() {
+            State::Creating => Status::Creating,
+            State::Live { activity: Activity::Created | Activity::Starting, .. } => Status::Created,
+            // Until the status is known it is not over for anyone.
+            State::Live { activity: Activity::Running, .. } | State::Exiting { .. } => {
+                Status::Running
+            }
+            State::Stopped(_) | State::Abandoned => Status::Stopped,
+        }
+    }
+}
+
+/// No code panics while it holds one of these locks half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

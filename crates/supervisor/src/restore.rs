@@ -1,0 +1,281 @@
+//! From what is on disk back to tasks. No shim is asked anything: files are read, descriptors
+//! opened and watched.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::root::Found;
+use holdfast_state::{
+    ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem, ProcessDir,
+    ProcessId, ProcessRecord, UnknownReason, journal,
+};
+
+use crate::Error;
+use crate::events::EventLog;
+use crate::exit_fifo::ExitFifo;
+use crate::identity::Handle;
+use crate::lifecycle::{Activity, Input, Shim, State};
+use crate::process::{Origin, Process};
+use crate::runtime::Runtime;
+use crate::supervisor::{ContainerState, Core, blocking};
+use crate::watch::Watch;
+
+/// How long the runtime may take to say whether a container was started.
+const STATUS_LIMIT: Duration = Duration::from_secs(30);
+
+/// A process as it was found.
+struct Restored {
+    process: Arc<Process>,
+    exit: Option<ExitFifo>,
+    /// What the journal lacks of what happened.
+    missing: Vec<EventKind>,
+    /// Whether the runtime must be asked if it was started.
+    doubtful: bool,
+}
+
+/// Takes up every container in the state root and returns what could not be.
+pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
+    let scan = {
+        let core = core.clone();
+        blocking(move || core.root.scan()).await
+    };
+    let scan =
+        scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
+    let mut problems = scan.problems;
+    for found in scan.containers {
+        if let Err(problem) = restore_container(core, found) {
+            tracing::error!(path = %problem.path.display(), reason = problem.reason, "not restored");
+            problems.push(problem);
+        }
+    }
+    Ok(problems)
+}
+
+fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
+    let path = found.directory.directory().path().to_owned();
+    let problem = |reason: String| Problem { path: path.clone(), reason };
+    let past = journal::read(&found.directory).unwrap_or_else(|error| {
+        // Statuses do not depend on it.
+        tracing::warn!(container = %found.id, %error, "journal unreadable");
+        Vec::new()
+    });
+    let stream = Arc::new(EventLog::new(found.id.clone(), &past));
+    let (inits, execs): (Vec<_>, Vec<_>) =
+        found.processes.into_iter().partition(|(id, _)| id.is_init());
+    let (_, init_dir) =
+        inits.into_iter().next().ok_or_else(|| problem("no process init in it".to_owned()))?;
+    let record = init_dir.load().map_err(|error| problem(error.to_string()))?;
+    let runtime = match &record.holdfast {
+        Some(policies) => Runtime::at(policies.runtime.clone(), &core.root),
+        None => {
+            Runtime::find(&core.runtime, &core.root).map_err(|error| problem(error.to_string()))?
+        }
+    };
+    let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
+        restore_process(core, &stream, &past, &found.id, id, dir, record)
+    };
+    let init = restore(&ProcessId::init(), &init_dir, &record)
+        .map_err(|error| problem(error.to_string()))?;
+    let container = Arc::new(ContainerState::new(
+        found.id.clone(),
+        runtime,
+        stream.clone(),
+        init.process.clone(),
+    ));
+    let mut all = vec![init];
+    for (id, dir) in execs {
+        let restored =
+            dir.load().map_err(io::Error::other).and_then(|record| restore(&id, &dir, &record));
+        match restored {
+            Ok(restored) => {
+                container.execs().insert(id, restored.process.clone());
+                all.push(restored);
+            }
+            // The container itself is well; its exec stays on disk until it is deleted.
+            Err(error) => {
+                tracing::error!(container = %found.id, process = %id, %error, "exec not restored")
+            }
+        }
+    }
+    core.containers().insert(found.id, container.clone());
+    for restored in all {
+        take_up(core, &container, restored);
+    }
+    Ok(())
+}
+
+/// Publishes what the journal lacks and begins to watch what is not over.
+fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
+    let Restored { process, exit, missing, doubtful } = restored;
+    for kind in missing {
+        process.stream.publish(&core.root, &core.events, &process.id, kind);
+    }
+    if doubtful {
+        core.tasks.spawn(settle(core.clone(), container.clone()));
+    }
+    let watch = Watch {
+        core: core.clone(),
+        process: process.clone(),
+        exit,
+        shim: None,
+        start_deadline: None,
+    };
+    core.tasks.spawn(watch.run());
+}
+
+/// Asks the runtime whether a start that was begun came about.
+async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
+    let _operation = container.operation.lock().await;
+    let outcome = match container.runtime.status(&container.id, STATUS_LIMIT).await {
+        Ok(status) if status == "created" => Input::StartFailed,
+        Ok(_) => Input::StartSucceeded,
+        Err(error) => {
+            tracing::warn!(container = %container.id, %error, "taken for started: the runtime does not say");
+            Input::StartSucceeded
+        }
+    };
+    container.init.apply(&core, outcome);
+}
+
+fn restore_process(
+    core: &Core,
+    stream: &Arc<EventLog>,
+    past: &[Event],
+    container: &ContainerId,
+    id: &ProcessId,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+) -> io::Result<Restored> {
+    // First of all: from here on announcements are heard, and what was announced before is on disk.
+    dir.make_fifos()?;
+    let exit = ExitFifo::restored(dir.exit_reader()?)?;
+    let past = Past::of(id, past);
+    let (state, handle) = state_of(core, dir, record, &exit, past)?;
+    let missing = past.missing(&state, record, dir.pid().ok().flatten());
+    let doubtful = matches!(state, State::Live { activity: Activity::Starting, .. });
+    let process =
+        Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
+    Ok(Restored {
+        process: Arc::new(process),
+        exit: exit.has_shim().then_some(exit),
+        missing,
+        doubtful,
+    })
+}
+
+/// Where a process stands, by the files, the kernel and the journal, in this order.
+fn state_of(
+    core: &Core,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+    exit: &ExitFifo,
+    past: Past,
+) -> io::Result<(State, Option<Handle>)> {
+    let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
+    let lost = |reason| {
+        let record = ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None);
+        dir.record_exit(&record).map(|record| (State::Stopped(record), None))
+    };
+    if let Some(record) = dir.exit()? {
+        return stopped(record);
+    }
+    if let Some(end) = exit.announced_exit() {
+        // A shim that could not write (a full disk) has still said it.
+        return stopped(dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim))?);
+    }
+    if record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
+        return lost(UnknownReason::MachineRebooted);
+    }
+    let Some(pid) = dir.pid()? else {
+        return match record.holdfast {
+            Some(_) => Ok((State::Creating, None)),
+            None => Err(io::Error::other("the seed's record of a process that was never started")),
+        };
+    };
+    let handle = Handle::open(pid)?;
+    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
+    // shim and no record the number was still that of the process.
+    if let Some(record) = dir.exit()? {
+        return stopped(record);
+    }
+    match handle {
+        Some(handle) if exit.has_shim() || handle.is_process_of(record) => {
+            let shim = if past.shim_lost { Shim::Gone } else { Shim::Present };
+            Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
+        }
+        _ => lost(UnknownReason::ExitedUnwatched),
+    }
+}
+
+/// What the journal says of one process.
+#[derive(Debug, Clone, Copy, Default)]
+struct Past {
+    created: bool,
+    starting: bool,
+    started: bool,
+    shim_lost: bool,
+    exited: bool,
+}
+
+impl Past {
+    fn of(id: &ProcessId, events: &[Event]) -> Self {
+        let mut past = Self::default();
+        for event in events.iter().filter(|event| event.process == *id) {
+            match event.kind {
+                EventKind::Created { .. } => past.created = true,
+                EventKind::Starting => past.starting = true,
+                EventKind::Started => past.started = true,
+                EventKind::ShimLost => past.shim_lost = true,
+                EventKind::Exited { .. } => past.exited = true,
+                EventKind::Deleted => {}
+            }
+        }
+        past
+    }
+
+    /// What a live process does. Of the seed's containers nothing is known, and they are taken for
+    /// running; so is one whose journal is lost: nobody may start it twice.
+    fn activity(self, record: &ProcessRecord) -> Activity {
+        let waits =
+            record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
+        match self {
+            Self { started: true, .. } => Activity::Running,
+            Self { starting: true, .. } => Activity::Starting,
+            _ if waits => Activity::Created,
+            _ => Activity::Running,
+        }
+    }
+
+    /// The events that a process in this state has behind it and that were not told yet.
+    fn missing(self, state: &State, record: &ProcessRecord, pid: Option<i32>) -> Vec<EventKind> {
+        let mut missing = Vec::new();
+        let (live, ended) = match state {
+            State::Live { activity, .. } | State::Exiting { activity, .. } => {
+                (Some(*activity), None)
+            }
+            State::Stopped(record) => (None, Some(record)),
+            State::Creating | State::Abandoned => return missing,
+        };
+        if !self.created
+            && !self.exited
+            && let Some(pid) = pid
+        {
+            missing.push(EventKind::Created { pid });
+        }
+        // Its start was begun or came with its making, and it has ended: it was started.
+        let at_once =
+            record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
+        let started = live == Some(Activity::Running)
+            || (ended.is_some() && pid.is_some() && (self.starting || at_once));
+        if started && !self.started && !self.exited {
+            missing.push(EventKind::Started);
+        }
+        if let Some(record) = ended
+            && !self.exited
+        {
+            missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
+        }
+        missing
+    }
+}

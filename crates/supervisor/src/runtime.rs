@@ -1,0 +1,202 @@
+//! The OCI runtime's command line: the one that runc made the standard, and crun and youki speak.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use holdfast_state::process_dir::{PID, PROCESS_JSON, RUNTIME_LOG};
+use holdfast_state::{ContainerId, Launch, ProcessRecord, StateRoot};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::Error;
+
+/// How much of a runtime's error output is kept.
+const ERROR_LIMIT: u64 = 64 * 1024;
+
+/// The runtime of one container.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime {
+    program: PathBuf,
+    root: PathBuf,
+}
+
+impl Runtime {
+    /// Finds a runtime by name in `PATH`, or by path.
+    pub(crate) fn find(name: &str, root: &StateRoot) -> Result<Self, Error> {
+        Ok(Self::at(find_program(name)?, root))
+    }
+
+    /// The runtime at this path. Its state is kept apart by its name.
+    pub(crate) fn at(program: PathBuf, root: &StateRoot) -> Self {
+        let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
+        let root = root.runtime_root(&name);
+        Self { program, root }
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    fn global(&self, record: &ProcessRecord, log: &Path) -> Vec<OsString> {
+        let mut args: Vec<OsString> =
+            vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
+        args.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
+        args.extend(record.runtime_args.iter().map(OsString::from));
+        args
+    }
+
+    /// The whole command that brings a process to life; the shim runs it.
+    pub(crate) fn launch(
+        &self,
+        id: &ContainerId,
+        record: &ProcessRecord,
+        launch: Launch,
+        bundle: &Path,
+    ) -> Vec<OsString> {
+        let dir = Path::new(&record.root);
+        let mut args = self.global(record, &dir.join(RUNTIME_LOG));
+        match launch {
+            Launch::Create => args.push("create".into()),
+            Launch::Run => args.extend(["run".into(), "--detach".into()]),
+            Launch::Exec => args.extend([
+                "exec".into(),
+                "--detach".into(),
+                "--process".into(),
+                dir.join(PROCESS_JSON).into(),
+            ]),
+        }
+        args.extend(["--pid-file".into(), dir.join(PID).into()]);
+        if launch != Launch::Exec {
+            args.extend(["--bundle".into(), bundle.into()]);
+            if record.no_pivot_root {
+                args.push("--no-pivot".into());
+            }
+        }
+        args.push(id.as_str().into());
+        args
+    }
+
+    /// Starts a created container.
+    pub(crate) async fn start(
+        &self,
+        id: &ContainerId,
+        record: &ProcessRecord,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut args = self.global(record, &Path::new(&record.root).join(RUNTIME_LOG));
+        args.push("start".into());
+        self.run("start", args, id, limit).await.map(drop)
+    }
+
+    /// Removes what the runtime keeps of a container, killing what is left of it. That it knows no
+    /// such container is fine.
+    pub(crate) async fn delete(&self, id: &ContainerId, limit: Duration) -> Result<(), Error> {
+        if !self.root.join(id.as_str()).exists() {
+            return Ok(());
+        }
+        let mut args = self.plain();
+        args.extend(["delete".into(), "--force".into()]);
+        self.run("delete", args, id, limit).await.map(drop)
+    }
+
+    /// What the runtime says of a container: `created`, `running`, `paused`, `stopped`.
+    pub(crate) async fn status(&self, id: &ContainerId, limit: Duration) -> Result<String, Error> {
+        let mut args = self.plain();
+        args.push("state".into());
+        let output = self.run("state", args, id, limit).await?;
+        let state: serde_json::Value = serde_json::from_slice(&output)
+            .map_err(|error| Error::Runtime(format!("state: {error}")))?;
+        Ok(state["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn plain(&self) -> Vec<OsString> {
+        vec![self.program.clone().into(), "--root".into(), self.root.clone().into()]
+    }
+
+    async fn run(
+        &self,
+        verb: &str,
+        mut args: Vec<OsString>,
+        id: &ContainerId,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        args.push(id.as_str().into());
+        run(format!("{} {verb} {id}", self.program.display()), &args, limit).await
+    }
+}
+
+/// Runs a runtime command and returns its output. One that takes too long is killed with all it
+/// started that stayed in its process group.
+async fn run(command: String, args: &[OsString], limit: Duration) -> Result<Vec<u8>, Error> {
+    let mut child = Command::new(&args[0])
+        .args(&args[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Error::io(format!("run {command}")))?;
+    let group = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (output, errors, status) = tokio::join!(read(stdout), read(stderr), child.wait());
+        Ok::<_, io::Error>((output?, errors?, status?))
+    };
+    let finished = timeout(limit, work).await;
+    let (output, errors, status) = match finished {
+        Ok(result) => result.map_err(Error::io(format!("run {command}")))?,
+        Err(_elapsed) => {
+            if let Some(group) = group {
+                // Not reaped yet, so the group's number is still its own.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            let _ = child.wait().await;
+            return Err(Error::RuntimeTimeout { command, after: limit });
+        }
+    };
+    if status.success() {
+        return Ok(output);
+    }
+    let text = String::from_utf8_lossy(&errors);
+    let text = holdfast_state::log::first_error(&errors).unwrap_or_else(|| text.trim().to_owned());
+    Err(Error::Runtime(if text.is_empty() { format!("{command}: {status}") } else { text }))
+}
+
+async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(ERROR_LIMIT).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// An executable by path, or by name in `PATH`.
+fn find_program(name: &str) -> Result<PathBuf, Error> {
+    let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
+    if name.contains('/') {
+        let path = Path::new(name).canonicalize().map_err(|_| missing(name.to_owned()))?;
+        return if is_executable(&path) { Ok(path) } else { Err(missing(name.to_owned())) };
+    }
+    search_path(name).ok_or_else(|| missing("PATH".to_owned()))
+}
+
+/// The first executable of this name in `PATH`.
+pub(crate) fn search_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|path| is_executable(path))
+}
+
+/// Whether this process may execute the file.
+pub(crate) fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}

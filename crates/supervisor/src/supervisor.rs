@@ -1,0 +1,301 @@
+//! The supervisor itself: what all parts share, and the list of containers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, EventKind, Launch, Problem, ProcessDir, ProcessId, StateRoot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::container::Container;
+use crate::events::{EventLog, EventStream, Hub, Replay};
+use crate::file_watch::FileWatch;
+use crate::options::{Builder, ContainerOptions};
+use crate::process::Process;
+use crate::runtime::Runtime;
+use crate::{ContainerInfo, Error, LogReader, launch, layout, restore};
+
+/// Hosts containers. Clones share one; when the last is dropped the watching ends, and the
+/// containers run on.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    core: Arc<Core>,
+    report: Arc<RestoreReport>,
+    /// Stops all tasks when the last clone goes: they hold the core, so its own drop would not come.
+    _stop: Arc<DropGuard>,
+}
+
+/// What [`Builder::open`] found on disk.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreReport {
+    /// How many containers were taken up again.
+    pub containers: usize,
+    /// How long that took.
+    pub elapsed: Duration,
+    /// What could not be loaded, and was left where it is.
+    pub problems: Vec<Problem>,
+}
+
+/// What all parts share. Tasks hold it, and end when `stop` is cancelled.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// Dropped, and so unlocked, with the last task.
+    pub(crate) root: StateRoot,
+    pub(crate) boot_id: String,
+    pub(crate) shim: PathBuf,
+    /// The default runtime's name or path.
+    pub(crate) runtime: String,
+    pub(crate) start_timeout: Duration,
+    pub(crate) events: Hub,
+    pub(crate) files: FileWatch,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
+}
+
+/// A container, as the parts share it.
+#[derive(Debug)]
+pub(crate) struct ContainerState {
+    pub(crate) id: ContainerId,
+    pub(crate) runtime: Runtime,
+    pub(crate) stream: Arc<EventLog>,
+    pub(crate) init: Arc<Process>,
+    execs: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
+    /// Held by whoever changes the container through the runtime: one at a time.
+    pub(crate) operation: tokio::sync::Mutex<()>,
+}
+
+impl ContainerState {
+    pub(crate) fn new(
+        id: ContainerId,
+        runtime: Runtime,
+        stream: Arc<EventLog>,
+        init: Arc<Process>,
+    ) -> Self {
+        let execs = Mutex::default();
+        Self { id, runtime, stream, init, execs, operation: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(crate) fn execs(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Arc<Process>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The init and all execs.
+    pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
+        std::iter::once(self.init.clone()).chain(self.execs().values().cloned()).collect()
+    }
+}
+
+impl Core {
+    pub(crate) fn containers(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Arc<ContainerState>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> Option<Arc<ContainerState>> {
+        self.containers().get(id).cloned()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<ContainerId> {
+        self.containers().keys().cloned().collect()
+    }
+
+    pub(crate) fn process_dir(
+        &self,
+        container: &ContainerId,
+        process: &ProcessId,
+    ) -> io::Result<ProcessDir> {
+        self.root.container(container)?.process(process)
+    }
+
+    /// Removes the directory of a process, of the whole container for an init, and forgets it.
+    pub(crate) async fn forget(
+        self: &Arc<Self>,
+        container: &Arc<ContainerState>,
+        process: &Process,
+    ) -> io::Result<()> {
+        let core = self.clone();
+        let (container_id, id) = (container.id.clone(), process.id.clone());
+        let removed = blocking(move || {
+            if id.is_init() {
+                core.root.remove_container(&container_id)
+            } else {
+                core.root.remove_process(&core.root.container(&container_id)?, &id)
+            }
+        })
+        .await;
+        if process.id.is_init() {
+            let mut containers = self.containers();
+            if containers.get(&container.id).is_some_and(|found| Arc::ptr_eq(found, container)) {
+                containers.remove(&container.id);
+            }
+        } else {
+            container.execs().remove(&process.id);
+        }
+        removed
+    }
+
+    /// Deletes what was to be deleted after its exit.
+    pub(crate) async fn remove_exited(self: &Arc<Self>, process: &Process) {
+        let Some(container) = self.container(&process.container) else { return };
+        let removed = if process.id.is_init() {
+            Container::new(self.clone(), container).delete_now(crate::container::Force::No).await
+        } else {
+            self.forget(&container, process)
+                .await
+                .map_err(Error::io(format!("remove process {}", process.id)))
+        };
+        if let Err(error) = removed
+            && !matches!(error, Error::NotFound(_) | Error::ShuttingDown)
+        {
+            tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit");
+        }
+    }
+
+    /// Runs work to its end even if the caller stops waiting for it.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.tasks.spawn(work).await.unwrap_or(Err(Error::ShuttingDown))
+    }
+}
+
+/// Runs file work that may wait for a disk on a thread made for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+impl Supervisor {
+    /// Begins with a state root; see [`Builder`].
+    pub fn builder(root: impl AsRef<Path>) -> Builder {
+        Builder::new(root.as_ref())
+    }
+
+    pub(crate) async fn open(builder: Builder) -> Result<Self, Error> {
+        let began = std::time::Instant::now();
+        let shim = launch::find_shim(builder.shim.as_deref())?;
+        let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
+        let root =
+            root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
+        let stop = CancellationToken::new();
+        let core = Arc::new(Core {
+            root,
+            boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
+            shim,
+            runtime: builder.runtime,
+            start_timeout: builder.start_timeout,
+            events: Hub::new(),
+            files: FileWatch::default(),
+            stop: stop.clone(),
+            tasks: TaskTracker::new(),
+            containers: Mutex::default(),
+        });
+        let problems = restore::restore(&core).await?;
+        let containers = core.containers().len();
+        let report = Arc::new(RestoreReport { containers, elapsed: began.elapsed(), problems });
+        Ok(Self { core, report, _stop: Arc::new(stop.drop_guard()) })
+    }
+
+    /// The state root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.core.root.path()
+    }
+
+    /// What was found on disk when this was opened.
+    #[must_use]
+    pub fn restore_report(&self) -> &RestoreReport {
+        &self.report
+    }
+
+    /// Makes a container, whose program then waits for [`Container::start`].
+    pub async fn create(&self, options: ContainerOptions) -> Result<Container, Error> {
+        self.launch(options, Launch::Create).await.map(|(container, _)| container)
+    }
+
+    /// Makes a container and starts it, in one go.
+    pub async fn run(&self, options: ContainerOptions) -> Result<Container, Error> {
+        self.launch(options, Launch::Run).await.map(|(container, _)| container)
+    }
+
+    /// As [`run`](Self::run), with a reader of the output that misses nothing, however soon the
+    /// container exits and is removed.
+    pub async fn run_attached(
+        &self,
+        options: ContainerOptions,
+    ) -> Result<(Container, LogReader), Error> {
+        self.launch(options, Launch::Run).await
+    }
+
+    async fn launch(
+        &self,
+        options: ContainerOptions,
+        launch: Launch,
+    ) -> Result<(Container, LogReader), Error> {
+        let core = self.core.clone();
+        self.core
+            .finish(async move {
+                let (container, job, log) = {
+                    let core = core.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let (container, job) = layout::container(&core, &options, launch)?;
+                        // Nothing can be known by this id: its directory was not there before.
+                        core.containers().insert(container.id.clone(), container.clone());
+                        let log = LogReader::open(&core, &container.init)?;
+                        Ok::<_, Error>((container, job, log))
+                    })
+                    .await
+                    .unwrap_or(Err(Error::ShuttingDown))?
+                };
+                launch::launch(&core, job).await?;
+                Ok((Container::new(core, container), log))
+            })
+            .await
+    }
+
+    /// A container by its id.
+    pub fn get(&self, id: &ContainerId) -> Result<Container, Error> {
+        let found = self.core.container(id).ok_or_else(|| Error::NotFound(id.clone()))?;
+        Ok(Container::new(self.core.clone(), found))
+    }
+
+    /// All containers, ordered by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<Container> {
+        self.core
+            .containers()
+            .values()
+            .map(|c| Container::new(self.core.clone(), c.clone()))
+            .collect()
+    }
+
+    /// All containers as they are now.
+    #[must_use]
+    pub fn infos(&self) -> Vec<ContainerInfo> {
+        self.list().iter().map(Container::info).collect()
+    }
+
+    /// What happens from now on, and before that what has happened if `replay` asks for it.
+    #[must_use]
+    pub fn events(&self, replay: Replay) -> EventStream {
+        EventStream::new(&self.core, replay)
+    }
+
+    /// Ends the watching and waits until all that had been begun is finished. The containers run on;
+    /// the state root is free afterwards.
+    pub async fn shutdown(self) {
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+}
+
+/// Appends the last event of a container and tells it.
+pub(crate) fn publish_deleted(core: &Core, container: &ContainerState) {
+    container.stream.publish(&core.root, &core.events, &ProcessId::init(), EventKind::Deleted);
+}

@@ -1,0 +1,212 @@
+//! A task a process: it carries the news of the exit FIFO and the pidfd to the lifecycle, and does
+//! what that decides. While nothing happens it costs no wake-up.
+
+use std::io;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::announce::Announcement;
+use holdfast_state::{Evidence, ExitRecord};
+use holdfast_sys::{PidFd, reactor};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+
+use crate::evidence;
+use crate::exit_fifo::ExitFifo;
+use crate::identity::Handle;
+use crate::launch;
+use crate::lifecycle::{Action, Input, State};
+use crate::process::Process;
+use crate::supervisor::{Core, blocking};
+
+/// How long a shim may take from the end of its process to the record of it: it drains the output
+/// first, and a loaded machine has other things to do. After that it counts as wedged, and the
+/// status is taken from the kernel.
+const RECORD_GRACE: Duration = Duration::from_secs(10);
+
+/// What a watch begins with.
+pub(crate) struct Watch {
+    pub(crate) core: Arc<Core>,
+    pub(crate) process: Arc<Process>,
+    /// `None` when the shim is known to be gone.
+    pub(crate) exit: Option<ExitFifo>,
+    /// The shim, if it is a child of ours and must be reaped.
+    pub(crate) shim: Option<Child>,
+    /// When a start that the shim itself should have ended by now is ended from here.
+    pub(crate) start_deadline: Option<Instant>,
+}
+
+/// One piece of news.
+enum News {
+    Said(Announcement),
+    ShimGone,
+    ProcessGone,
+    DeadlinePassed,
+}
+
+impl Watch {
+    /// Watches until the process has ended and its shim is gone.
+    pub(crate) async fn run(mut self) {
+        let _unwatched = self.process.unwatched.clone().drop_guard();
+        let mut deadline = self.start_deadline;
+        // Registered with the reactor only while its news is wanted.
+        let mut pidfd = self.process.handle().and_then(watched);
+        if self.exit.is_none() {
+            self.feed(Input::ShimGone, &mut deadline).await;
+        }
+        loop {
+            let state = self.process.state();
+            let final_state = matches!(state, State::Stopped(_) | State::Abandoned);
+            if final_state {
+                (pidfd, deadline) = (None, None);
+                self.process.set_handle(None);
+                if self.exit.is_none() {
+                    break;
+                }
+            }
+            let news = tokio::select! {
+                biased;
+                // Before the pidfd: what the shim has recorded is the better evidence.
+                said = next(&mut self.exit), if self.exit.is_some() => said.map_or(News::ShimGone, News::Said),
+                () = gone(&pidfd), if pidfd.is_some() => News::ProcessGone,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => News::DeadlinePassed,
+                () = self.core.stop.cancelled() => return,
+            };
+            match news {
+                News::Said(Announcement::Created { pid }) => {
+                    deadline = None;
+                    launch::take_identity(&self.core, &self.process, pid).await;
+                    pidfd = self.process.handle().and_then(watched);
+                    self.feed(Input::Created { pid }, &mut deadline).await;
+                }
+                News::Said(Announcement::Exited(end)) => {
+                    let record = ExitRecord::now(end.into(), Evidence::Shim);
+                    self.feed(Input::Recorded(record), &mut deadline).await;
+                }
+                News::ShimGone => {
+                    self.exit = None;
+                    if let Some(shim) = &mut self.shim {
+                        reap(shim).await;
+                    }
+                    self.feed(Input::ShimGone, &mut deadline).await;
+                }
+                News::ProcessGone => {
+                    pidfd = None;
+                    self.feed(Input::ProcessGone, &mut deadline).await;
+                }
+                News::DeadlinePassed => {
+                    deadline = None;
+                    if state == State::Creating {
+                        self.kill_shim();
+                    } else {
+                        self.feed(Input::GraceOver, &mut deadline).await;
+                    }
+                }
+            }
+        }
+        self.remove_if_asked();
+    }
+
+    /// Feeds the lifecycle and carries out what follows, which may be news in turn.
+    async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for action in self.process.apply(&self.core, input) {
+                match action {
+                    Action::Publish(_) => {}
+                    Action::AwaitRecord => *deadline = Some(Instant::now() + RECORD_GRACE),
+                    Action::FindEnding => inputs.push(Input::Found(self.find_ending().await)),
+                    Action::RecordExit(record) => self.record_exit(record).await,
+                    Action::KillOrphan => self.kill_orphan(),
+                    Action::ClearAway => {
+                        let shim_code =
+                            self.shim.as_mut().and_then(|shim| shim.try_wait().ok()??.code());
+                        launch::clear_away(&self.core, &self.process, shim_code).await;
+                        inputs.push(Input::Cleared);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn find_ending(&self) -> ExitRecord {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        blocking(move || {
+            let dir = core.process_dir(&process.container, &process.id)?;
+            Ok(evidence::find(&dir, process.handle().as_deref()))
+        })
+        .await
+        .unwrap_or_else(|error: io::Error| {
+            tracing::warn!(container = %self.process.container, %error, "state directory lost");
+            evidence::from_kernel(self.process.handle().as_deref())
+        })
+    }
+
+    async fn record_exit(&self, record: ExitRecord) {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        let recorded = blocking(move || {
+            core.process_dir(&process.container, &process.id)?.record_exit(&record)
+        })
+        .await;
+        if let Err(error) = recorded {
+            tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
+        }
+    }
+
+    fn kill_orphan(&self) {
+        let Some(handle) = self.process.handle() else { return };
+        tracing::info!(container = %self.process.container, pid = handle.pid, "orphan killed: its shim is gone");
+        if let Err(error) = handle.pidfd.send_signal(nix::libc::SIGKILL) {
+            tracing::warn!(container = %self.process.container, pid = handle.pid, %error, "orphan not killed");
+        }
+    }
+
+    /// The shim ends a start by itself when its time is over. One that does not is wedged.
+    fn kill_shim(&mut self) {
+        if let Some(shim) = &mut self.shim {
+            tracing::warn!(container = %self.process.container, "shim wedged during the start; killed");
+            let _ = shim.kill();
+        }
+    }
+
+    fn remove_if_asked(self) {
+        let Self { core, process, .. } = self;
+        if process.auto_remove && matches!(process.state(), State::Stopped(_)) {
+            core.clone().tasks.spawn(async move { core.remove_exited(&process).await });
+        }
+    }
+}
+
+async fn next(exit: &mut Option<ExitFifo>) -> Option<Announcement> {
+    match exit {
+        Some(exit) => exit.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn watched(handle: Arc<Handle>) -> Option<AsyncFd<Arc<PidFd>>> {
+    reactor::pidfd(handle.pidfd.clone())
+        .inspect_err(|error| tracing::error!(%error, "pidfd not watched"))
+        .ok()
+}
+
+async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
+    match pidfd {
+        // An error comes only with the end of the runtime, and this task with it.
+        Some(pidfd) => _ = pidfd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reaps a shim that has hung up. Its end is a matter of its last instructions, but nothing here
+/// waits on a thread for it.
+async fn reap(shim: &mut Child) {
+    // Our child keeps its pid until it is reaped, so this is no other process.
+    if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
+        && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
+    {
+        let _ = pidfd.readable().await;
+    }
+    let _ = shim.try_wait();
+}

@@ -1,0 +1,27 @@
+//! Descriptors in Tokio's reactor.
+//!
+//! Since 1.54 Tokio has no safe way to register a descriptor of just any type, because a type might
+//! lie about which one it holds. The types here can't.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::PidFd;
+
+/// Registers a descriptor for reading. Must be called within a Tokio runtime.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is one open descriptor for its whole life, and it is moved in.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Registers a pidfd, which is ready once its process is a zombie. Must be called within a Tokio
+/// runtime.
+pub fn pidfd(pidfd: Arc<PidFd>) -> io::Result<AsyncFd<Arc<PidFd>>> {
+    // SAFETY: a PidFd holds one OwnedFd that nothing can replace, and the Arc that is moved in
+    // keeps it open.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}
