@@ -1,2 +1,182 @@
-//! To come.
-fn main() {}
+//! `holdfast`: the command line. It talks to the daemon and does nothing to containers itself.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | what can be typed |
+//! | `client` | one request to the daemon |
+//! | `attached` | a process in the foreground: output, signals, exit status |
+//! | `show` | tables and text for people |
+
+mod args;
+mod attached;
+mod client;
+mod show;
+mod signals;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use holdfast_daemon::api::{
+    ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Status,
+};
+
+use crate::args::{Args, Command, ContainerArgs};
+use crate::client::{Client, RequestError};
+
+/// Holdfast itself failed, as container tools have it; a container's own status is below.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let is_daemon = matches!(args.command, Command::Daemon { .. });
+    let mut builder = if is_daemon {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), 1),
+    };
+    // The status of `run` and `exec` belongs to the container, so their own failures are apart.
+    let own_failure =
+        if matches!(args.command, Command::Run { .. } | Command::Exec { .. }) { FAILED } else { 1 };
+    let code = match runtime.block_on(perform(args)) {
+        Ok(code) => code,
+        Err(error) => fail(&error, own_failure),
+    };
+    // Not dropped: a thread of the runtime may be reading from or writing to a terminal.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "holdfast: {error:#}");
+    ExitCode::from(
+        error.downcast_ref::<RequestError>().and_then(RequestError::exit_code).unwrap_or(code),
+    )
+}
+
+async fn perform(args: Args) -> anyhow::Result<ExitCode> {
+    let root = args.root()?;
+    let address = args.address(&root);
+    let client = Client::new(address.clone());
+    match args.command {
+        Command::Daemon { runtime, shim } => {
+            init_log();
+            holdfast_daemon::serve(holdfast_daemon::Config { root, address, runtime, shim })
+                .await?;
+        }
+        Command::Info { json } => show::info(&client.get("/info").await?, json)?,
+        Command::Run { detach: true, container } => create(&client, container, true).await?,
+        Command::Run { detach: false, container } => {
+            return attached::run(&client, "/run", &request(container, true)?).await;
+        }
+        Command::Create { container } => create(&client, container, false).await?,
+        Command::Start { ids } => {
+            each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
+                .await?
+        }
+        Command::Exec { detach, timeout, id, args } => {
+            let request = ExecRequest { args, timeout_ms: timeout.map(args::millis), detach };
+            let path = format!("/containers/{id}/exec");
+            if !detach {
+                return attached::run(&client, &path, &request).await;
+            }
+            let started: Started = client.post(&path, &request).await?;
+            println!("{}", started.process);
+        }
+        Command::Ps { all, json } => ps(&client, all, json).await?,
+        Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
+        Command::Wait { ids, json } => {
+            each(&ids, async |id| {
+                let record: ExitRecord = client.get(&format!("/containers/{id}/wait")).await?;
+                show::exit(&record, json)
+            })
+            .await?;
+        }
+        Command::Kill { signal, ids } => {
+            let request = KillRequest { signal, process: None };
+            each(&ids, async |id| client.post(&format!("/containers/{id}/kill"), &request).await)
+                .await?;
+        }
+        Command::Logs { follow, id } => attached::logs(&client, &id, follow).await?,
+        Command::Events { replay, json } => show::events(&client, replay, json).await?,
+        Command::Delete { force, ids } => {
+            each(&ids, async |id| client.delete(&format!("/containers/{id}?force={force}")).await)
+                .await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does something to each, and goes on where one fails.
+async fn each(ids: &[String], act: impl AsyncFn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut failed = None;
+    for id in ids {
+        if let Err(error) = act(id).await
+            && let Some(earlier) = failed.replace(error)
+        {
+            eprintln!("holdfast: {earlier:#}");
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn request(container: ContainerArgs, start: bool) -> anyhow::Result<CreateRequest> {
+    let (bundle, rootfs) = container.source()?;
+    Ok(CreateRequest {
+        id: container.name,
+        bundle,
+        rootfs,
+        args: container.args,
+        runtime: container.runtime.map(args::absolute_if_path).transpose()?,
+        timeout_ms: container.timeout.map(args::millis),
+        remove: container.rm,
+        start,
+    })
+}
+
+async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyhow::Result<()> {
+    let info: ContainerInfo = client.post("/containers", &request(container, start)?).await?;
+    println!("{}", info.id);
+    Ok(())
+}
+
+async fn ps(client: &Client, all: bool, json: bool) -> anyhow::Result<()> {
+    let info: holdfast_daemon::api::Info = client.get("/info").await?;
+    let mut containers: Vec<ContainerInfo> = client.get("/containers").await?;
+    if !all {
+        containers.retain(|container| container.status != Status::Stopped);
+    }
+    for problem in info.problems {
+        eprintln!("holdfast: not restored: {}: {}", problem.path.display(), problem.reason);
+    }
+    if json { show::json(&containers) } else { show::containers(&containers) }
+}
+
+async fn inspect(client: &Client, ids: &[String], json: bool) -> anyhow::Result<()> {
+    each(ids, async |id| {
+        let container: ContainerInfo = client.get(&format!("/containers/{id}")).await?;
+        if json { show::json(&container) } else { show::pretty_json(&container) }
+    })
+    .await
+}
+
+fn init_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG")
+        .unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Where this process stands, for paths that the daemon must understand.
+fn current_dir() -> anyhow::Result<std::path::PathBuf> {
+    std::env::current_dir().context("the working directory is gone")
+}

@@ -1,1 +1,14 @@
-//! To come.
+//! The API of Holdfast: HTTP with JSON on a Unix socket, over the supervisor library.
+//!
+//! No container logic is here. [`api`] has what goes over the wire, for clients too; [`frame`] the
+//! format of streamed output; `routes` one handler a request; `socket` who may connect; [`serve`]
+//! the daemon from start to end.
+
+pub mod api;
+mod error;
+pub mod frame;
+mod routes;
+mod serve;
+mod socket;
+
+pub use serve::{Config, ServeError, serve};

@@ -17,6 +17,8 @@ pub(crate) struct Args {
     pub(crate) log: Log,
     /// Who owns the stdio, as the host counts: a container's user may reopen `/dev/stdout`.
     pub(crate) owner: Option<(u32, u32)>,
+    /// The soft limit of open files for the runtime and the container, where ours is another.
+    pub(crate) nofile: Option<u64>,
     /// FIFOs of the caller's, given to the container as they are.
     pub(crate) stdin: Option<PathBuf>,
     pub(crate) stdout: Option<PathBuf>,
@@ -37,6 +39,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
         timeout: None,
         log: Log::None,
         owner: None,
+        nofile: None,
         stdin: None,
         stdout: None,
         stderr: None,
@@ -64,6 +67,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
                     ids.1.parse().map_err(|_| "--owner: gid")?,
                 ));
             }
+            Arg::Long("nofile") => args.nofile = Some(parser.value()?.parse()?),
             Arg::Long("stdin") => args.stdin = Some(parser.value()?.into()),
             Arg::Long("stdout") => args.stdout = Some(parser.value()?.into()),
             Arg::Long("stderr") => args.stderr = Some(parser.value()?.into()),

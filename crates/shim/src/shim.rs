@@ -22,6 +22,7 @@ use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
@@ -76,6 +77,10 @@ impl Shim {
     pub(crate) fn start(args: &Args) -> io::Result<Self> {
         let deadline = args.timeout.map(|timeout| (Instant::now() + timeout, timeout));
         let (signals, exit) = setup::become_shim()?;
+        if let Some(soft) = args.nofile {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        }
         let dir = ProcessDir::open(&args.dir)?;
         let control = dir.control_reader()?;
         let stdio = Stdio::open(args)?;

@@ -125,7 +125,7 @@ fn read_config(bundle: &Path) -> Result<Value, String> {
     if !config["root"]["path"].is_string() {
         return missing("root.path");
     }
-    if !config["process"]["args"].as_array().is_some_and(|args| !args.is_empty()) {
+    if config["process"]["args"].as_array().is_none_or(Vec::is_empty) {
         return missing("process.args");
     }
     Ok(config)

@@ -66,8 +66,7 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
     let spawned = {
         let core = core.clone();
         blocking(move || {
-            spawn_shim(&core.shim, &job)
-                .and_then(|(reader, shim)| Ok((ExitFifo::new(reader)?, shim)))
+            spawn_shim(&core, &job).and_then(|(reader, shim)| Ok((ExitFifo::new(reader)?, shim)))
         })
         .await
     };
@@ -107,13 +106,13 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
     }
 }
 
-fn spawn_shim(shim: &Path, job: &Job) -> io::Result<(std::fs::File, Child)> {
+fn spawn_shim(core: &Core, job: &Job) -> io::Result<(std::fs::File, Child)> {
     // The reader first, or the writer could not be opened; and the writer before there is a shim,
     // so that from the first moment its death reads as the end of the FIFO.
     let reader = job.dir.exit_reader()?;
     let announcements = job.dir.exit_writer()?;
     let own_log = job.dir.directory().append(SHIM_LOG)?;
-    let mut command = Command::new(shim);
+    let mut command = Command::new(&core.shim);
     command.arg("--dir").arg(job.dir.path());
     command.arg("--timeout-ms").arg(job.timeout.as_millis().to_string());
     let policies = job.record.holdfast.as_ref();
@@ -124,6 +123,9 @@ fn spawn_shim(shim: &Path, job: &Job) -> io::Result<(std::fs::File, Child)> {
     command.arg("--log").arg(log);
     let owner = bundle::stdio_owner(&job.record);
     command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
+    if let Some(soft) = core.container_nofile {
+        command.arg("--nofile").arg(soft.to_string());
+    }
     command.arg("--").args(&job.command);
     let child = command.stdin(Stdio::null()).stdout(announcements).stderr(own_log).spawn()?;
     Ok((reader, child))

@@ -17,6 +17,7 @@ pub struct Builder {
     pub(crate) shim: Option<PathBuf>,
     pub(crate) runtime: String,
     pub(crate) start_timeout: Duration,
+    pub(crate) container_nofile: Option<u64>,
 }
 
 impl Builder {
@@ -26,6 +27,7 @@ impl Builder {
             shim: None,
             runtime: "runc".to_owned(),
             start_timeout: START_TIMEOUT,
+            container_nofile: None,
         }
     }
 
@@ -49,6 +51,14 @@ impl Builder {
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
+        self
+    }
+
+    /// The soft limit of open files that runtimes and containers get, for a program that has raised
+    /// its own. Default: that of this process.
+    #[must_use]
+    pub fn container_nofile(mut self, soft: Option<u64>) -> Self {
+        self.container_nofile = soft;
         self
     }
 

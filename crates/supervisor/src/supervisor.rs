@@ -49,6 +49,8 @@ pub(crate) struct Core {
     /// The default runtime's name or path.
     pub(crate) runtime: String,
     pub(crate) start_timeout: Duration,
+    /// The soft limit of open files for what shims start.
+    pub(crate) container_nofile: Option<u64>,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
     pub(crate) stop: CancellationToken,
@@ -189,6 +191,7 @@ impl Supervisor {
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
+            container_nofile: builder.container_nofile,
             events: Hub::new(),
             files: FileWatch::default(),
             stop: stop.clone(),
@@ -286,10 +289,15 @@ impl Supervisor {
         EventStream::new(&self.core, replay)
     }
 
+    /// Ends the watching, and with it every wait and every stream. The containers run on.
+    pub fn stop(&self) {
+        self.core.stop.cancel();
+    }
+
     /// Ends the watching and waits until all that had been begun is finished. The containers run on;
     /// the state root is free afterwards.
     pub async fn shutdown(self) {
-        self.core.stop.cancel();
+        self.stop();
         self.core.tasks.close();
         self.core.tasks.wait().await;
     }

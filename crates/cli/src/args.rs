@@ -1,0 +1,267 @@
+//! What can be typed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Parser, Subcommand};
+use holdfast_daemon::api::{ContainerId, Rootfs};
+
+use crate::current_dir;
+use crate::signals::parse_signal;
+
+/// Hosts many containers from one daemon that may die at any moment.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Where the daemon keeps its containers [default: /run/holdfast, or $XDG_RUNTIME_DIR/holdfast]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// The daemon's socket [default: ROOT/holdfast.sock]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    address: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Host containers, in the foreground, until SIGTERM; they run on afterwards
+    Daemon {
+        /// The OCI runtime of containers that name none
+        #[arg(long, value_name = "NAME|PATH")]
+        runtime: Option<String>,
+        /// The holdfast-shim executable [default: beside this one, in libexec, in PATH]
+        #[arg(long, value_name = "PATH")]
+        shim: Option<PathBuf>,
+    },
+    /// Show the daemon, what it restored and how fast
+    Info {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a container and start it
+    ///
+    /// In the foreground it prints the container's output, forwards signals and exits with its
+    /// status: 128+n for signal n, 125 when Holdfast itself failed, 126 when the program cannot be
+    /// executed, 127 when it is not there.
+    Run {
+        /// Print the id and return
+        #[arg(short, long)]
+        detach: bool,
+        #[command(flatten)]
+        container: ContainerArgs,
+    },
+    /// Make a container whose program waits for `start`; print its id
+    Create {
+        #[command(flatten)]
+        container: ContainerArgs,
+    },
+    /// Start created containers
+    Start {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Run a further process in a container
+    Exec {
+        /// Print the process's id and return
+        #[arg(short, long)]
+        detach: bool,
+        /// How long its start may take, as in 2s or 500ms
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+        /// The container
+        id: String,
+        /// What to run
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARG"
+        )]
+        args: Vec<String>,
+    },
+    /// List containers that have not ended
+    Ps {
+        /// List those that have ended, too
+        #[arg(short, long)]
+        all: bool,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all about containers, as JSON
+    Inspect {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        /// Print one line a container
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until containers end; print one status a line
+    Wait {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        /// Print JSON, with how the status is known
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a signal to containers
+    Kill {
+        /// The signal, by name or number
+        #[arg(short, long, default_value = "KILL", value_parser = parse_signal)]
+        signal: i32,
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Print what a container wrote, each stream to its own
+    Logs {
+        /// Go on until it ends
+        #[arg(short, long)]
+        follow: bool,
+        /// The container
+        id: String,
+    },
+    /// Print what happens, as it happens
+    Events {
+        /// Begin with what has happened to the containers that exist
+        #[arg(long)]
+        replay: bool,
+        /// Print JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete containers that have ended or were never started, and all that is left of them
+    Delete {
+        /// Kill them first if they run
+        #[arg(short, long)]
+        force: bool,
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+}
+
+/// What `run` and `create` share.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContainerArgs {
+    /// Delete the container once it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Its id [default: random]
+    #[arg(long, value_name = "ID")]
+    pub(crate) name: Option<ContainerId>,
+    /// The OCI runtime [default: the daemon's, runc]
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) runtime: Option<String>,
+    /// How long its start may take, as in 2s or 500ms [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// An OCI bundle: a directory with config.json
+    #[arg(long, value_name = "DIR", required_unless_present = "rootfs", conflicts_with = "rootfs")]
+    bundle: Option<PathBuf>,
+    /// A root file system, or `host` for the host's own programs, read-only
+    #[arg(long, value_name = "DIR|host")]
+    rootfs: Option<PathBuf>,
+    /// What to run, instead of what the bundle says
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    pub(crate) args: Vec<String>,
+}
+
+impl ContainerArgs {
+    /// The bundle or the root file system, as the daemon understands it.
+    pub(crate) fn source(&self) -> anyhow::Result<(Option<PathBuf>, Option<Rootfs>)> {
+        let rootfs = match &self.rootfs {
+            Some(path) if path == Path::new("host") => Some(Rootfs::Host),
+            Some(path) => Some(Rootfs::Dir(current_dir()?.join(path))),
+            None => None,
+        };
+        let bundle = self
+            .bundle
+            .as_ref()
+            .map(|path| Ok::<_, anyhow::Error>(current_dir()?.join(path)))
+            .transpose()?;
+        Ok((bundle, rootfs))
+    }
+}
+
+impl Args {
+    pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
+        if let Some(root) = &self.root {
+            return Ok(current_dir()?.join(root));
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok("/run/holdfast".into());
+        }
+        match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(dir) if !dir.is_empty() => Ok(Path::new(&dir).join("holdfast")),
+            _ => bail!("XDG_RUNTIME_DIR is not set; say where the state is with --root DIR"),
+        }
+    }
+
+    pub(crate) fn address(&self, root: &Path) -> PathBuf {
+        self.address.clone().unwrap_or_else(|| root.join("holdfast.sock"))
+    }
+}
+
+/// A runtime given by path, as the daemon understands it.
+pub(crate) fn absolute_if_path(runtime: String) -> anyhow::Result<String> {
+    if !runtime.contains('/') {
+        return Ok(runtime);
+    }
+    Ok(current_dir()?.join(runtime).to_string_lossy().into_owned())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.as_millis() > 0 => Ok(duration),
+        Ok(_) => Err("must be at least 1ms".to_owned()),
+        Err(error) => Err(format!("{error}; give a number with a unit, as in 2s or 500ms")),
+    }
+}
+
+/// For the wire.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_options_of_run_is_the_containers() {
+        for line in
+            ["holdfast run --rootfs host -- sh -c x -d", "holdfast run --rootfs host sh -c x -d"]
+        {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            let Command::Run { detach: false, container } = args.command else {
+                panic!("{args:?}")
+            };
+            assert_eq!(container.args, ["sh", "-c", "x", "-d"]);
+        }
+        assert!(Args::try_parse_from(["holdfast", "run", "--", "sh"]).is_err());
+        assert!(
+            Args::try_parse_from(["holdfast", "run", "--rootfs", "host", "--bundle", "x"]).is_err()
+        );
+        assert!(
+            Args::try_parse_from(["holdfast", "run", "--rootfs", "host", "--name", "../x"])
+                .is_err()
+        );
+        assert!(
+            Args::try_parse_from(["holdfast", "run", "--rootfs", "host", "--timeout", "0s"])
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Tables and text for people, and JSON for programs.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use comfy_table::{Table, presets};
+use futures::{StreamExt, TryStreamExt};
+use holdfast_daemon::api::{ContainerEvent, ContainerInfo, ExitRecord, ExitStatus, Info};
+use http_body_util::BodyExt;
+use hyper::Method;
+use serde::Serialize;
+use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio_util::io::StreamReader;
+
+use crate::client::Client;
+
+/// One line of JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// JSON over several lines.
+pub(crate) fn pretty_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// The daemon itself.
+pub(crate) fn info(info: &Info, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return json(info);
+    }
+    println!("holdfast {} (pid {})", info.version, info.pid);
+    println!("root      {}", info.root.display());
+    println!(
+        "restored  {} containers in {:?}",
+        info.restored,
+        Duration::from_micros(info.restore_micros)
+    );
+    for problem in &info.problems {
+        println!("problem   {}: {}", problem.path.display(), problem.reason);
+    }
+    Ok(())
+}
+
+/// A table of containers.
+pub(crate) fn containers(containers: &[ContainerInfo]) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(["ID", "STATUS", "PID", "EXIT", "RESTORED", "CREATED"]);
+    for container in containers {
+        table.add_row([
+            container.id.to_string(),
+            container.status.as_str().to_owned(),
+            container.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            container.exit.as_ref().map_or_else(|| "-".to_owned(), |exit| exit.status.to_string()),
+            if container.restored { "yes" } else { "no" }.to_owned(),
+            container
+                .created
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |time| seconds(time.as_str())),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// RFC 3339 without the fraction of a second.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+/// One status, as `wait` prints it: the number that a shell would show, or that it is unknown.
+pub(crate) fn exit(record: &ExitRecord, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return json(record);
+    }
+    match record.status {
+        ExitStatus::Unknown(reason) => println!("unknown: {reason}"),
+        status => println!("{}", status.as_number()),
+    }
+    Ok(())
+}
+
+/// Events as they come.
+pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyhow::Result<()> {
+    let body =
+        client.stream(Method::GET, &format!("/events?replay={replay}"), Bytes::new()).await?;
+    let bytes = body.into_data_stream().map_err(std::io::Error::other);
+    let mut lines = FramedRead::new(StreamReader::new(bytes), LinesCodec::new());
+    while let Some(line) = lines.next().await {
+        let line =
+            line.context("the stream of events broke off; --replay shows what was missed")?;
+        if as_json {
+            println!("{line}");
+            continue;
+        }
+        let ContainerEvent { container, event } = serde_json::from_str(&line)?;
+        let process =
+            if event.process.is_init() { String::new() } else { format!("/{}", event.process) };
+        let kind = serde_json::to_value(&event.kind)?;
+        let name = kind["event"].as_str().unwrap_or_default();
+        let detail = match &event.kind {
+            holdfast_daemon::api::EventKind::Exited { status, .. } => format!(" {status}"),
+            holdfast_daemon::api::EventKind::Created { pid } => format!(" pid {pid}"),
+            _ => String::new(),
+        };
+        println!("{} {container}{process} #{} {name}{detail}", event.time, event.seq);
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! One handler a request.
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::{Stream, StreamExt};
+use holdfast_supervisor::{
+    Container, ContainerOptions, Error, ExecOptions, ExecProcess, LogReader, ProcessId, Replay,
+    Supervisor,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio_util::codec::Encoder;
+
+use crate::api::{
+    ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitRecord, ExitStatus, Info,
+    KillRequest, Message, Problem, Rootfs, Started, millis,
+};
+use crate::error::Failure;
+use crate::frame::{self, Codec, Frame};
+
+type Answer<T> = Result<T, Failure>;
+
+pub(crate) fn router(supervisor: Supervisor) -> Router {
+    let v1 = Router::new()
+        .route("/info", get(info))
+        .route("/events", get(events))
+        .route("/run", post(run))
+        .route("/containers", get(list).post(create))
+        .route("/containers/{id}", get(inspect).delete(delete))
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/wait", get(wait))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/exec", post(exec))
+        .route("/containers/{id}/logs", get(logs));
+    Router::new()
+        .nest("/v1", v1)
+        .fallback(async || Failure::new(ErrorKind::NotFound, "no such request; see GET /v1/info"))
+        .with_state(supervisor)
+}
+
+/// A JSON body whose faults are answered in our own form.
+struct Input<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                let message = match &rejection {
+                    JsonRejection::JsonDataError(error) => error.body_text(),
+                    other => other.body_text(),
+                };
+                Err(Failure::new(ErrorKind::Invalid, message))
+            }
+        }
+    }
+}
+
+fn find(supervisor: &Supervisor, id: &str) -> Answer<Container> {
+    let id = id.parse().map_err(Error::from)?;
+    Ok(supervisor.get(&id)?)
+}
+
+async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
+    let report = supervisor.restore_report();
+    let problems = report
+        .problems
+        .iter()
+        .map(|p| Problem { path: p.path.clone(), reason: p.reason.clone() })
+        .collect();
+    Json(Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        root: supervisor.root().to_owned(),
+        restored: report.containers,
+        restore_micros: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
+        problems,
+    })
+}
+
+async fn list(State(supervisor): State<Supervisor>) -> Json<Vec<ContainerInfo>> {
+    Json(supervisor.infos())
+}
+
+async fn inspect(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+) -> Answer<Json<ContainerInfo>> {
+    Ok(Json(find(&supervisor, &id)?.info()))
+}
+
+async fn create(
+    State(supervisor): State<Supervisor>,
+    Input(request): Input<CreateRequest>,
+) -> Answer<(StatusCode, Json<ContainerInfo>)> {
+    let start = request.start;
+    let options = container_options(request)?;
+    let container =
+        if start { supervisor.run(options).await? } else { supervisor.create(options).await? };
+    Ok((StatusCode::CREATED, Json(container.info())))
+}
+
+fn container_options(request: CreateRequest) -> Answer<ContainerOptions> {
+    let mut options = match (request.bundle, request.rootfs) {
+        (Some(bundle), None) => ContainerOptions::bundle(bundle),
+        (None, Some(Rootfs::Dir(rootfs))) => ContainerOptions::rootfs(rootfs),
+        (None, Some(Rootfs::Host)) => ContainerOptions::host_rootfs(),
+        _ => {
+            return Err(Failure::new(
+                ErrorKind::Invalid,
+                "a container needs either a bundle or a rootfs",
+            ));
+        }
+    };
+    options = options.args(request.args);
+    if let Some(id) = request.id {
+        options = options.id(id);
+    }
+    if let Some(runtime) = request.runtime {
+        options = options.runtime(runtime);
+    }
+    if let Some(timeout) = millis(request.timeout_ms) {
+        options = options.start_timeout(timeout);
+    }
+    if request.remove {
+        options = options.auto_remove();
+    }
+    Ok(options)
+}
+
+async fn run(
+    State(supervisor): State<Supervisor>,
+    Input(request): Input<CreateRequest>,
+) -> Answer<Response> {
+    let (container, log) = supervisor.run_attached(container_options(request)?).await?;
+    let started = Started { container: container.id().clone(), process: ProcessId::init() };
+    Ok(attached(started, log, async move { container.wait().await }))
+}
+
+async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
+    find(&supervisor, &id)?.start().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn wait(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+) -> Answer<Json<ExitRecord>> {
+    Ok(Json(find(&supervisor, &id)?.exit().await?))
+}
+
+async fn kill(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<KillRequest>,
+) -> Answer<StatusCode> {
+    if !(1..=64).contains(&request.signal) {
+        return Err(Failure::new(
+            ErrorKind::Invalid,
+            format!("no signal has the number {}", request.signal),
+        ));
+    }
+    let container = find(&supervisor, &id)?;
+    match request.process.filter(|process| !process.is_init()) {
+        None => container.signal(request.signal)?,
+        Some(process) => find_exec(&container, &process)?.signal(request.signal)?,
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn find_exec(container: &Container, process: &ProcessId) -> Answer<ExecProcess> {
+    container.process(process).ok_or_else(|| {
+        Failure::new(
+            ErrorKind::NotFound,
+            format!("no such process in container {}: {process}", container.id()),
+        )
+    })
+}
+
+async fn exec(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<ExecRequest>,
+) -> Answer<Response> {
+    if request.args.is_empty() {
+        return Err(Failure::new(ErrorKind::Invalid, "exec needs something to run"));
+    }
+    let container = find(&supervisor, &id)?;
+    let mut options = ExecOptions::new(request.args).auto_remove();
+    if let Some(timeout) = millis(request.timeout_ms) {
+        options = options.start_timeout(timeout);
+    }
+    let (process, log) = container.exec_attached(options).await?;
+    let started = Started { container: container.id().clone(), process: process.id().clone() };
+    if request.detach {
+        return Ok(Json(started).into_response());
+    }
+    Ok(attached(started, log, async move { process.wait().await }))
+}
+
+#[derive(Debug, Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn logs(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Answer<Response> {
+    let log = find(&supervisor, &id)?.logs()?;
+    Ok(frames(output(log, query.follow)))
+}
+
+#[derive(Debug, Deserialize)]
+struct DeleteQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn delete(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Query(query): Query<DeleteQuery>,
+) -> Answer<StatusCode> {
+    let container = find(&supervisor, &id)?;
+    if query.force {
+        container.delete_forced().await?
+    } else {
+        container.delete().await?
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+struct EventQuery {
+    #[serde(default)]
+    replay: bool,
+}
+
+async fn events(State(supervisor): State<Supervisor>, Query(query): Query<EventQuery>) -> Response {
+    let replay = if query.replay { Replay::Yes } else { Replay::No };
+    let lines = supervisor.events(replay).into_stream().map(|event| {
+        // A client that has missed events must know it: the stream breaks, and it can ask for a replay.
+        let event = event.map_err(std::io::Error::other)?;
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        Ok::<_, std::io::Error>(Bytes::from(line))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+/// The whole life of a process as frames: its start, its output, its end.
+fn attached(
+    started: Started,
+    log: LogReader,
+    ended: impl Future<Output = Result<ExitStatus, Error>> + Send + 'static,
+) -> Response {
+    let last = async move {
+        Frame::Message(match ended.await {
+            Ok(status) => Message::Exited(status),
+            Err(error) => Message::Failed(Failure::from(error).0),
+        })
+    };
+    let first = futures::stream::once(async { Frame::Message(Message::Started(started)) });
+    frames(first.chain(output(log, true)).chain(futures::stream::once(last)))
+}
+
+fn output(log: LogReader, follow: bool) -> impl Stream<Item = Frame> {
+    futures::stream::unfold(Some(log), move |log| async move {
+        let mut log = log?;
+        match if follow { log.follow().await } else { log.next().await } {
+            Ok(Some(chunk)) => Some((Frame::Output(chunk.stream, chunk.bytes), Some(log))),
+            Ok(None) => None,
+            Err(error) => {
+                let failure =
+                    Failure::new(ErrorKind::Internal, format!("read the output: {error}"));
+                Some((Frame::Message(Message::Failed(failure.0)), None))
+            }
+        }
+    })
+}
+
+fn frames(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
+    let encoded = frames.map(|frame| {
+        let mut bytes = bytes::BytesMut::new();
+        Codec.encode(frame, &mut bytes)?;
+        Ok::<_, std::io::Error>(bytes.freeze())
+    });
+    ([(header::CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(encoded)).into_response()
+}

@@ -1,0 +1,107 @@
+//! The daemon from start to end.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_supervisor::Supervisor;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::routes::router;
+use crate::socket::Socket;
+
+/// How long open requests may take to end when the daemon does. What they asked for is finished or
+/// taken up by the next daemon in any case.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The state root.
+    pub root: PathBuf,
+    /// The socket's path.
+    pub address: PathBuf,
+    /// The default runtime, by name or path.
+    pub runtime: Option<String>,
+    /// The shim's executable, if it is not where it is looked for.
+    pub shim: Option<PathBuf>,
+}
+
+/// The daemon can't start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The supervisor said no.
+    #[error(transparent)]
+    Supervisor(#[from] holdfast_supervisor::Error),
+    /// The socket can't be had.
+    #[error("socket {path}: {source}")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system said no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Hosts containers until SIGTERM or SIGINT. They run on afterwards.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    // Taken first: a signal during the start must end it in order as well.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let mut builder = Supervisor::builder(&config.root).container_nofile(raise_nofile());
+    if let Some(runtime) = &config.runtime {
+        builder = builder.runtime(runtime);
+    }
+    if let Some(shim) = &config.shim {
+        builder = builder.shim(shim);
+    }
+    let supervisor = builder.open().await?;
+    let report = supervisor.restore_report();
+    tracing::info!(
+        root = %supervisor.root().display(),
+        containers = report.containers,
+        problems = report.problems.len(),
+        elapsed = ?report.elapsed,
+        "restored"
+    );
+    let socket = Socket::bind(&config.address)
+        .await
+        .map_err(|source| ServeError::Socket { path: config.address.clone(), source })?;
+    tracing::info!(address = %config.address.display(), "listening");
+
+    let (going_down, mut went_down) = tokio::sync::watch::channel(());
+    let stopping = supervisor.clone();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: going down, containers run on"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: going down, containers run on"),
+        }
+        // Ends waits and streams, which would hold the server up for ever.
+        stopping.stop();
+        drop(going_down);
+    };
+    let server = axum::serve(socket, router(supervisor.clone())).with_graceful_shutdown(stop);
+    tokio::select! {
+        served = server => served?,
+        // A client that reads nothing must not keep the daemon.
+        () = async { _ = went_down.changed().await; tokio::time::sleep(SHUTDOWN_LIMIT).await } => {}
+    }
+    let _ = tokio::time::timeout(SHUTDOWN_LIMIT, supervisor.shutdown()).await;
+    Ok(())
+}
+
+/// Two descriptors a container are soon more than the usual soft limit of 1,024. Raises it as far as
+/// allowed and returns what it was, which is what containers get.
+fn raise_nofile() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(soft, hard, %error, "limit of open files not raised");
+    }
+    Some(soft)
+}
