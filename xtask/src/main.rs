@@ -1,2 +1,65 @@
-//! To come.
-fn main() {}
+//! `cargo xtask`: everything that a developer or CI runs.
+//!
+//! | module | what |
+//! |---|---|
+//! | `setup` | the programs that a command needs, from Debian's packages |
+//! | `demo` | README's first command: the main job, before your eyes |
+//! | `test` | README's second command: all tests |
+
+mod demo;
+mod setup;
+mod test;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+
+/// What a developer or CI runs.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Host containers, kill the daemon, and show that nothing was lost
+    Demo,
+    /// Run all tests
+    Test(test::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Task::parse() {
+        Task::Demo => demo::run(),
+        Task::Test(options) => test::run(&options),
+    }
+}
+
+/// The workspace's folder.
+fn workspace() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map_or_else(|| own.clone(), PathBuf::from)
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Runs a command to its end, its output being ours.
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+    if !status.success() {
+        bail!("{} failed: {status}", command.get_program().display());
+    }
+    Ok(())
+}
+
+/// Where cargo puts the executables of a profile.
+fn executables(profile: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace().join("target"), PathBuf::from);
+    target.join(profile)
+}

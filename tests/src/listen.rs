@@ -1,0 +1,99 @@
+//! Reading output and events to their end, and never for ever: a test that hangs says at what.
+
+use std::time::Duration;
+
+use holdfast_supervisor::{
+    Container, ContainerEvent, EventKind, EventStream, ExitStatus, LogReader, OutputStream,
+};
+
+/// Longer than anything here takes on a loaded machine. It times nothing; it turns a hang into a
+/// failure.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for what must come.
+///
+/// # Panics
+///
+/// If it does not come.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LIMIT, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {LIMIT:?} for {what}"),
+    }
+}
+
+/// What a process wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// To its standard output.
+    pub stdout: Vec<u8>,
+    /// To its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// What a process wrote that wrote text to its standard output only.
+    #[must_use]
+    pub fn of(stdout: &str) -> Self {
+        Self { stdout: stdout.into(), stderr: Vec::new() }
+    }
+}
+
+/// Reads until the process has ended and all is read.
+pub async fn read_all(mut reader: LogReader) -> Output {
+    let mut output = Output::default();
+    while let Some(chunk) = soon("output", reader.follow()).await.expect("read output") {
+        match chunk.stream {
+            OutputStream::Stdout => output.stdout.extend_from_slice(&chunk.bytes),
+            OutputStream::Stderr => output.stderr.extend_from_slice(&chunk.bytes),
+        }
+    }
+    output
+}
+
+/// Waits until a container has written this line to its standard output.
+pub async fn said(container: &Container, line: &str) {
+    let mut reader = container.logs().expect("open the output");
+    let wanted = format!("{line}\n");
+    while let Some(chunk) = soon(line, reader.follow()).await.expect("read output") {
+        if chunk.stream == OutputStream::Stdout && chunk.bytes == wanted.as_bytes() {
+            return;
+        }
+    }
+    panic!("container {} ended and never said {line:?}", container.id());
+}
+
+/// Reads events up to and with the one that `last` accepts.
+pub async fn events_until(
+    events: &mut EventStream,
+    mut last: impl FnMut(&ContainerEvent) -> bool,
+) -> Vec<ContainerEvent> {
+    let mut all = Vec::new();
+    loop {
+        let event = soon("an event", events.next()).await.expect("the stream of events has ended");
+        let event = event.expect("missed no event");
+        all.push(event.clone());
+        if last(&event) {
+            return all;
+        }
+    }
+}
+
+/// How a container ended, by `wait`.
+pub async fn status(container: &Container) -> ExitStatus {
+    soon("the exit of a container", container.wait()).await.expect("wait")
+}
+
+/// An event in words: its process, what happened and, for an exit, how.
+#[must_use]
+pub fn in_words(event: &ContainerEvent) -> String {
+    let what = match &event.event.kind {
+        EventKind::Created { .. } => "created",
+        EventKind::Starting => "starting",
+        EventKind::Started => "started",
+        EventKind::Exited { status, .. } => &format!("exited {status}"),
+        EventKind::ShimLost => "shim lost",
+        EventKind::Deleted => "deleted",
+    };
+    format!("{} {what}", event.event.process)
+}

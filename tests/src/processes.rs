@@ -1,0 +1,162 @@
+//! Processes, found by what they mention and held so that no number is mistaken for another.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a process may take to vanish before a test calls it left over.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process, by its number and its start time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proc {
+    /// Its number.
+    pub pid: i32,
+    start_time: String,
+    command: String,
+}
+
+impl Proc {
+    /// The process that has this number now.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let start_time = stat(pid)?.start_time;
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
+        Some(Self { pid, start_time, command })
+    }
+
+    /// Its arguments, joined by blanks.
+    #[must_use]
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// What tells it from every other process of this boot.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{}@{}", self.pid, self.start_time)
+    }
+
+    /// Whether it has an entry in `/proc`: a zombie has.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.now().is_some()
+    }
+
+    /// Whether it runs, which a zombie does not.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        self.now().is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// The letter of its state, `Z` for a zombie and `T` for a stopped one.
+    #[must_use]
+    pub fn state(&self) -> Option<char> {
+        self.now().map(|stat| stat.state)
+    }
+
+    /// Sends it a signal. That it has ended is fine.
+    pub fn signal(&self, signal: Signal) {
+        if self.exists() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// Waits until it has vanished, reaped and all. Nothing tells of a stranger's end, so this
+    /// looks again and again.
+    pub async fn gone(&self) {
+        self.until("has not vanished", |process| !process.exists()).await;
+    }
+
+    /// Waits until it has ended, be it as a zombie: as the child of a supervisor that was shut down
+    /// it has nobody to reap it.
+    pub async fn ended(&self) {
+        self.until("has not ended", |process| !process.lives()).await;
+    }
+
+    /// Waits until its state has this letter.
+    pub async fn reaches(&self, state: char) {
+        self.until(&format!("has not come to state {state}"), |process| {
+            process.state() == Some(state)
+        })
+        .await;
+    }
+
+    async fn until(&self, or_else: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "{self} {or_else} within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn now(&self) -> Option<Stat> {
+        stat(self.pid).filter(|stat| stat.start_time == self.start_time)
+    }
+}
+
+impl fmt::Display for Proc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({})", self.pid, self.command)
+    }
+}
+
+/// All processes but this one that have to do with a path: it stands in their arguments, in their
+/// environment (as a fake container's does), or among their mounts (as a container's root does).
+#[must_use]
+pub fn mentioning(path: &Path) -> Vec<Proc> {
+    let needle = path.as_os_str().as_encoded_bytes();
+    let mentions = |pid: i32| {
+        ["cmdline", "environ", "mountinfo"].iter().any(|file| {
+            fs::read(format!("/proc/{pid}/{file}"))
+                .is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
+        })
+    };
+    let own = std::process::id().cast_signed();
+    fs::read_dir("/proc")
+        .expect("read /proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && mentions(*pid))
+        .filter_map(Proc::of)
+        .collect()
+}
+
+/// The shims of the containers below a state root.
+#[must_use]
+pub fn shims(root: &Path) -> Vec<Proc> {
+    let is_shim = |process: &Proc| {
+        process.command.split(' ').next().is_some_and(|program| program.ends_with("holdfast-shim"))
+    };
+    mentioning(root).into_iter().filter(is_shim).collect()
+}
+
+/// The one shim of a container's process.
+///
+/// # Panics
+///
+/// If there is none, or more than one.
+#[must_use]
+pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
+    let dir = format!("--dir {} ", root.join(container).join(process).display());
+    let mut found: Vec<_> =
+        shims(root).into_iter().filter(|shim| shim.command.contains(&dir)).collect();
+    assert_eq!(found.len(), 1, "shims of {container}/{process}: {found:?}");
+    found.remove(0)
+}
+
+struct Stat {
+    state: char,
+    start_time: String,
+}
+
+/// Fields 3 and 22 of `/proc/PID/stat`, counted from the last bracket of the name.
+fn stat(pid: i32) -> Option<Stat> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat { state: fields.first()?.chars().next()?, start_time: (*fields.get(19)?).to_owned() })
+}

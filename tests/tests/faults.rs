@@ -1,0 +1,291 @@
+//! What goes wrong, as its user sees it: the error, and nothing left behind.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use holdfast_supervisor::{
+    ContainerOptions, Error, EventKind, Evidence, ExecOptions, ExitStatus, Replay, Status,
+    Supervisor,
+};
+use holdfast_tests::processes::shim_of;
+use holdfast_tests::{
+    Output, Proc, Scratch, binary, cgroups_of, edit_json, events_until, read_all, said, soon,
+    status, unique_id,
+};
+use nix::sys::signal::Signal;
+
+const SIGKILL: i32 = 9;
+
+/// Has the fake runtime do this in place of its work.
+fn make(scratch: &Scratch, mode: &str) {
+    edit_json(&scratch.bundle().join("config.json"), |config| {
+        config["annotations"] = serde_json::json!({ "fake": mode, "fake-trace": trace(scratch) });
+    });
+}
+
+/// Where the fake runtime writes the numbers of the processes that hang.
+fn trace(scratch: &Scratch) -> PathBuf {
+    scratch.path().join("trace")
+}
+
+/// A container of the fake runtime, which runs these arguments on the host.
+fn fake(scratch: &Scratch, args: &[&str]) -> ContainerOptions {
+    let runtime = binary("fake-runtime");
+    scratch.options(args.iter().copied()).runtime(runtime.to_str().expect("a path in UTF-8"))
+}
+
+/// The error of a start that fails, after which nothing is left.
+async fn failed_start(
+    scratch: &Scratch,
+    supervisor: &Supervisor,
+    options: ContainerOptions,
+) -> Error {
+    let mut events = supervisor.events(Replay::No);
+    let id = unique_id("fails");
+    let error = soon("the start", supervisor.run(options.id(id.clone()))).await;
+    let error = error.expect_err("this start must fail");
+    assert!(matches!(supervisor.get(&id), Err(Error::NotFound(_))));
+    assert_eq!(scratch.leftovers(), [""; 0], "after: {error}");
+    assert!(cgroups_of(&id).is_empty());
+    // It never was, so nothing was told of it: the next event is another's.
+    let next = supervisor.run(scratch.script("exit 0")).await.expect("a good container");
+    let told = events_until(&mut events, |event| event.event.kind == EventKind::Started).await;
+    assert!(told.iter().all(|event| event.container == *next.id()), "{told:?}");
+    soon("the delete", next.delete_forced()).await.expect("delete");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fake_runtime_works_where_nothing_else_is_asked_of_it() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let script = "echo began; echo oops >&2; exit 3";
+    let container = supervisor.run(fake(&scratch, &["sh", "-c", script])).await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(3));
+    let expected = Output { stdout: b"began\n".into(), stderr: b"oops\n".into() };
+    assert_eq!(read_all(container.logs().unwrap()).await, expected);
+
+    let created = supervisor.create(fake(&scratch, &["sh", "-c", script])).await.unwrap();
+    assert_eq!(created.info().status, Status::Created);
+    assert_eq!(created.logs().unwrap().next().await.unwrap(), None);
+    created.start().await.unwrap();
+    assert_eq!(status(&created).await, ExitStatus::Code(3));
+    assert_eq!(read_all(created.logs().unwrap()).await, expected);
+
+    let long = supervisor.run(fake(&scratch, &["sleep", "100000"])).await.unwrap();
+    let exec = long.exec(ExecOptions::new(["sh", "-c", "exit 8"])).await.unwrap();
+    assert_eq!(soon("the exec", exec.wait()).await.unwrap(), ExitStatus::Code(8));
+    assert_eq!(
+        scratch.leftovers().iter().filter(|left| left.contains("(sleep 100000)")).count(),
+        1
+    );
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "bug: a container inherits the shim's signal mask (crates/shim/src/setup.rs)"]
+async fn a_runtime_inherits_no_blocked_signal_from_the_shim() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(fake(&scratch, &["cat", "/proc/self/status"])).await.unwrap();
+    let status = String::from_utf8(read_all(container.logs().unwrap()).await.stdout).unwrap();
+    assert!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_hangs_in_create_is_cleared_away_and_holds_nobody_up() {
+    let scratch = Scratch::new();
+    make(&scratch, "hang-in-create");
+    let supervisor = scratch.open().await;
+    let began = Instant::now();
+    let limit = Duration::from_secs(1);
+    let hanging = failing(&supervisor, fake(&scratch, &["true"]).start_timeout(limit));
+    let healthy = join_all((0..20).map(|_| supervisor.run(scratch.script("echo ready; exit 5"))));
+    let (error, healthy) = soon("all starts", async { tokio::join!(hanging, healthy) }).await;
+
+    assert!(matches!(error, Error::StartTimeout { timeout, .. } if timeout == limit), "{error}");
+    let text = "container did not start before the specified timeout of 1s";
+    assert!(error.to_string().starts_with(text), "{error}");
+    assert!(began.elapsed() >= limit, "it was not given its time");
+    // Both were there, the runtime and what it left in a session of its own, and both are gone.
+    let pids = std::fs::read_to_string(trace(&scratch)).expect("the fake runtime has hung");
+    let pids: Vec<i32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 2);
+    assert!(pids.iter().all(|pid| Proc::of(*pid).is_none()), "{pids:?}");
+
+    assert_eq!(healthy.len(), 20);
+    for container in healthy {
+        let container = container.unwrap();
+        assert_eq!(status(&container).await, ExitStatus::Code(5));
+        assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\n"));
+        soon("the delete", container.delete()).await.unwrap();
+    }
+    // Before `close` deletes anything.
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+async fn failing(supervisor: &Supervisor, options: ContainerOptions) -> Error {
+    let began = Instant::now();
+    let error = supervisor.run(options).await.expect_err("this start must fail");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(9), "the start timeout came after {took:?}");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_hangs_in_start_leaves_the_container_created() {
+    let scratch = Scratch::new();
+    make(&scratch, "hang-in-start");
+    let supervisor = scratch.open().await;
+    let options = fake(&scratch, &["sleep", "100000"]).start_timeout(Duration::from_secs(1));
+    let container = supervisor.create(options).await.unwrap();
+    let process = Proc::of(container.info().pid.unwrap()).unwrap();
+    let error = soon("the start", container.start()).await.unwrap_err();
+    assert!(matches!(&error, Error::RuntimeTimeout { .. }), "{error}");
+    assert!(error.to_string().contains("fake-runtime start"), "{error}");
+    assert_eq!(container.info().status, Status::Created);
+    assert!(process.lives());
+    soon("the delete", container.delete()).await.unwrap();
+    assert!(!process.exists());
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_of_the_runtime_is_told_in_its_own_words() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for (mode, text) in [
+        ("fail", "oci runtime error: made to fail"),
+        ("fail-stderr", "oci runtime error: made to fail on the standard error"),
+        ("no-pid", "shim error: the runtime succeeded and wrote no pid"),
+    ] {
+        make(&scratch, mode);
+        let error = failed_start(&scratch, &supervisor, fake(&scratch, &["true"])).await;
+        assert_eq!(error.to_string(), text, "{mode}");
+    }
+    make(&scratch, "foreign-pid");
+    let error = failed_start(&scratch, &supervisor, fake(&scratch, &["true"])).await;
+    let text = "shim error: the runtime's process 1 did not become our child";
+    assert!(error.to_string().starts_with(text), "{error}");
+
+    make(&scratch, "");
+    let error = failed_start(&scratch, &supervisor, fake(&scratch, &["/no/such/program"])).await;
+    assert!(error.to_string().starts_with("oci runtime error: exec "), "{error}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runc_says_what_is_wrong_with_a_container() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let error = failed_start(&scratch, &supervisor, scratch.options(["/no/such/program"])).await;
+    assert!(matches!(error, Error::Runtime(_)));
+    let text = error.to_string();
+    assert!(text.starts_with("oci runtime error: "), "{text}");
+    assert!(text.contains("/no/such/program"), "{text}");
+    assert!(text.contains("no such file or directory"), "{text}");
+
+    let running = supervisor.run(scratch.options(["sleep", "100000"])).await.unwrap();
+    let error = running.exec(ExecOptions::new(["/no/such/exec"])).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("oci runtime error: ") && text.contains("/no/such/exec"), "{text}");
+    assert_eq!(running.info().status, Status::Running);
+    assert!(running.info().execs.is_empty());
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_root_file_system_is_said() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let nowhere = scratch.path().join("nowhere");
+    let error = failed_start(&scratch, &supervisor, ContainerOptions::rootfs(&nowhere)).await;
+    assert!(matches!(&error, Error::Rootfs { path, .. } if *path == nowhere), "{error}");
+    assert!(error.to_string().contains("No such file or directory"), "{error}");
+
+    // One that a bundle names is for the runtime to miss.
+    let other = holdfast_tests::busybox_bundle(&scratch.path().join("other"));
+    std::fs::remove_dir_all(other.join("rootfs")).unwrap();
+    let error = failed_start(&scratch, &supervisor, ContainerOptions::bundle(&other)).await;
+    let text = error.to_string();
+    assert!(text.starts_with("oci runtime error: ") && text.contains("rootfs"), "{text}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_installed_is_named() {
+    let scratch = Scratch::new();
+    let error = scratch.builder().shim("/no/such/holdfast-shim").open().await.unwrap_err();
+    assert!(matches!(error, Error::NotInstalled { .. }), "{error}");
+    assert!(error.to_string().starts_with("holdfast-shim: not installed on system"), "{error}");
+    assert!(error.to_string().contains("/no/such/holdfast-shim"), "{error}");
+    // A file that can't be executed is no shim either.
+    let file = scratch.bundle().join("config.json");
+    let error = scratch.builder().shim(file).open().await.unwrap_err();
+    assert!(matches!(error, Error::NotInstalled { .. }), "{error}");
+
+    let supervisor = scratch.open().await;
+    for runtime in ["no-such-runtime", "/no/such/runtime"] {
+        let options = scratch.script("exit 0").runtime(runtime);
+        let error = failed_start(&scratch, &supervisor, options).await;
+        assert!(matches!(&error, Error::NotInstalled { name, .. } if name == runtime), "{error}");
+        assert!(error.to_string().starts_with(&format!("{runtime}: not installed")), "{error}");
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_root_in_use_is_refused_and_its_holder_named() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.options(["sleep", "100000"])).await.unwrap();
+    let error = scratch.builder().open().await.unwrap_err();
+    assert!(matches!(error, Error::Root(_)));
+    let holder = format!("is in use by process {}", std::process::id());
+    let text = error.to_string();
+    assert!(text.contains(&holder) && text.contains(scratch.root().to_str().unwrap()), "{text}");
+    container.signal(SIGKILL).unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Signal(SIGKILL), "the first one lost it");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_shim_holds_up_neither_the_restore_nor_the_status_for_ever() {
+    let scratch = Scratch::new();
+    let (id, other) = (unique_id("frozen"), unique_id("well"));
+    let (gate, other_gate) = (scratch.gate(), scratch.gate());
+    let supervisor = scratch.open().await;
+    for (id, gate) in [(&id, &gate), (&other, &other_gate)] {
+        let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+        said(&supervisor.run(options).await.unwrap(), "ready").await;
+    }
+    let shim = shim_of(&scratch.root(), id.as_str(), "init");
+    shim.signal(Signal::SIGSTOP);
+    shim.reaches('T').await;
+    soon("the shutdown", supervisor.shutdown()).await;
+
+    let supervisor = scratch.open().await;
+    assert_eq!(supervisor.restore_report().containers, 2);
+    let (container, well) = (supervisor.get(&id).unwrap(), supervisor.get(&other).unwrap());
+    assert_eq!(container.info().status, Status::Running);
+    gate.open(5);
+    other_gate.open(6);
+    assert_eq!(status(&well).await, ExitStatus::Code(6));
+    let record = soon("the exit", container.exit()).await.unwrap();
+    assert_eq!((record.status, record.evidence), (ExitStatus::Code(5), Evidence::Zombie));
+    assert_eq!(shim.state(), Some('T'), "the shim was stopped all the while");
+
+    // Awake again it changes nothing: who asks is told the same, now and after a restart.
+    shim.signal(Signal::SIGCONT);
+    shim.ended().await;
+    assert_eq!(soon("the exit", container.exit()).await.unwrap(), record);
+    drop((container, well));
+    soon("the shutdown", supervisor.shutdown()).await;
+    let supervisor = scratch.open().await;
+    assert_eq!(status(&supervisor.get(&id).unwrap()).await, ExitStatus::Code(5));
+    scratch.close(supervisor).await;
+}

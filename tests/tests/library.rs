@@ -1,0 +1,368 @@
+//! The library against runc: statuses, output, execs, deletion, events.
+
+use holdfast_supervisor::{
+    ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, ProcessId, Replay,
+    Status,
+};
+use holdfast_tests::listen::in_words;
+use holdfast_tests::processes::shim_of;
+use holdfast_tests::{
+    Output, Proc, Scratch, cgroups_of, edit_json, events_until, read_all, said, soon, status,
+    unique_id,
+};
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// Says `ready`, then waits for a signal.
+const WAITS: &str = "echo ready; sleep 100000 & wait; exit 99";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_come_back_as_they_were_255_too() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for code in [0, 7, 255] {
+        let container = supervisor.run(scratch.script(&format!("exit {code}"))).await.unwrap();
+        assert_eq!(status(&container).await, ExitStatus::Code(code));
+        let info = container.info();
+        assert_eq!((info.status, info.exit_status), (Status::Stopped, Some(code)));
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "bug: the pid goes only after the exit was told (watch.rs run, container.rs pid_of)"]
+async fn a_container_whose_end_was_told_shows_no_pid_any_more() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    // A matter of instants, so more than once.
+    for _ in 0..20 {
+        let container = supervisor.run(scratch.options(["true"])).await.unwrap();
+        assert_eq!(status(&container).await, ExitStatus::Code(0));
+        assert_eq!(container.info().pid, None);
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_kills_is_told_from_a_code_that_looks_like_it() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let killed = supervisor.run(scratch.script(WAITS)).await.unwrap();
+    said(&killed, "ready").await;
+    killed.signal(SIGKILL).unwrap();
+    assert_eq!(status(&killed).await, ExitStatus::Signal(SIGKILL));
+    assert_eq!(killed.info().exit_status, Some(137));
+
+    let pretends = supervisor.run(scratch.script("exit 137")).await.unwrap();
+    assert_eq!(status(&pretends).await, ExitStatus::Code(137));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_that_handles_sigterm_chooses_its_own_code() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let script = format!("trap 'echo bye; exit 42' TERM; {WAITS}");
+    let container = supervisor.run(scratch.script(&script)).await.unwrap();
+    said(&container, "ready").await;
+    container.signal(SIGTERM).unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(42));
+    assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nbye\n"));
+    let error = container.signal(SIGTERM).unwrap_err();
+    assert!(matches!(error, Error::WrongState { status: "stopped", .. }), "{error}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "bug: a container inherits the shim's signal mask (crates/shim/src/setup.rs)"]
+async fn no_signal_is_blocked_in_a_container_or_an_exec() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script(&format!("cat /proc/self/status; {WAITS}")));
+    let container = container.await.unwrap();
+    said(&container, "ready").await;
+    let exec = ExecOptions::new(["cat", "/proc/self/status"]);
+    let (_, exec) = container.exec_attached(exec).await.unwrap();
+    container.signal(SIGKILL).unwrap();
+    for log in [container.logs().unwrap(), exec] {
+        let status = String::from_utf8(read_all(log).await.stdout).unwrap();
+        assert!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_of_both_streams_is_there_byte_for_byte() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    // Every awkward byte, empty lines, a line longer than any buffer, no line feed at the end.
+    let script = "printf 'a\\000\\377\\r\\n\\n\\n'; head -c 300000 /dev/zero | tr '\\000' x; \
+                  printf '\\nout end'; \
+                  { head -c 150000 /dev/zero | tr '\\000' e; printf '\\n\\nerr end'; } >&2";
+    let expected = Output {
+        stdout: [b"a\0\xff\r\n\n\n".as_slice(), &[b'x'; 300_000], b"\nout end"].concat(),
+        stderr: [[b'e'; 150_000].as_slice(), b"\n\nerr end"].concat(),
+    };
+    let (container, log) = supervisor.run_attached(scratch.script(script)).await.unwrap();
+    let live = read_all(log).await;
+    assert_eq!(status(&container).await, ExitStatus::Code(0));
+    assert_eq!((live.stdout.len(), live.stderr.len()), (300_015, 150_009));
+    assert!(live == expected, "a reader that came first has other bytes");
+    assert!(read_all(container.logs().unwrap()).await == expected, "a late reader has others");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_created_container_does_nothing_before_its_start() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.create(scratch.script("echo began; exit 3")).await.unwrap();
+    let info = container.info();
+    assert_eq!((info.status, info.exit), (Status::Created, None));
+    assert!(Proc::of(info.pid.unwrap()).unwrap().lives());
+    let exec = container.exec(ExecOptions::new(["true"])).await.unwrap_err();
+    assert!(matches!(exec, Error::WrongState { status: "created", .. }), "{exec}");
+    let mut log = container.logs().unwrap();
+    assert_eq!(log.next().await.unwrap(), None);
+
+    container.start().await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(3));
+    assert_eq!(read_all(log).await, Output::of("began\n"));
+    let again = container.start().await.unwrap_err();
+    assert!(matches!(again, Error::WrongState { operation: "start", .. }), "{again}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_created_container_can_be_deleted_without_having_started() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.create(scratch.script("echo began")).await.unwrap();
+    let process = Proc::of(container.info().pid.unwrap()).unwrap();
+    soon("the delete", container.delete()).await.unwrap();
+    assert!(!process.exists());
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_image_or_id_the_hosts_programs_run_and_cannot_write_to_it() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let script =
+        "ls /usr/bin/env && touch /tmp/mine && ! touch /etc/mine && ! touch /mine; exit $?";
+    let options = ContainerOptions::host_rootfs().args(["sh", "-c", script]);
+    let container = supervisor.run(options).await.unwrap();
+    let id = container.id().as_str();
+    assert!(id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    assert_eq!(status(&container).await, ExitStatus::Code(0));
+    assert_eq!(read_all(container.logs().unwrap()).await.stdout, b"/usr/bin/env\n");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_has_its_own_status_output_environment_and_end() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script(WAITS)).await.unwrap();
+    said(&container, "ready").await;
+
+    let id: ProcessId = "helper".parse().unwrap();
+    let script = "echo $GREETING; pwd; echo oops >&2; exit 9";
+    let options = ExecOptions::new(["sh", "-c", script]).env("GREETING=hello").cwd("/bin");
+    let options = options.id(id.clone());
+    let (exec, log) = container.exec_attached(options.clone()).await.unwrap();
+    assert_eq!(soon("the exec", exec.wait()).await.unwrap(), ExitStatus::Code(9));
+    let expected = Output { stdout: b"hello\n/bin\n".to_vec(), stderr: b"oops\n".to_vec() };
+    assert_eq!(read_all(log).await, expected);
+    assert_eq!(read_all(exec.logs().unwrap()).await, expected);
+    let taken = container.exec(options.clone()).await.unwrap_err();
+    assert!(matches!(taken, Error::ProcessExists(_, _)), "{taken}");
+    exec.delete().await.unwrap();
+    assert!(container.process(&id).is_none());
+    let again = container.exec(options).await.unwrap();
+    assert_eq!(soon("the exec", again.wait()).await.unwrap(), ExitStatus::Code(9));
+
+    let sleeper = container.exec(ExecOptions::new(["sleep", "100000"])).await.unwrap();
+    let early = sleeper.delete().await.unwrap_err();
+    assert!(matches!(early, Error::WrongState { .. }), "{early}");
+    sleeper.signal(SIGTERM).unwrap();
+    assert_eq!(soon("the exec", sleeper.wait()).await.unwrap(), ExitStatus::Signal(SIGTERM));
+    assert_eq!(container.info().status, Status::Running);
+
+    // One that still runs goes with the container.
+    let last = container.exec(ExecOptions::new(["sleep", "100000"])).await.unwrap();
+    soon("the delete", container.delete_forced()).await.unwrap();
+    assert_eq!(soon("the exec", last.wait()).await.unwrap(), ExitStatus::Signal(SIGKILL));
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_leaves_no_process_directory_runtime_state_or_cgroup() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let id = unique_id("whole");
+    // With processes in the background, one of which has left the session.
+    let script = format!("setsid sleep 100000 & {WAITS}");
+    let container = supervisor.run(scratch.script(&script).id(id.clone())).await.unwrap();
+    said(&container, "ready").await;
+    let first = Proc::of(container.info().pid.unwrap()).unwrap();
+    let shim = shim_of(&scratch.root(), id.as_str(), "init");
+    let state = scratch.root().join(".runtime/runc").join(id.as_str());
+    assert!(first.lives() && shim.lives() && state.is_dir());
+    assert!(!cgroups_of(&id).is_empty());
+    // The two sleeps, the shell, the shim, the directory, the runtime's state.
+    assert_eq!(scratch.leftovers().len(), 6, "{:?}", scratch.leftovers());
+
+    let refused = container.delete().await.unwrap_err();
+    assert!(matches!(refused, Error::WrongState { status: "running", .. }), "{refused}");
+    assert!(first.lives() && shim.lives());
+
+    soon("the delete", container.delete_forced()).await.unwrap();
+    assert!(!first.exists(), "the container's process");
+    assert!(!shim.exists(), "the shim, or its zombie");
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    assert_eq!(cgroups_of(&id), [""; 0].map(std::path::PathBuf::from));
+    assert!(matches!(supervisor.get(&id), Err(Error::NotFound(_))));
+    assert!(matches!(container.delete().await, Err(Error::NotFound(_))));
+    assert_eq!(status(&container).await, ExitStatus::Signal(SIGKILL), "known after the delete");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_id_is_refused_and_its_container_is_left_in_peace() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let id = unique_id("twice");
+    let container = supervisor.run(scratch.script(WAITS).id(id.clone())).await.unwrap();
+    said(&container, "ready").await;
+    let error = supervisor.run(scratch.script("true").id(id.clone())).await.unwrap_err();
+    assert!(matches!(&error, Error::Exists(taken) if *taken == id), "{error}");
+    assert_eq!(supervisor.get(&id).unwrap().info().status, Status::Running);
+    assert_eq!(supervisor.list().len(), 1);
+    soon("the delete", container.delete_forced()).await.unwrap();
+    let next = supervisor.run(scratch.script("exit 5").id(id)).await.unwrap();
+    assert_eq!(status(&next).await, ExitStatus::Code(5));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unknown_or_no_bundle_is_said_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let unknown = supervisor.get(&"nobody".parse().unwrap()).unwrap_err();
+    assert_eq!(unknown.to_string(), "no such container: nobody");
+
+    let config = scratch.bundle().join("config.json");
+    let good = std::fs::read(&config).unwrap();
+    let refused = async |reason: &str| {
+        let error = supervisor.run(scratch.options([""; 0])).await.unwrap_err();
+        assert!(matches!(error, Error::Bundle { .. }), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains(scratch.bundle().to_str().unwrap()), "{error}");
+        assert_eq!(scratch.leftovers(), [""; 0]);
+    };
+    std::fs::write(&config, "{").unwrap();
+    refused("not JSON").await;
+    std::fs::write(&config, &good).unwrap();
+    edit_json(&config, |config| config["process"]["args"] = serde_json::json!([]));
+    refused("no process.args").await;
+    std::fs::remove_file(&config).unwrap();
+    refused("config.json").await;
+    std::fs::remove_dir_all(scratch.bundle()).unwrap();
+    refused("No such file").await;
+    assert!(supervisor.list().is_empty());
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everyone_who_waits_is_told_before_and_after_the_exit_and_the_delete() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let gate = scratch.gate();
+    let container = supervisor.run(scratch.script(&gate.script("true"))).await.unwrap();
+    let early: Vec<_> = (0..16)
+        .map(|_| {
+            let container = container.clone();
+            tokio::spawn(async move { status(&container).await })
+        })
+        .collect();
+    // One who gives up takes nothing from the others.
+    tokio::time::timeout(std::time::Duration::ZERO, container.wait()).await.unwrap_err();
+    gate.open(21);
+    for waiter in early {
+        assert_eq!(waiter.await.unwrap(), ExitStatus::Code(21));
+    }
+    assert_eq!(status(&container).await, ExitStatus::Code(21));
+    soon("the delete", container.delete()).await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(21));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auto_removed_container_goes_and_leaves_status_and_output() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let id = unique_id("brief");
+    let options = scratch.script("echo brief; exit 4").id(id.clone()).auto_remove();
+    let (container, log) = supervisor.run_attached(options).await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(4));
+    assert_eq!(read_all(log).await, Output::of("brief\n"));
+    events_until(&mut events, |event| event.event.kind == EventKind::Deleted).await;
+    assert!(matches!(container.delete().await, Err(Error::NotFound(_))));
+    drop(container);
+    // The shutdown waits for what was begun, the removal among it.
+    soon("the shutdown", supervisor.shutdown()).await;
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    let supervisor = scratch.open().await;
+    assert!(matches!(supervisor.get(&id), Err(Error::NotFound(_))));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_in_order_and_numbered_without_a_gap() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let deleted = |event: &ContainerEvent| event.event.kind == EventKind::Deleted;
+    let words = |events: &[ContainerEvent]| -> Vec<String> {
+        let numbers: Vec<u64> = events.iter().map(|event| event.event.seq).collect();
+        assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
+        events.iter().map(in_words).collect()
+    };
+
+    let run = supervisor.run(scratch.script("exit 1")).await.unwrap();
+    status(&run).await;
+    run.delete().await.unwrap();
+    let told = words(&events_until(&mut events, deleted).await);
+    assert_eq!(told, ["init created", "init started", "init exited 1", "init deleted"]);
+
+    let script = format!("trap 'exit 2' TERM; {WAITS}");
+    let created = supervisor.create(scratch.script(&script)).await.unwrap();
+    created.start().await.unwrap();
+    said(&created, "ready").await;
+    let options = ExecOptions::new(["sh", "-c", "exit 6"]).id("more".parse().unwrap());
+    let exec = created.exec(options).await.unwrap();
+    soon("the exec", exec.wait()).await.unwrap();
+    created.signal(SIGTERM).unwrap();
+    status(&created).await;
+    let mut replay = supervisor.events(Replay::Yes);
+    created.delete().await.unwrap();
+    let live = events_until(&mut events, deleted).await;
+    let expected = [
+        "init created",
+        "init starting",
+        "init started",
+        "more created",
+        "more started",
+        "more exited 6",
+        "init exited 2",
+        "init deleted",
+    ];
+    assert_eq!(words(&live), expected);
+    assert_eq!(events_until(&mut replay, deleted).await, live, "the replay, then what came");
+    scratch.close(supervisor).await;
+}
