@@ -93,6 +93,12 @@ pub fn in_words(event: &ContainerEvent) -> String {
         EventKind::Started => "started",
         EventKind::Exited { status, .. } => &format!("exited {status}"),
         EventKind::ShimLost => "shim lost",
+        EventKind::Pausing => "pausing",
+        EventKind::Paused => "paused",
+        EventKind::Resuming => "resuming",
+        EventKind::Resumed => "resumed",
+        EventKind::OutOfMemory => "out of memory",
+        EventKind::Checkpointed => "checkpointed",
         EventKind::Deleted => "deleted",
     };
     format!("{} {what}", event.event.process)

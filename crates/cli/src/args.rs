@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Parser, Subcommand};
-use holdfast_daemon::api::{ContainerId, Rootfs};
+use holdfast_daemon::api::{
+    CheckpointRequest, ContainerId, LogDriver, OrphanPolicy, Rootfs, StdioRequest,
+};
 
 use crate::current_dir;
 use crate::signals::parse_signal;
@@ -72,6 +74,14 @@ pub(crate) enum Command {
         /// How long its start may take, as in 2s or 500ms
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         timeout: Option<Duration>,
+        /// Add to its environment
+        #[arg(short, long, value_name = "NAME=VALUE")]
+        env: Vec<String>,
+        /// Its working directory [default: that of the container's first process]
+        #[arg(short = 'w', long, value_name = "DIR")]
+        cwd: Option<String>,
+        #[command(flatten)]
+        stdio: StdioArgs,
         /// The container
         id: String,
         /// What to run
@@ -119,6 +129,45 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
+    /// Freeze all processes of containers
+    Pause {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Let the processes of containers run on
+    Resume {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Change the limits of a container
+    Update {
+        /// A file of JSON, the linux.resources of an OCI configuration; - for standard input
+        #[arg(long, value_name = "FILE|-")]
+        resources: PathBuf,
+        /// The container
+        id: String,
+    },
+    /// List the processes in a container
+    Top {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+        /// The container
+        id: String,
+    },
+    /// Show what containers use now
+    Stats {
+        /// Print JSON, one line a container
+        #[arg(long)]
+        json: bool,
+        /// The containers [default: all that run]
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// Write the state of a container out, for `run --checkpoint`
+    Checkpoint(CheckpointArgs),
     /// Print what a container wrote, each stream to its own
     Logs {
         /// Go on until it ends
@@ -147,6 +196,87 @@ pub(crate) enum Command {
     },
 }
 
+/// The options of `checkpoint`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckpointArgs {
+    /// Where to; made if need be
+    #[arg(long, value_name = "DIR")]
+    path: PathBuf,
+    /// Where CRIU works and writes its logs [default: criu.work in DIR]
+    #[arg(long, value_name = "DIR")]
+    work_path: Option<PathBuf>,
+    /// Let the container run on
+    #[arg(long)]
+    leave_running: bool,
+    /// Include established TCP connections
+    #[arg(long)]
+    tcp: bool,
+    /// Allow Unix sockets whose other end is outside
+    #[arg(long)]
+    unix_sockets: bool,
+    /// Allow a session or terminal that was inherited from outside
+    #[arg(long)]
+    shell_job: bool,
+    /// Leave out the content of a kind of namespace, as in network
+    #[arg(long, value_name = "KIND")]
+    empty_ns: Vec<String>,
+    /// The container
+    pub(crate) id: String,
+}
+
+impl CheckpointArgs {
+    /// As the daemon understands it.
+    pub(crate) fn request(self) -> anyhow::Result<CheckpointRequest> {
+        Ok(CheckpointRequest {
+            path: absolute(self.path)?,
+            work_path: self.work_path.map(absolute).transpose()?,
+            leave_running: self.leave_running,
+            tcp: self.tcp,
+            unix_sockets: self.unix_sockets,
+            shell_job: self.shell_job,
+            empty_ns: self.empty_ns,
+        })
+    }
+}
+
+/// The stdio of a process.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StdioArgs {
+    /// Hand our input on to it
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Where its output goes
+    #[arg(long, value_name = "cri|none", default_value = "cri", value_parser = parse_log)]
+    log: LogDriver,
+    /// A FIFO from which it reads
+    #[arg(long, value_name = "FIFO", conflicts_with = "interactive")]
+    stdin: Option<PathBuf>,
+    /// A FIFO to which it writes, instead of the log
+    #[arg(long, value_name = "FIFO")]
+    stdout: Option<PathBuf>,
+    /// A FIFO to which it writes errors, instead of the log
+    #[arg(long, value_name = "FIFO")]
+    stderr: Option<PathBuf>,
+}
+
+impl StdioArgs {
+    /// As the daemon understands it.
+    pub(crate) fn request(&self) -> anyhow::Result<StdioRequest> {
+        let path = |path: &Option<PathBuf>| path.clone().map(absolute).transpose();
+        Ok(StdioRequest {
+            interactive: self.interactive,
+            terminal: self.tty.then(crate::terminal::size),
+            stdin: path(&self.stdin)?,
+            stdout: path(&self.stdout)?,
+            stderr: path(&self.stderr)?,
+            log: self.log,
+        })
+    }
+}
+
 /// What `run` and `create` share.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContainerArgs {
@@ -156,9 +286,23 @@ pub(crate) struct ContainerArgs {
     /// Its id [default: random]
     #[arg(long, value_name = "ID")]
     pub(crate) name: Option<ContainerId>,
-    /// The OCI runtime [default: the daemon's, runc]
+    /// The OCI runtime [default: the daemon's]
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) runtime: Option<String>,
+    /// A further global argument of the runtime, as in --runtime-arg=--debug
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) runtime_arg: Vec<String>,
+    /// Have the runtime not use pivot_root, for root file systems on a ramdisk
+    #[arg(long)]
+    pub(crate) no_pivot: bool,
+    /// What happens to it when its shim dies: it runs on (adopt), or is killed (kill)
+    #[arg(long, value_name = "adopt|kill", default_value = "adopt", value_parser = parse_orphan)]
+    pub(crate) on_orphan: OrphanPolicy,
+    /// Restore it from what `checkpoint` wrote there, with the same bundle
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) stdio: StdioArgs,
     /// How long its start may take, as in 2s or 500ms [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -178,22 +322,22 @@ impl ContainerArgs {
     pub(crate) fn source(&self) -> anyhow::Result<(Option<PathBuf>, Option<Rootfs>)> {
         let rootfs = match &self.rootfs {
             Some(path) if path == Path::new("host") => Some(Rootfs::Host),
-            Some(path) => Some(Rootfs::Dir(current_dir()?.join(path))),
+            Some(path) => Some(Rootfs::Dir(absolute(path.clone())?)),
             None => None,
         };
-        let bundle = self
-            .bundle
-            .as_ref()
-            .map(|path| Ok::<_, anyhow::Error>(current_dir()?.join(path)))
-            .transpose()?;
-        Ok((bundle, rootfs))
+        Ok((self.bundle.clone().map(absolute).transpose()?, rootfs))
+    }
+
+    /// The checkpoint's directory.
+    pub(crate) fn checkpoint(&self) -> anyhow::Result<Option<PathBuf>> {
+        self.checkpoint.clone().map(absolute).transpose()
     }
 }
 
 impl Args {
     pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
         if let Some(root) = &self.root {
-            return Ok(current_dir()?.join(root));
+            return absolute(root.clone());
         }
         if nix::unistd::geteuid().is_root() {
             return Ok("/run/holdfast".into());
@@ -209,12 +353,33 @@ impl Args {
     }
 }
 
+/// A path that the daemon, which stands elsewhere, understands.
+fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
+    Ok(current_dir()?.join(path))
+}
+
 /// A runtime given by path, as the daemon understands it.
 pub(crate) fn absolute_if_path(runtime: String) -> anyhow::Result<String> {
     if !runtime.contains('/') {
         return Ok(runtime);
     }
-    Ok(current_dir()?.join(runtime).to_string_lossy().into_owned())
+    Ok(absolute(runtime.into())?.to_string_lossy().into_owned())
+}
+
+fn parse_log(text: &str) -> Result<LogDriver, String> {
+    match text {
+        "cri" => Ok(LogDriver::Cri),
+        "none" => Ok(LogDriver::None),
+        _ => Err("there are cri and none".to_owned()),
+    }
+}
+
+fn parse_orphan(text: &str) -> Result<OrphanPolicy, String> {
+    match text {
+        "adopt" => Ok(OrphanPolicy::Adopt),
+        "kill" => Ok(OrphanPolicy::Kill),
+        _ => Err("there are adopt and kill".to_owned()),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -5,6 +5,7 @@
 //! | `args` | what can be typed |
 //! | `client` | one request to the daemon |
 //! | `attached` | a process in the foreground: output, signals, exit status |
+//! | `terminal`, `signals` | what comes from our own terminal |
 //! | `show` | tables and text for people |
 
 mod args;
@@ -12,6 +13,7 @@ mod attached;
 mod client;
 mod show;
 mod signals;
+mod terminal;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Status,
+    ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Stats, Status,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -72,18 +74,21 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
         Command::Run { detach: true, container } => create(&client, container, true).await?,
         Command::Run { detach: false, container } => {
-            return attached::run(&client, "/run", &request(container, true)?).await;
+            let request = request(container, true)?;
+            return attached::run(&client, "/run", &request, &request.stdio).await;
         }
         Command::Create { container } => create(&client, container, false).await?,
         Command::Start { ids } => {
             each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
                 .await?
         }
-        Command::Exec { detach, timeout, id, args } => {
-            let request = ExecRequest { args, timeout_ms: timeout.map(args::millis), detach };
+        Command::Exec { detach, timeout, env, cwd, stdio, id, args } => {
+            let timeout_ms = timeout.map(args::millis);
+            let stdio = stdio.request()?;
+            let request = ExecRequest { args, env, cwd, timeout_ms, stdio, detach };
             let path = format!("/containers/{id}/exec");
             if !detach {
-                return attached::run(&client, &path, &request).await;
+                return attached::run(&client, &path, &request, &request.stdio).await;
             }
             let started: Started = client.post(&path, &request).await?;
             println!("{}", started.process);
@@ -101,6 +106,26 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             let request = KillRequest { signal, process: None };
             each(&ids, async |id| client.post(&format!("/containers/{id}/kill"), &request).await)
                 .await?;
+        }
+        Command::Pause { ids } => {
+            each(&ids, async |id| client.post(&format!("/containers/{id}/pause"), &()).await)
+                .await?
+        }
+        Command::Resume { ids } => {
+            each(&ids, async |id| client.post(&format!("/containers/{id}/resume"), &()).await)
+                .await?
+        }
+        Command::Update { resources, id } => {
+            let resources = read_json(&resources)?;
+            client.post::<()>(&format!("/containers/{id}/update"), &resources).await?;
+        }
+        Command::Top { json, id } => {
+            show::processes(&client.get::<Vec<_>>(&format!("/containers/{id}/top")).await?, json)?
+        }
+        Command::Stats { json, ids } => stats(&client, ids, json).await?,
+        Command::Checkpoint(checkpoint) => {
+            let path = format!("/containers/{}/checkpoint", checkpoint.id);
+            client.post::<()>(&path, &checkpoint.request()?).await?;
         }
         Command::Logs { follow, id } => attached::logs(&client, &id, follow).await?,
         Command::Events { replay, json } => show::events(&client, replay, json).await?,
@@ -125,9 +150,46 @@ async fn each(ids: &[String], act: impl AsyncFn(&str) -> anyhow::Result<()>) -> 
     failed.map_or(Ok(()), Err)
 }
 
+/// A JSON file, or our standard input.
+fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
+    let shown = path.display();
+    let content = if path == std::path::Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("standard input")?
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("{shown}"))?
+    };
+    serde_json::from_str(&content).with_context(|| format!("{shown}: not JSON"))
+}
+
+async fn stats(client: &Client, ids: Vec<String>, json: bool) -> anyhow::Result<()> {
+    let all = ids.is_empty();
+    let ids = if all {
+        let containers: Vec<ContainerInfo> = client.get("/containers").await?;
+        let live = containers.into_iter().filter(|container| container.pid.is_some());
+        live.map(|container| container.id.to_string()).collect()
+    } else {
+        ids
+    };
+    let mut rows = Vec::new();
+    for id in ids {
+        match client.get::<Stats>(&format!("/containers/{id}/stats")).await {
+            Ok(stats) => rows.push((id, stats)),
+            // Of all that run, one that has ended meanwhile.
+            Err(_) if all => {}
+            Err(error) => return Err(error),
+        }
+    }
+    show::stats(&rows, json)
+}
+
 fn request(container: ContainerArgs, start: bool) -> anyhow::Result<CreateRequest> {
     let (bundle, rootfs) = container.source()?;
     Ok(CreateRequest {
+        stdio: container.stdio.request()?,
+        checkpoint: container.checkpoint()?,
+        runtime_args: container.runtime_arg,
+        no_pivot: container.no_pivot,
+        on_orphan: container.on_orphan,
         id: container.name,
         bundle,
         rootfs,

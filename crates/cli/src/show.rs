@@ -6,7 +6,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
-use holdfast_daemon::api::{ContainerEvent, ContainerInfo, ExitRecord, ExitStatus, Info};
+use holdfast_daemon::api::{
+    ContainerEvent, ContainerInfo, ExitRecord, ExitStatus, Info, ProcessEntry, Stats,
+};
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde::Serialize;
@@ -39,6 +41,10 @@ pub(crate) fn info(info: &Info, as_json: bool) -> anyhow::Result<()> {
         info.restored,
         Duration::from_micros(info.restore_micros)
     );
+    match &info.runtime.program {
+        Some(program) => println!("runtime   {} ({})", program.display(), info.runtime.reason),
+        None => println!("runtime   none: {}", info.runtime.reason),
+    }
     for problem in &info.problems {
         println!("problem   {}: {}", problem.path.display(), problem.reason);
     }
@@ -65,6 +71,59 @@ pub(crate) fn containers(containers: &[ContainerInfo]) -> anyhow::Result<()> {
         ]);
     }
     println!("{table}");
+    Ok(())
+}
+
+/// The processes in a container.
+pub(crate) fn processes(processes: &[ProcessEntry], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return json(&processes);
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["PID", "COMMAND"]);
+    for process in processes {
+        table.add_row([process.pid.to_string(), process.command.clone()]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// What containers use.
+pub(crate) fn stats(rows: &[(String, Stats)], as_json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header([
+        "ID",
+        "CPU",
+        "MEMORY",
+        "LIMIT",
+        "PIDS",
+        "OOM KILLS",
+    ]);
+    for (id, stats) in rows {
+        if as_json {
+            let mut value = serde_json::to_value(stats)?;
+            value["id"] = id.as_str().into();
+            json(&value)?;
+            continue;
+        }
+        let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        let bytes =
+            |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| format!("{} KiB", n / 1024));
+        table.add_row([
+            id.clone(),
+            stats.cpu_nanos.map_or_else(
+                || "-".to_owned(),
+                |nanos| format!("{:?}", Duration::from_millis(nanos / 1_000_000)),
+            ),
+            bytes(stats.memory_bytes),
+            bytes(stats.memory_limit_bytes),
+            number(stats.pids),
+            number(stats.oom_kills),
+        ]);
+    }
+    if !as_json {
+        println!("{table}");
+    }
     Ok(())
 }
 

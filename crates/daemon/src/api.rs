@@ -12,6 +12,13 @@
 //! | `GET /containers/{id}/wait` | | [`ExitRecord`], once it has ended |
 //! | `POST /containers/{id}/kill` | [`KillRequest`] | |
 //! | `POST /containers/{id}/exec` | [`ExecRequest`] | [`Started`], or frames unless detached |
+//! | `POST /containers/{id}/close-stdin` | [`Of`] | |
+//! | `POST /containers/{id}/resize` | [`ResizeRequest`] | |
+//! | `POST /containers/{id}/pause`, `…/resume` | | |
+//! | `POST /containers/{id}/update` | `linux.resources` of an OCI configuration | |
+//! | `POST /containers/{id}/checkpoint` | [`CheckpointRequest`] | |
+//! | `GET /containers/{id}/top` | | array of [`ProcessEntry`] |
+//! | `GET /containers/{id}/stats` | | [`Stats`] |
 //! | `GET /containers/{id}/logs?follow=true` | | frames: output |
 //! | `GET /events?replay=true` | | JSON lines: [`ContainerEvent`] |
 //!
@@ -21,8 +28,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use holdfast_supervisor::{
-    ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus, ProcessId,
-    Status,
+    ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus, LogDriver,
+    OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, TerminalSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +47,8 @@ pub struct Info {
     pub restored: usize,
     /// How long taking them up again took, in microseconds.
     pub restore_micros: u64,
+    /// Which OCI runtime containers get that name none, and why.
+    pub runtime: RuntimeChoice,
     /// What it could not load.
     pub problems: Vec<Problem>,
 }
@@ -67,12 +76,40 @@ pub struct CreateRequest {
     pub args: Vec<String>,
     /// The runtime, by name or path.
     pub runtime: Option<String>,
+    /// Further global arguments of the runtime.
+    pub runtime_args: Vec<String>,
+    /// Whether the runtime is told not to use `pivot_root(2)`.
+    pub no_pivot: bool,
     /// How long the start may take, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Its stdio.
+    pub stdio: StdioRequest,
+    /// A checkpoint to restore it from.
+    pub checkpoint: Option<PathBuf>,
+    /// What happens to it when its shim dies.
+    pub on_orphan: OrphanPolicy,
     /// Whether it is deleted once it has exited.
     pub remove: bool,
     /// Whether it is started at once. Implied by `POST /run`.
     pub start: bool,
+}
+
+/// The stdio of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StdioRequest {
+    /// Whether there is a FIFO for its input; [`Started`] says where.
+    pub interactive: bool,
+    /// Whether it has a terminal, and of which size.
+    pub terminal: Option<TerminalSize>,
+    /// A FIFO of the caller's for its input, instead of that of `interactive`.
+    pub stdin: Option<PathBuf>,
+    /// A FIFO of the caller's for its output, instead of the log.
+    pub stdout: Option<PathBuf>,
+    /// A FIFO of the caller's for its error output, instead of the log.
+    pub stderr: Option<PathBuf>,
+    /// Where the rest of its output goes.
+    pub log: LogDriver,
 }
 
 /// Where a container without a bundle finds its programs.
@@ -91,8 +128,14 @@ pub enum Rootfs {
 pub struct ExecRequest {
     /// What to run.
     pub args: Vec<String>,
+    /// Additions to its environment, `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Its working directory; that of the container's first process if missing.
+    pub cwd: Option<String>,
     /// How long the start may take, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Its stdio.
+    pub stdio: StdioRequest,
     /// Whether the answer comes with the start, without the output.
     pub detach: bool,
 }
@@ -108,6 +151,46 @@ pub struct KillRequest {
     pub process: Option<ProcessId>,
 }
 
+/// Which process is meant.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Of {
+    /// The process; the container's first if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+}
+
+/// A terminal's new size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRequest {
+    /// The size, in characters.
+    pub size: TerminalSize,
+    /// The process; the container's first if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+}
+
+/// How a container's state is to be written out.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CheckpointRequest {
+    /// Into this directory.
+    pub path: PathBuf,
+    /// Where CRIU works and writes its logs.
+    pub work_path: Option<PathBuf>,
+    /// Whether the container runs on.
+    pub leave_running: bool,
+    /// Whether established TCP connections are included.
+    pub tcp: bool,
+    /// Whether Unix sockets may lead outside.
+    pub unix_sockets: bool,
+    /// Whether a session or terminal may be inherited from outside.
+    pub shell_job: bool,
+    /// Kinds of namespaces whose content is left out.
+    pub empty_ns: Vec<String>,
+}
+
 /// A process that runs now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
@@ -115,6 +198,8 @@ pub struct Started {
     pub container: ContainerId,
     /// Its id within that.
     pub process: ProcessId,
+    /// The FIFO of its input, if it was asked for.
+    pub stdin: Option<PathBuf>,
 }
 
 /// A message between the pieces of output.

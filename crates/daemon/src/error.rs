@@ -25,8 +25,10 @@ impl From<Error> for Failure {
             Error::InvalidId(_)
             | Error::Bundle { .. }
             | Error::Rootfs { .. }
+            | Error::NotFifo(_)
+            | Error::Checkpoint { .. }
             | Error::NotInstalled { .. } => ErrorKind::Invalid,
-            Error::WrongState { .. } => ErrorKind::WrongState,
+            Error::WrongState { .. } | Error::NoShim { .. } => ErrorKind::WrongState,
             Error::StartTimeout { .. }
             | Error::RuntimeTimeout { .. }
             | Error::SurvivesKill { .. } => ErrorKind::Timeout,

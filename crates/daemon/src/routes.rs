@@ -10,20 +10,22 @@ use axum::{Json, Router};
 use futures::{Stream, StreamExt};
 use holdfast_supervisor::{
     Container, ContainerOptions, Error, ExecOptions, ExecProcess, LogReader, ProcessId, Replay,
-    Supervisor,
+    Stdin, Stdio, Supervisor,
 };
+use nix::libc::SIGKILL;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::Encoder;
 
 use crate::api::{
     ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitRecord, ExitStatus, Info,
-    KillRequest, Message, Problem, Rootfs, Started, millis,
+    KillRequest, Message, Of, Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
 };
 use crate::error::Failure;
 use crate::frame::{self, Codec, Frame};
+use crate::operate;
 
-type Answer<T> = Result<T, Failure>;
+pub(crate) type Answer<T> = Result<T, Failure>;
 
 pub(crate) fn router(supervisor: Supervisor) -> Router {
     let v1 = Router::new()
@@ -36,7 +38,10 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         .route("/containers/{id}/wait", get(wait))
         .route("/containers/{id}/kill", post(kill))
         .route("/containers/{id}/exec", post(exec))
-        .route("/containers/{id}/logs", get(logs));
+        .route("/containers/{id}/logs", get(logs))
+        .route("/containers/{id}/close-stdin", post(close_stdin))
+        .route("/containers/{id}/resize", post(resize))
+        .merge(operate::routes());
     Router::new()
         .nest("/v1", v1)
         .fallback(async || Failure::new(ErrorKind::NotFound, "no such request; see GET /v1/info"))
@@ -44,7 +49,7 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
 }
 
 /// A JSON body whose faults are answered in our own form.
-struct Input<T>(T);
+pub(crate) struct Input<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Failure;
@@ -63,7 +68,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     }
 }
 
-fn find(supervisor: &Supervisor, id: &str) -> Answer<Container> {
+pub(crate) fn find(supervisor: &Supervisor, id: &str) -> Answer<Container> {
     let id = id.parse().map_err(Error::from)?;
     Ok(supervisor.get(&id)?)
 }
@@ -79,6 +84,7 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         root: supervisor.root().to_owned(),
+        runtime: supervisor.default_runtime(),
         restored: report.containers,
         restore_micros: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
         problems,
@@ -119,7 +125,11 @@ fn container_options(request: CreateRequest) -> Answer<ContainerOptions> {
             ));
         }
     };
-    options = options.args(request.args);
+    options = options
+        .args(request.args)
+        .runtime_args(request.runtime_args)
+        .stdio(stdio(request.stdio)?)
+        .on_orphan(request.on_orphan);
     if let Some(id) = request.id {
         options = options.id(id);
     }
@@ -129,10 +139,41 @@ fn container_options(request: CreateRequest) -> Answer<ContainerOptions> {
     if let Some(timeout) = millis(request.timeout_ms) {
         options = options.start_timeout(timeout);
     }
+    if let Some(checkpoint) = request.checkpoint {
+        options = options.checkpoint(checkpoint);
+    }
+    if request.no_pivot {
+        options = options.no_pivot_root();
+    }
     if request.remove {
         options = options.auto_remove();
     }
     Ok(options)
+}
+
+fn stdio(request: StdioRequest) -> Answer<Stdio> {
+    let mut stdio = Stdio::new().log(request.log);
+    stdio = match (request.interactive, request.stdin) {
+        (false, None) => stdio,
+        (true, None) => stdio.stdin(Stdin::Pipe),
+        (false, Some(path)) => stdio.stdin(Stdin::Fifo(path)),
+        (true, Some(_)) => {
+            return Err(Failure::new(
+                ErrorKind::Invalid,
+                "a process has either an interactive input or a FIFO of the caller's",
+            ));
+        }
+    };
+    if let Some(path) = request.stdout {
+        stdio = stdio.stdout_fifo(path);
+    }
+    if let Some(path) = request.stderr {
+        stdio = stdio.stderr_fifo(path);
+    }
+    if let Some(size) = request.terminal {
+        stdio = stdio.terminal(size);
+    }
+    Ok(stdio)
 }
 
 async fn run(
@@ -140,7 +181,11 @@ async fn run(
     Input(request): Input<CreateRequest>,
 ) -> Answer<Response> {
     let (container, log) = supervisor.run_attached(container_options(request)?).await?;
-    let started = Started { container: container.id().clone(), process: ProcessId::init() };
+    let started = Started {
+        container: container.id().clone(),
+        process: ProcessId::init(),
+        stdin: container.stdin_path(),
+    };
     Ok(attached(started, log, async move { container.wait().await }))
 }
 
@@ -168,11 +213,44 @@ async fn kill(
         ));
     }
     let container = find(&supervisor, &id)?;
-    match request.process.filter(|process| !process.is_init()) {
+    match find_process(&container, request.process)? {
+        None if request.signal == SIGKILL => container.kill().await?,
         None => container.signal(request.signal)?,
-        Some(process) => find_exec(&container, &process)?.signal(request.signal)?,
+        Some(exec) => exec.signal(request.signal)?,
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn close_stdin(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<Of>,
+) -> Answer<StatusCode> {
+    let container = find(&supervisor, &id)?;
+    match find_process(&container, request.process)? {
+        None => container.close_stdin()?,
+        Some(exec) => exec.close_stdin()?,
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resize(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<ResizeRequest>,
+) -> Answer<StatusCode> {
+    let container = find(&supervisor, &id)?;
+    match find_process(&container, request.process)? {
+        None => container.resize(request.size)?,
+        Some(exec) => exec.resize(request.size)?,
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An exec, or `None` for the container's first process.
+fn find_process(container: &Container, process: Option<ProcessId>) -> Answer<Option<ExecProcess>> {
+    let exec = process.filter(|process| !process.is_init());
+    exec.map(|process| find_exec(container, &process)).transpose()
 }
 
 fn find_exec(container: &Container, process: &ProcessId) -> Answer<ExecProcess> {
@@ -193,12 +271,22 @@ async fn exec(
         return Err(Failure::new(ErrorKind::Invalid, "exec needs something to run"));
     }
     let container = find(&supervisor, &id)?;
-    let mut options = ExecOptions::new(request.args).auto_remove();
+    let mut options = ExecOptions::new(request.args).stdio(stdio(request.stdio)?).auto_remove();
+    for variable in request.env {
+        options = options.env(variable);
+    }
+    if let Some(cwd) = request.cwd {
+        options = options.cwd(cwd);
+    }
     if let Some(timeout) = millis(request.timeout_ms) {
         options = options.start_timeout(timeout);
     }
     let (process, log) = container.exec_attached(options).await?;
-    let started = Started { container: container.id().clone(), process: process.id().clone() };
+    let started = Started {
+        container: container.id().clone(),
+        process: process.id().clone(),
+        stdin: process.stdin_path(),
+    };
     if request.detach {
         return Ok(Json(started).into_response());
     }

@@ -19,7 +19,10 @@ pub(crate) struct Args {
     pub(crate) owner: Option<(u32, u32)>,
     /// The soft limit of open files for the runtime and the container, where ours is another.
     pub(crate) nofile: Option<u64>,
-    /// FIFOs of the caller's, given to the container as they are.
+    /// Whether the process has a terminal. Then the runtime's command gets `--console-socket PATH`
+    /// before its last argument.
+    pub(crate) terminal: bool,
+    /// FIFOs, given to the container as they are, or joined to its terminal.
     pub(crate) stdin: Option<PathBuf>,
     pub(crate) stdout: Option<PathBuf>,
     pub(crate) stderr: Option<PathBuf>,
@@ -40,6 +43,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
         log: Log::None,
         owner: None,
         nofile: None,
+        terminal: false,
         stdin: None,
         stdout: None,
         stderr: None,
@@ -68,6 +72,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
                 ));
             }
             Arg::Long("nofile") => args.nofile = Some(parser.value()?.parse()?),
+            Arg::Long("terminal") => args.terminal = true,
             Arg::Long("stdin") => args.stdin = Some(parser.value()?.into()),
             Arg::Long("stdout") => args.stdout = Some(parser.value()?.into()),
             Arg::Long("stderr") => args.stderr = Some(parser.value()?.into()),

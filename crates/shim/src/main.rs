@@ -9,19 +9,23 @@
 //! | `args` | the command line, which is the whole interface for starting |
 //! | `setup` | session, subreaper, signals, descriptors: what makes this process a shim |
 //! | `runtime` | starting the OCI runtime with them |
-//! | `stdio` | the pipes or FIFOs that the container gets |
-//! | `relay` | from a pipe into the log |
+//! | `stdio` | the pipes or FIFOs that the container gets, and our side of them |
+//! | `terminal` | how a terminal comes from the runtime |
+//! | `relay` | from a pipe or terminal into the log |
+//! | `pump` | between a terminal and a FIFO |
 //! | `shim` | the loop: one `poll`, three phases |
 //!
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
 
 mod args;
+mod pump;
 mod relay;
 mod runtime;
 mod setup;
 mod shim;
 mod stdio;
+mod terminal;
 
 use std::process::ExitCode;
 

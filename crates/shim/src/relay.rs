@@ -81,10 +81,21 @@ impl OutputLog {
     }
 }
 
-/// Our end of one of the container's output pipes.
+/// How much of a terminal's output is taken at its process's end before others that still write to
+/// it have to wait their turn.
+const TERMINAL_DRAIN: usize = 1024 * 1024;
+
+/// Our end of one of the container's output pipes, or of its terminal.
 pub(crate) struct Relay {
-    pipe: OwnedFd,
+    from: OwnedFd,
     stream: Stream,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Pipe,
+    Terminal,
 }
 
 /// What a relay has to expect.
@@ -97,45 +108,52 @@ pub(crate) enum Progress {
 }
 
 impl Relay {
-    pub(crate) fn new(pipe: OwnedFd, stream: Stream) -> Self {
-        Self { pipe, stream }
+    pub(crate) fn new(from: OwnedFd, stream: Stream, kind: Kind) -> Self {
+        Self { from, stream, kind }
     }
 
     /// Moves one read's worth into the log, so that one stream can't starve the rest of the loop.
     pub(crate) fn pass(&self, log: &mut OutputLog) -> io::Result<Progress> {
-        match nix::unistd::read(&self.pipe, &mut log.input) {
-            Ok(0) => Ok(Progress::Ended),
-            Ok(length) => {
-                log.gather(self.stream, length);
-                Ok(Progress::Open)
-            }
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(Progress::Open),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.move_some(log, READ_SIZE)?.0)
     }
 
-    /// Moves all that was in the pipe when this was called: everything that a process wrote before
-    /// it exited, and no more, so a background process that goes on writing can't hold this up.
+    /// Moves all that was there when this was called: everything that a process wrote before it
+    /// exited, and no more, so a background process that goes on writing can't hold this up.
     pub(crate) fn drain(&self, log: &mut OutputLog) -> io::Result<()> {
-        let mut left = holdfast_sys::fd::readable_bytes(&self.pipe)?;
+        // A terminal does not count what is on its way to the master, but reading it gets that too.
+        let mut left = match self.kind {
+            Kind::Pipe => holdfast_sys::fd::readable_bytes(&self.from)?,
+            Kind::Terminal => TERMINAL_DRAIN,
+        };
         while left > 0 {
-            let wanted = left.min(READ_SIZE);
-            match nix::unistd::read(&self.pipe, &mut log.input[..wanted]) {
-                Ok(0) | Err(nix::Error::EAGAIN) => break,
-                Ok(length) => {
-                    log.gather(self.stream, length);
-                    left -= length;
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
+            match self.move_some(log, left.min(READ_SIZE))? {
+                (Progress::Ended, _) | (_, 0) => break,
+                (Progress::Open, length) => left -= length,
             }
         }
         Ok(())
+    }
+
+    fn move_some(&self, log: &mut OutputLog, limit: usize) -> io::Result<(Progress, usize)> {
+        loop {
+            return match nix::unistd::read(&self.from, &mut log.input[..limit]) {
+                Ok(0) => Ok((Progress::Ended, 0)),
+                Ok(length) => {
+                    log.gather(self.stream, length);
+                    Ok((Progress::Open, length))
+                }
+                Err(nix::Error::EINTR) => continue,
+                Err(nix::Error::EAGAIN) => Ok((Progress::Open, 0)),
+                // So reads a terminal whose other side nobody has open any more.
+                Err(nix::Error::EIO) if self.kind == Kind::Terminal => Ok((Progress::Ended, 0)),
+                Err(error) => Err(error.into()),
+            };
+        }
     }
 }
 
 impl AsFd for Relay {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+        self.from.as_fd()
     }
 }

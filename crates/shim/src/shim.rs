@@ -10,13 +10,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::Announcement;
 use holdfast_state::control::{self, Control};
-use holdfast_state::process_dir::OUTPUT_LOG;
 use holdfast_state::{Evidence, ExitRecord, ProcessDir};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination};
@@ -28,10 +27,10 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::args::Args;
 use crate::log;
-use crate::relay::{OutputLog, Progress, Relay};
 use crate::runtime;
 use crate::setup;
 use crate::stdio::Stdio;
+use crate::terminal::ConsoleSocket;
 
 /// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -67,9 +66,9 @@ pub(crate) struct Shim {
     /// The beginning of a control message whose end has not come yet.
     control_line: Vec<u8>,
     signals: SignalFd,
-    stdin_holder: Option<File>,
-    relays: [Option<Relay>; 2],
-    log: Option<OutputLog>,
+    stdio: Stdio,
+    /// There as long as the runtime owes us a terminal.
+    console: Option<ConsoleSocket>,
     phase: Phase,
 }
 
@@ -84,38 +83,40 @@ impl Shim {
         }
         let dir = ProcessDir::open(&args.dir)?;
         let control = dir.control_reader()?;
-        let stdio = Stdio::open(args)?;
-        let log = match stdio.relays {
-            [None, None] => None,
-            _ => Some(OutputLog::new(dir.directory().append(OUTPUT_LOG)?)),
-        };
-        let runtime = runtime::spawn(&args.runtime, &stdio.container)?;
+        let (container_ends, stdio) = Stdio::open(args, &dir)?;
+        let mut command = args.runtime.clone();
+        let mut console = None;
+        if args.terminal {
+            let (socket, path) = ConsoleSocket::bind(&dir)?;
+            console = Some(socket);
+            let id = command.len() - 1;
+            command.splice(id..id, ["--console-socket".into(), path.into()]);
+        }
+        let runtime = runtime::spawn(&command, &container_ends)?;
         Ok(Self {
             dir,
             exit,
             control,
             control_line: Vec::with_capacity(control::MAX_LINE),
             signals,
-            stdin_holder: stdio.stdin_holder,
-            relays: stdio.relays,
-            log,
+            stdio,
+            console,
             phase: Phase::Starting { runtime, deadline },
         })
     }
 
     pub(crate) fn run(mut self) -> io::Result<ExitCode> {
         loop {
-            if matches!(self.phase, Phase::Exited) && self.relays.iter().all(Option::is_none) {
+            if matches!(self.phase, Phase::Exited) && self.stdio.is_over() {
                 return Ok(ExitCode::SUCCESS);
             }
             let ready = self.wait()?;
-            for (index, is_ready) in ready.output.into_iter().enumerate() {
-                if is_ready {
-                    self.relay(index)?;
-                }
-            }
+            self.stdio.pass(ready.stdio)?;
             if ready.control {
                 self.obey()?;
+            }
+            if ready.console {
+                self.receive_terminal()?;
             }
             let mut cancelled = false;
             while let Some(signal) = self.signals.read_signal()? {
@@ -132,31 +133,37 @@ impl Shim {
             Phase::Starting { deadline: Some((deadline, _)), .. } => round_up(deadline),
             _ => PollTimeout::NONE,
         };
-        let signals = self.signals.as_fd();
-        // An output that has ended keeps its place in the set and asks for nothing.
-        let output = |index: usize| match &self.relays[index] {
-            Some(relay) => PollFd::new(relay.as_fd(), PollFlags::POLLIN),
-            None => PollFd::new(signals, PollFlags::empty()),
-        };
-        let mut set = [
-            PollFd::new(signals, PollFlags::POLLIN),
-            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
-            output(0),
-            output(1),
+        let [first, second, input] = self.stdio.waits_for();
+        let waits = [
+            for_input(&self.signals),
+            for_input(&self.control),
+            self.console.as_ref().and_then(for_input),
+            first,
+            second,
+            input,
         ];
+        // What is not waited for keeps its place in the set and asks for nothing.
+        let nothing = (self.signals.as_fd(), PollFlags::empty());
+        let mut set = waits.map(|wait| {
+            let (fd, events) = wait.unwrap_or(nothing);
+            PollFd::new(fd, events)
+        });
         match poll(&mut set, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let ready = |index: usize| set[index].revents().is_some_and(|events| !events.is_empty());
-        Ok(Ready { control: ready(1), output: [ready(2), ready(3)] })
+        let ready = |index: usize| {
+            waits[index].is_some() && set[index].revents().is_some_and(|events| !events.is_empty())
+        };
+        Ok(Ready { control: ready(1), console: ready(2), stdio: [ready(3), ready(4), ready(5)] })
     }
 
-    fn relay(&mut self, index: usize) -> io::Result<()> {
-        if let (Some(relay), Some(log)) = (&self.relays[index], &mut self.log)
-            && relay.pass(log)? == Progress::Ended
+    fn receive_terminal(&mut self) -> io::Result<()> {
+        if let Some(console) = &mut self.console
+            && let Some(master) = console.receive(&self.dir)?
         {
-            self.relays[index] = None;
+            self.stdio.take_terminal(master)?;
+            self.console = None;
         }
         Ok(())
     }
@@ -194,14 +201,21 @@ impl Shim {
 
     fn act(&mut self, message: Control) {
         match (message, &self.phase) {
-            (Control::CloseStdin, _) => self.stdin_holder = None,
+            (Control::CloseStdin, _) => self.stdio.close_stdin(),
             (Control::Signal(signal), Phase::Running { process, .. }) => {
                 if let Err(error) = process.send_signal(signal) {
                     log("warning", &format!("control: signal {signal}: {error}"));
                 }
             }
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
-            (Control::Resize { .. }, _) => log("warning", "control: resize: there is no terminal"),
+            (Control::Resize { width, height }, _) => match self.stdio.terminal() {
+                Some(master) => {
+                    if let Err(error) = holdfast_sys::terminal::resize(master, width, height) {
+                        log("warning", &format!("control: resize: {error}"));
+                    }
+                }
+                None => log("warning", "control: resize: there is no terminal"),
+            },
         }
     }
 
@@ -254,6 +268,11 @@ impl Shim {
             ));
         }
         let process = PidFd::open(pid)?;
+        // Sent before the runtime ended, so it is there by now.
+        self.receive_terminal()?;
+        if self.console.is_some() {
+            return failed("the runtime succeeded and sent no terminal".to_owned());
+        }
         self.phase = Phase::Running { pid, process };
         self.announce(Announcement::Created { pid });
         Ok(Ok(()))
@@ -261,11 +280,7 @@ impl Shim {
 
     fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<()> {
         if matches!(self.phase, Phase::Running { pid: own, .. } if own == pid) {
-            if let Some(log) = &mut self.log {
-                for relay in self.relays.iter().flatten() {
-                    relay.drain(log)?;
-                }
-            }
+            self.stdio.drain()?;
             // On disk before it is reaped: should we die in between, the zombie still tells, and
             // as long as there is no status the pid can't be anyone else's.
             if let Err(error) = self.dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim)) {
@@ -286,11 +301,7 @@ impl Shim {
     /// Ends a start that came to nothing: no descendant of ours survives it.
     fn give_up(&mut self, failure: Failure) -> io::Result<ExitCode> {
         let killed = self.kill_descendants();
-        if let Some(log) = &mut self.log {
-            for relay in self.relays.iter().flatten() {
-                relay.drain(log)?;
-            }
-        }
+        self.stdio.drain()?;
         // The supervisor takes the first error that it finds, so what is the runtime's to explain
         // is no error of ours.
         let code = match failure {
@@ -346,7 +357,12 @@ impl Shim {
 /// What [`Shim::wait`] found. Signals are not in it: they are read in any case.
 struct Ready {
     control: bool,
-    output: [bool; 2],
+    console: bool,
+    stdio: [bool; 3],
+}
+
+fn for_input(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    Some((fd.as_fd(), PollFlags::POLLIN))
 }
 
 /// The time until `deadline` in whole milliseconds, rounded up so that a wait never ends before it.

@@ -1,18 +1,23 @@
-//! The stdio that the container gets.
+//! The stdio that the container gets, and our side of it.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use holdfast_state::ProcessDir;
 use holdfast_state::cri::Stream;
+use holdfast_state::process_dir::OUTPUT_LOG;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::{Args, Log};
-use crate::relay::Relay;
+use crate::pump::Pump;
+use crate::relay::{Kind, OutputLog, Progress, Relay};
+use crate::terminal::END_OF_INPUT;
 
 /// What the runtime inherits; closed on our side once it runs.
 pub(crate) struct ContainerEnds {
@@ -21,50 +26,178 @@ pub(crate) struct ContainerEnds {
     pub(crate) stderr: File,
 }
 
-/// The container's ends, and ours.
+/// One of the streams that a process writes.
+enum Output {
+    /// Into the log.
+    Logged(Relay),
+    /// From the terminal into a FIFO of the caller's.
+    Pumped(Pump),
+}
+
+/// Our side.
 pub(crate) struct Stdio {
-    pub(crate) container: ContainerEnds,
-    /// Keeps a stdin FIFO from ending when a client goes, until someone says that it is over.
-    pub(crate) stdin_holder: Option<File>,
-    pub(crate) relays: [Option<Relay>; 2],
+    outputs: [Option<Output>; 2],
+    log: Option<OutputLog>,
+    /// From the stdin FIFO into the terminal. Without a terminal the process reads the FIFO itself.
+    input: Option<Pump>,
+    /// The stdin FIFO, opened for writing: it does not end when a client goes, but when someone
+    /// says that it is over.
+    stdin_holder: Option<File>,
+    /// The stdin FIFO until there is a terminal for it.
+    waiting_stdin: Option<File>,
+    /// A FIFO of the caller's until there is a terminal for it.
+    waiting_stdout: Option<File>,
+    terminal: Option<OwnedFd>,
 }
 
 impl Stdio {
-    pub(crate) fn open(args: &Args) -> io::Result<Self> {
-        let (stdin, stdin_holder) = match &args.stdin {
-            Some(path) => open_stdin(path)?,
-            None => (File::open("/dev/null")?, None),
+    /// Opens what there is to open before the runtime starts.
+    pub(crate) fn open(args: &Args, dir: &ProcessDir) -> io::Result<(ContainerEnds, Self)> {
+        let logged = args.log == Log::Cri
+            && (args.terminal || args.stdout.is_none() || args.stderr.is_none());
+        let mut ours = Self {
+            outputs: [None, None],
+            log: if logged { Some(open_log(dir, args.owner)?) } else { None },
+            input: None,
+            stdin_holder: None,
+            waiting_stdin: None,
+            waiting_stdout: None,
+            terminal: None,
         };
-        let (stdout, out_relay) = open_output(args, args.stdout.as_deref(), Stream::Stdout)?;
-        let (stderr, err_relay) = open_output(args, args.stderr.as_deref(), Stream::Stderr)?;
-        let container = ContainerEnds { stdin, stdout, stderr };
-        Ok(Self { container, stdin_holder, relays: [out_relay, err_relay] })
+        let mut stdin = null()?;
+        if let Some(path) = &args.stdin {
+            let reader = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+            ours.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+            if args.terminal {
+                ours.waiting_stdin = Some(reader);
+            } else {
+                // The container expects a descriptor that waits.
+                fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
+                stdin = reader;
+            }
+        }
+        let (stdout, stderr) = if args.terminal {
+            if let Some(path) = &args.stdout {
+                ours.waiting_stdout = Some(open_fifo(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
+            }
+            // What the runtime itself has to say before there is a terminal.
+            (null()?, ours.output(args, None, Stream::Stderr)?)
+        } else {
+            (
+                ours.output(args, args.stdout.as_deref(), Stream::Stdout)?,
+                ours.output(args, args.stderr.as_deref(), Stream::Stderr)?,
+            )
+        };
+        Ok((ContainerEnds { stdin, stdout, stderr }, ours))
     }
-}
 
-/// A FIFO for reading, opened without waiting for its writer.
-fn open_stdin(path: &Path) -> io::Result<(File, Option<File>)> {
-    let reader = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-    let holder = open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?;
-    // The container expects a descriptor that waits.
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
-    Ok((reader, Some(holder)))
-}
-
-fn open_output(
-    args: &Args,
-    path: Option<&Path>,
-    stream: Stream,
-) -> io::Result<(File, Option<Relay>)> {
-    match (path, args.log) {
-        // Opened for both, so a reader that goes away costs the container no SIGPIPE.
-        (Some(path), _) => Ok((open_fifo(path, OFlag::O_RDWR)?, None)),
-        (None, Log::None) => Ok((File::options().write(true).open("/dev/null")?, None)),
-        (None, Log::Cri) => {
-            let (ours, theirs) = output_pipe(args.owner)?;
-            Ok((theirs, Some(Relay::new(ours, stream))))
+    /// The container's end of one output.
+    fn output(&mut self, args: &Args, fifo: Option<&Path>, stream: Stream) -> io::Result<File> {
+        match fifo {
+            // Opened for both, so a reader that goes away costs the container no SIGPIPE.
+            Some(path) => open_fifo(path, OFlag::O_RDWR),
+            None if self.log.is_none() => null(),
+            None => {
+                let (ours, theirs) = output_pipe(args.owner)?;
+                let relay = Relay::new(ours, stream, Kind::Pipe);
+                self.outputs[stream as usize] = Some(Output::Logged(relay));
+                Ok(theirs)
+            }
         }
     }
+
+    /// The terminal has come.
+    pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
+        if let Some(fifo) = self.waiting_stdin.take() {
+            self.input = Some(Pump::new(fifo.into(), master.try_clone()?));
+        }
+        self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
+            Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
+            None if self.log.is_some() => Some(Output::Logged(Relay::new(
+                master.try_clone()?,
+                Stream::Stdout,
+                Kind::Terminal,
+            ))),
+            // Read by nobody, the terminal would fill up and stall the process.
+            None => Some(Output::Pumped(Pump::new(master.try_clone()?, null()?.into()))),
+        };
+        self.terminal = Some(master);
+        Ok(())
+    }
+
+    pub(crate) fn terminal(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref()
+    }
+
+    /// Whether all has been written that a process can have written.
+    pub(crate) fn is_over(&self) -> bool {
+        self.outputs.iter().all(Option::is_none)
+    }
+
+    /// No more input comes once all who write to the FIFO have closed it.
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin_holder = None;
+    }
+
+    /// What to wait for: two outputs and the input.
+    pub(crate) fn waits_for(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 3] {
+        let output = |index: usize| match &self.outputs[index] {
+            Some(Output::Logged(relay)) => Some((relay.as_fd(), PollFlags::POLLIN)),
+            Some(Output::Pumped(pump)) => Some(pump.waits_for()),
+            None => None,
+        };
+        [output(0), output(1), self.input.as_ref().map(Pump::waits_for)]
+    }
+
+    /// Moves what can be moved, by the indices of [`waits_for`](Self::waits_for).
+    pub(crate) fn pass(&mut self, ready: [bool; 3]) -> io::Result<()> {
+        for (index, output) in self.outputs.iter_mut().enumerate() {
+            if !ready[index] {
+                continue;
+            }
+            let progress = match (&mut *output, &mut self.log) {
+                (Some(Output::Logged(relay)), Some(log)) => relay.pass(log)?,
+                (Some(Output::Pumped(pump)), _) => pump.pass()?,
+                _ => Progress::Open,
+            };
+            if progress == Progress::Ended {
+                *output = None;
+            }
+        }
+        if ready[2]
+            && let Some(input) = &mut self.input
+            && input.pass()? == Progress::Ended
+        {
+            self.input = None;
+            if let Some(master) = &self.terminal {
+                // Full or gone: then nobody waits for input.
+                let _ = nix::unistd::write(master, &[END_OF_INPUT]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts into the log what was written before now.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        if let Some(log) = &mut self.log {
+            for output in self.outputs.iter().flatten() {
+                if let Output::Logged(relay) = output {
+                    relay.drain(log)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_log(dir: &ProcessDir, owner: Option<(u32, u32)>) -> io::Result<OutputLog> {
+    let file = dir.directory().append(OUTPUT_LOG)?;
+    give(&file, owner)?;
+    Ok(OutputLog::new(file))
+}
+
+fn null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
 }
 
 fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
@@ -90,12 +223,18 @@ fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
 /// closed it.
 fn output_pipe(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    if let Some((uid, gid)) = owner {
-        fchown(&writer, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    }
+    give(&writer, owner)?;
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let theirs =
         nix::fcntl::open(itself.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs.into()))
+}
+
+/// The container's user owns its stdio, so that it may reopen `/dev/stdout`.
+fn give(file: &impl AsFd, owner: Option<(u32, u32)>) -> io::Result<()> {
+    match owner {
+        Some((uid, gid)) => Ok(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?),
+        None => Ok(()),
+    }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2,
 };
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, mkfifoat, unlinkat};
 
 /// Mode of a directory of ours: nobody but the owner.
 const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
@@ -138,6 +138,12 @@ impl Directory {
             Err(Errno::EEXIST) => Ok(()),
             other => Ok(other?),
         }
+    }
+
+    /// Changes the owner of an entry; a symbolic link's own.
+    pub fn give(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        Ok(fchownat(&self.fd, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
     /// Opens a FIFO without ever blocking; anything else under that name is refused.

@@ -32,6 +32,18 @@ pub enum EventKind {
     Starting,
     /// The program runs.
     Started,
+    /// The runtime is about to be told to freeze it.
+    Pausing,
+    /// Its processes are frozen.
+    Paused,
+    /// The runtime is about to be told to thaw it.
+    Resuming,
+    /// Its processes run again.
+    Resumed,
+    /// The kernel killed a process of it for want of memory.
+    OutOfMemory,
+    /// Its state was written to a directory, from which it can be restored.
+    Checkpointed,
     /// The process ended.
     Exited {
         /// How it ended.

@@ -4,9 +4,10 @@
 //! it says whether a container had been started. It is no ledger: statuses live in their own files,
 //! and lines are not synced (after a power loss the boot id says all there is to say).
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
-use crate::{ContainerDir, Event};
+use crate::{ContainerDir, Event, EventKind, ProcessId};
 
 /// The file's name.
 pub const NAME: &str = "events.jsonl";
@@ -26,16 +27,30 @@ pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
     file.write_all(&line)?;
     if file.metadata()?.len() > COMPACT_ABOVE {
         let content = directory.read(NAME, LIMIT)?;
-        directory.write_atomic(NAME, newest_half(&content))?;
+        directory.write_atomic(NAME, &newest_half(&content))?;
     }
     Ok(())
 }
 
-fn newest_half(content: &[u8]) -> &[u8] {
-    let half = content.len() / 2;
-    let start =
-        content[half..].iter().position(|&b| b == b'\n').map_or(content.len(), |at| half + at + 1);
-    &content[start..]
+/// The newest half, and of the older one what still matters: all of the processes that have not
+/// ended, so that after a restart nothing is told twice.
+fn newest_half(content: &[u8]) -> Vec<u8> {
+    let lines: Vec<&[u8]> = content.split_inclusive(|&b| b == b'\n').collect();
+    let (older, newer) = lines.split_at(lines.len() / 2);
+    let event = |line: &[u8]| serde_json::from_slice::<Event>(line).ok();
+    let ended: HashSet<ProcessId> = lines
+        .iter()
+        .filter_map(|line| event(line))
+        .filter(|event| matches!(event.kind, EventKind::Exited { .. }))
+        .map(|event| event.process)
+        .collect();
+    let matters = |line: &&&[u8]| {
+        event(line).is_some_and(|event| {
+            !ended.contains(&event.process)
+                && matches!(event.kind, EventKind::Created { .. } | EventKind::Started)
+        })
+    };
+    older.iter().filter(matters).chain(newer).flat_map(|line| line.iter().copied()).collect()
 }
 
 /// All events that are there. Lines that are torn or foreign are passed over; a container without
@@ -54,7 +69,7 @@ pub fn read(container: &ContainerDir) -> io::Result<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EventKind, Evidence, ExitStatus, ProcessId, StateRoot, Timestamp};
+    use crate::{Evidence, ExitStatus, StateRoot, Timestamp};
 
     fn event(seq: u64) -> Event {
         let kind = EventKind::Exited { status: ExitStatus::Code(3), evidence: Evidence::Shim };
@@ -80,12 +95,15 @@ mod tests {
             String::from_utf8(container.directory().read(NAME, LIMIT).unwrap()[..90].to_vec());
         assert!(text.unwrap().starts_with("{\"seq\":1,\"time\":\""));
 
-        for seq in 4..6_000 {
+        let live = Event { process: "live".parse().unwrap(), kind: EventKind::Started, ..event(4) };
+        append(&container, &live).unwrap();
+        for seq in 5..6_000 {
             append(&container, &event(seq)).unwrap();
         }
         let events = read(&container).unwrap();
         assert_eq!(events.last().unwrap().seq, 5_999);
-        assert!(events.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
+        assert_eq!(events[0], live, "a process that has not ended keeps its start");
+        assert!(events[1..].windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
         assert!(
             container.directory().read(NAME, LIMIT).unwrap().len() as u64 <= COMPACT_ABOVE + 200
         );

@@ -26,6 +26,7 @@ pub mod log;
 pub mod process_dir;
 pub mod record;
 pub mod root;
+pub mod seed;
 pub mod status;
 pub mod time;
 

@@ -18,6 +18,8 @@ pub const PID: &str = "pid";
 pub const EXIT: &str = "exit";
 /// FIFO: messages to the shim.
 pub const CONTROL: &str = "control";
+/// FIFO: the standard input, where Holdfast makes one.
+pub const STDIN: &str = "stdin";
 /// The seed's number, decimal.
 pub const EXIT_STATUS: &str = "exitStatus";
 /// The end in full; written just before [`EXIT_STATUS`].
@@ -89,6 +91,12 @@ impl ProcessDir {
     pub fn make_fifos(&self) -> io::Result<()> {
         self.0.make_fifo(EXIT)?;
         self.0.make_fifo(CONTROL)
+    }
+
+    /// Makes the FIFO for the standard input and gives it to this owner.
+    pub fn make_stdin(&self, uid: u32, gid: u32) -> io::Result<()> {
+        self.0.make_fifo(STDIN)?;
+        self.0.give(STDIN, uid, gid)
     }
 
     /// The reading end of the exit FIFO. It never blocks; an end of file means that no shim holds

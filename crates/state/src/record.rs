@@ -118,6 +118,8 @@ pub enum Launch {
     Run,
     /// `exec --detach`: a further process of a running container.
     Exec,
+    /// `restore --detach`: from a checkpoint, as it was when that was made.
+    Restore,
 }
 
 impl Launch {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::default_config::{default_config, mount};
-use crate::options::{ContainerOptions, Source};
+use crate::options::{ContainerOptions, Source, TerminalSize};
 
 /// A bundle ready for the runtime.
 #[derive(Debug)]
@@ -36,20 +36,21 @@ pub(crate) fn prepare(
     scratch: &Path,
     own: &Path,
 ) -> Result<Bundle, Error> {
+    let terminal = options.stdio.terminal;
     let (path, config) = match &options.source {
-        Source::Bundle(path) => given(path, &options.args, scratch, own)?,
+        Source::Bundle(path) => given(path, options, scratch, own)?,
         Source::Rootfs(path) => {
             let bad = |reason: String| Error::Rootfs { path: path.clone(), reason };
             let rootfs = path.canonicalize().map_err(|error| bad(error.to_string()))?;
             if !rootfs.is_dir() {
                 return Err(bad("not a directory".to_owned()));
             }
-            made(default_config(id, &options.args, &rootfs, vec![]), scratch, own)?
+            made(default_config(id, &options.args, &rootfs, vec![]), terminal, scratch, own)?
         }
         Source::Host => {
             let rootfs = own.join("rootfs");
             let mounts = host_rootfs(&scratch.join("rootfs"))?;
-            made(default_config(id, &options.args, &rootfs, mounts), scratch, own)?
+            made(default_config(id, &options.args, &rootfs, mounts), terminal, scratch, own)?
         }
     };
     let process = config["process"].as_object().cloned().unwrap_or_default();
@@ -60,6 +61,7 @@ pub(crate) fn prepare(
 /// Writes a configuration of our own.
 fn made(
     spec: Result<Spec, OciSpecError>,
+    terminal: Option<TerminalSize>,
     scratch: &Path,
     own: &Path,
 ) -> Result<(PathBuf, Value), Error> {
@@ -67,14 +69,15 @@ fn made(
         path: own.to_owned(),
         reason: error.to_string(),
     };
-    let config = serde_json::to_value(spec.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+    let mut config = serde_json::to_value(spec.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+    set_terminal(&mut config["process"], terminal);
     Ok((write(scratch, own, &config)?, config))
 }
 
 /// The caller's bundle: used as it is where nothing about it has to change.
 fn given(
     path: &Path,
-    args: &[String],
+    options: &ContainerOptions,
     scratch: &Path,
     own: &Path,
 ) -> Result<(PathBuf, Value), Error> {
@@ -82,18 +85,14 @@ fn given(
     let bundle = path.canonicalize().map_err(|error| bad(error.to_string()))?;
     let mut config = read_config(&bundle).map_err(bad)?;
 
-    let mut changed = false;
-    if !args.is_empty() {
-        config["process"]["args"] = json!(args);
-        changed = true;
+    let before = config["process"].clone();
+    if !options.args.is_empty() {
+        config["process"]["args"] = json!(options.args);
     }
     // Whether there is a terminal is for the caller to say at each start, not for the bundle:
     // `runc spec` always writes true.
-    if config["process"]["terminal"] == json!(true) {
-        config["process"]["terminal"] = json!(false);
-        changed = true;
-    }
-    if !changed {
+    set_terminal(&mut config["process"], options.stdio.terminal);
+    if config["process"] == before {
         return Ok((bundle, config));
     }
     // Paths in a configuration are relative to its bundle, which the copy has left.
@@ -107,6 +106,24 @@ fn given(
         }
     }
     Ok((write(scratch, own, &config)?, config))
+}
+
+/// Says whether an OCI process has a terminal, and its size.
+pub(crate) fn set_terminal(process: &mut Value, terminal: Option<TerminalSize>) {
+    let Some(process) = process.as_object_mut() else { return };
+    if let Some(size) = terminal {
+        process.insert("terminal".to_owned(), json!(true));
+        process.insert("consoleSize".to_owned(), json!(size));
+        // Programs ask it what the terminal can do; without an answer many refuse to work.
+        let env = process.entry("env").or_insert_with(|| json!([])).as_array_mut();
+        if let Some(env) = env
+            && !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
+        {
+            env.push(json!("TERM=xterm"));
+        }
+    } else if process.get("terminal").is_some_and(|terminal| terminal != &json!(false)) {
+        process.insert("terminal".to_owned(), json!(false));
+    }
 }
 
 fn read_config(bundle: &Path) -> Result<Value, String> {

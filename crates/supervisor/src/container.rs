@@ -1,91 +1,24 @@
 //! A container, as the caller holds it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, ExitRecord, ExitStatus, ProcessId, Timestamp};
-use serde::{Deserialize, Serialize};
+use holdfast_state::{ContainerId, ExitRecord, ExitStatus};
 use tokio::time::timeout;
 
 use crate::identity::Handle;
-use crate::launch::{self, DELETE_LIMIT};
-use crate::lifecycle::{Activity, Input, State};
-use crate::options::ExecOptions;
+use crate::info::{ContainerInfo, ExecInfo};
+use crate::launch::DELETE_LIMIT;
+use crate::lifecycle::{Activity, Change, Input, State};
+use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
 use crate::supervisor::{ContainerState, Core, publish_deleted};
-use crate::{Error, LogReader, layout};
+use crate::{Error, LogReader, stdin};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-
-/// The state of a container, in the words of the OCI runtime specification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The runtime is at work.
-    Creating,
-    /// It waits for its start.
-    Created,
-    /// Its program runs.
-    Running,
-    /// Its processes are frozen.
-    Paused,
-    /// Its first process has ended.
-    Stopped,
-}
-
-impl Status {
-    /// The word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-/// A container as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ContainerInfo {
-    /// Its id.
-    pub id: ContainerId,
-    /// Its state.
-    pub status: Status,
-    /// Its first process, as the host counts; `None` once that has ended.
-    pub pid: Option<i32>,
-    /// How it ended, as a shell shows it: 0 to 255, 128 + n for a signal, 255 where it is unknown.
-    pub exit_status: Option<u8>,
-    /// How it ended, exactly, and how that is known.
-    pub exit: Option<ExitRecord>,
-    /// When it was made.
-    pub created: Option<Timestamp>,
-    /// Whether this supervisor found it on disk.
-    pub restored: bool,
-    /// Its runtime.
-    pub runtime: PathBuf,
-    /// Its further processes.
-    pub execs: Vec<ExecInfo>,
-}
-
-/// A further process of a container as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExecInfo {
-    /// Its id within the container.
-    pub id: ProcessId,
-    /// Its state.
-    pub status: Status,
-    /// As the host counts; `None` once it has ended.
-    pub pid: Option<i32>,
-    /// How it ended, exactly, and how that is known.
-    pub exit: Option<ExitRecord>,
-}
 
 /// Whether a container that runs is killed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +30,8 @@ pub(crate) enum Force {
 /// A container. Clones are the same container; dropping one does nothing to it.
 #[derive(Debug, Clone)]
 pub struct Container {
-    core: Arc<Core>,
-    state: Arc<ContainerState>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) state: Arc<ContainerState>,
 }
 
 impl Container {
@@ -143,7 +76,15 @@ impl Container {
     /// Starts a created container.
     pub async fn start(&self) -> Result<(), Error> {
         let this = self.clone();
-        self.core.finish(async move { this.start_now().await }).await
+        self.finish(async move { this.start_now().await }).await
+    }
+
+    /// Runs work to its end even if the caller stops waiting for it.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.core.finish(work).await
     }
 
     async fn start_now(&self) -> Result<(), Error> {
@@ -158,11 +99,11 @@ impl Container {
             .and_then(|dir| dir.load().map_err(std::io::Error::other));
         let record =
             record.map_err(Error::io(format!("read the record of container {}", self.id())))?;
-        init.apply(&self.core, Input::StartRequested);
+        init.apply(&self.core, Input::Begin(Change::Start));
         let limit =
             if init.start_timeout.is_zero() { self.core.start_timeout } else { init.start_timeout };
         let started = self.state.runtime.start(self.id(), &record, limit).await;
-        let outcome = if started.is_ok() { Input::StartSucceeded } else { Input::StartFailed };
+        let outcome = if started.is_ok() { Input::Done } else { Input::NotDone };
         init.apply(&self.core, outcome);
         started
     }
@@ -183,50 +124,43 @@ impl Container {
             .unwrap_or_else(|| Err(self.wrong_state("a signal", "created or running")))
     }
 
-    /// Runs a further process in it.
-    pub async fn exec(&self, options: ExecOptions) -> Result<ExecProcess, Error> {
-        self.exec_attached(options).await.map(|(process, _)| process)
-    }
-
-    /// As [`exec`](Self::exec), with a reader of the output that misses nothing.
-    pub async fn exec_attached(
-        &self,
-        options: ExecOptions,
-    ) -> Result<(ExecProcess, LogReader), Error> {
+    /// Sends SIGKILL and, where the container is frozen, thaws it, since it could not die otherwise.
+    pub async fn kill(&self) -> Result<(), Error> {
         let this = self.clone();
-        self.core
-            .finish(async move {
-                if !matches!(
-                    this.state.init.state(),
-                    State::Live { activity: Activity::Running, .. }
-                ) {
-                    return Err(this.wrong_state("exec", "running"));
-                }
-                let (process, job, log) = {
-                    let this = this.clone();
-                    tokio::task::spawn_blocking(move || {
-                        let job = layout::exec(&this.core, &this.state, &options)?;
-                        this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                        let log = LogReader::open(&this.core, &job.process)?;
-                        Ok::<_, Error>((job.process.clone(), job, log))
-                    })
-                    .await
-                    .unwrap_or(Err(Error::ShuttingDown))?
-                };
-                launch::launch(&this.core, job).await?;
-                Ok((
-                    ExecProcess { core: this.core.clone(), container: this.state.clone(), process },
-                    log,
-                ))
-            })
-            .await
+        self.finish(async move {
+            this.signal(nix::libc::SIGKILL)?;
+            let _operation = this.state.operation.lock().await;
+            this.thaw().await
+        })
+        .await
     }
 
-    /// A further process by its id.
+    /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe). Several may write; each
+    /// write of up to 4096 bytes arrives in one piece (`PIPE_BUF`, pipe(7)).
+    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
+        stdin::open(&self.core, &self.state.init)
+    }
+
+    /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
-    pub fn process(&self, id: &ProcessId) -> Option<ExecProcess> {
-        let process = self.state.execs().get(id).cloned()?;
-        Some(ExecProcess { core: self.core.clone(), container: self.state.clone(), process })
+    pub fn stdin_path(&self) -> Option<PathBuf> {
+        stdin::path(&self.core, &self.state.init)
+    }
+
+    /// Ends its input once all who write to it have closed it.
+    pub fn close_stdin(&self) -> Result<(), Error> {
+        stdin::close(&self.core, &self.state.init)
+    }
+
+    /// Tells its terminal a new size.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        stdin::resize(&self.core, &self.state.init, size)
+    }
+
+    /// A descriptor that becomes readable once [`wait`](Self::wait) would answer at once, for event
+    /// loops that are not Tokio's. Reading it takes that back; a caller may just close it.
+    pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
+        stdin::exit_fd(&self.core, &self.state.init)
     }
 
     /// Its output from the beginning.
@@ -246,7 +180,7 @@ impl Container {
 
     async fn delete_finishing(&self, force: Force) -> Result<(), Error> {
         let this = self.clone();
-        self.core.finish(async move { this.delete_now(force).await }).await
+        self.finish(async move { this.delete_now(force).await }).await
     }
 
     pub(crate) async fn delete_now(&self, force: Force) -> Result<(), Error> {
@@ -263,9 +197,15 @@ impl Container {
             _ if force == Force::Yes => {}
             _ => return Err(self.wrong_state("delete without force", "stopped")),
         }
-        // Its init first: with a pid namespace all others go with it.
+        // All are sent the signal before any is waited for, and a frozen one is thawed after it.
         for process in self.state.processes() {
-            self.kill(&process).await?;
+            if let Some(Err(error)) = signal_process(&process, nix::libc::SIGKILL) {
+                return Err(error);
+            }
+        }
+        self.thaw().await?;
+        for process in self.state.processes() {
+            self.vanished(&process).await?;
         }
         self.state.runtime.delete(self.id(), DELETE_LIMIT).await?;
         for process in self.state.processes() {
@@ -280,89 +220,22 @@ impl Container {
             .map_err(Error::io(format!("remove the directory of container {}", self.id())))
     }
 
-    /// Kills a process and waits until it has ended.
-    async fn kill(&self, process: &Process) -> Result<(), Error> {
-        if process.is_stopped() {
-            return Ok(());
-        }
+    /// Waits until a process that was killed has ended.
+    async fn vanished(&self, process: &Process) -> Result<(), Error> {
         let pid = pid_of(process).unwrap_or_default();
-        if let Some(Err(error)) = signal_process(process, nix::libc::SIGKILL) {
-            return Err(error);
-        }
         match timeout(KILL_LIMIT, process.ended()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::SurvivesKill { id: self.id().clone(), pid, after: KILL_LIMIT }),
         }
     }
 
-    fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
+    pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
         let status = self.state.init.status().as_str();
         Error::WrongState { id: self.id().clone(), status, operation, needed }
     }
 }
 
-/// A further process of a container.
-#[derive(Debug, Clone)]
-pub struct ExecProcess {
-    core: Arc<Core>,
-    container: Arc<ContainerState>,
-    process: Arc<Process>,
-}
-
-impl ExecProcess {
-    /// Its id within the container.
-    #[must_use]
-    pub fn id(&self) -> &ProcessId {
-        &self.process.id
-    }
-
-    /// As the host counts; `None` once it has ended.
-    #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        pid_of(&self.process)
-    }
-
-    /// Waits for its end. Cancel safe.
-    pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        ended(&self.core, &self.process).await.map(|record| record.status)
-    }
-
-    /// Sends it a signal, by number.
-    pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        signal_process(&self.process, signal).unwrap_or_else(|| {
-            Err(Error::WrongState {
-                id: self.container.id.clone(),
-                status: "stopped",
-                operation: "a signal to an exec",
-                needed: "running",
-            })
-        })
-    }
-
-    /// Its output from the beginning.
-    pub fn logs(&self) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.process)
-    }
-
-    /// Removes its record and its output, once it has ended.
-    pub async fn delete(&self) -> Result<(), Error> {
-        if !self.process.is_stopped() {
-            return Err(Error::WrongState {
-                id: self.container.id.clone(),
-                status: "running",
-                operation: "delete of an exec",
-                needed: "stopped",
-            });
-        }
-        let removed = self.core.forget(&self.container, &self.process).await;
-        removed.map_err(Error::io(format!(
-            "remove process {} of container {}",
-            self.process.id, self.container.id
-        )))
-    }
-}
-
-async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, Error> {
+pub(crate) async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, Error> {
     tokio::select! {
         biased;
         ended = process.ended() => ended.ok_or_else(|| Error::NotFound(process.container.clone())),
@@ -371,7 +244,7 @@ async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, Error> {
 }
 
 /// `None` if there is no process that could take it.
-fn signal_process(process: &Process, signal: i32) -> Option<Result<(), Error>> {
+pub(crate) fn signal_process(process: &Process, signal: i32) -> Option<Result<(), Error>> {
     let handle: Arc<Handle> = process.handle()?;
     match handle.pidfd.send_signal(signal) {
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => None,
@@ -382,11 +255,11 @@ fn signal_process(process: &Process, signal: i32) -> Option<Result<(), Error>> {
 }
 
 /// `None` from the moment on that the exit is told; its handle goes a little later.
-fn pid_of(process: &Process) -> Option<i32> {
+pub(crate) fn pid_of(process: &Process) -> Option<i32> {
     process.handle().filter(|_| !process.is_stopped()).map(|handle| handle.pid)
 }
 
-fn exit_of(process: &Process) -> Option<ExitRecord> {
+pub(crate) fn exit_of(process: &Process) -> Option<ExitRecord> {
     match process.state() {
         State::Stopped(record) => Some(record),
         _ => None,

@@ -50,6 +50,27 @@ pub enum Error {
         /// Where it was looked for.
         looked: String,
     },
+    /// What was given as a FIFO is none \[`ErrNotFifo`\].
+    #[error("{0}: not a FIFO; make one with mkfifo(1)")]
+    NotFifo(PathBuf),
+    /// A checkpoint can't be used.
+    #[error("checkpoint {path}: {reason}")]
+    Checkpoint {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The process has no shim that could do it.
+    #[error("process {process} of container {id} has lost its shim, which {operation} needs")]
+    NoShim {
+        /// The container.
+        id: ContainerId,
+        /// The process.
+        process: ProcessId,
+        /// What was asked.
+        operation: &'static str,
+    },
     /// The container did not start in time; all that was started is gone again
     /// \[`ErrContainerStartTimeout`\].
     #[error("container did not start before the specified timeout of {}{}", humantime(.timeout), appended(.detail))]

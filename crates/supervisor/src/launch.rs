@@ -1,7 +1,6 @@
 //! From a process on disk to a shim at work, and back where that comes to nothing.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::lifecycle::State;
 use crate::process::{Origin, Process};
 use crate::supervisor::{Core, blocking};
 use crate::watch::Watch;
-use crate::{Error, bundle, runtime};
+use crate::{Error, bundle};
 
 /// The exit code by which a shim says that the start took too long, as timeout(1) has it.
 const SHIM_TIMED_OUT: i32 = 124;
@@ -28,35 +27,6 @@ const SHIM_SLACK: Duration = Duration::from_secs(8);
 
 /// How long a runtime may take to delete what is left of a container.
 pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
-
-/// Finds the shim: what the caller said, else beside the executable, in libexec, in `PATH`.
-pub(crate) fn find_shim(given: Option<&Path>) -> Result<PathBuf, Error> {
-    const NAME: &str = "holdfast-shim";
-    let missing = |looked: String| Error::NotInstalled { name: NAME.to_owned(), looked };
-    if let Some(path) = given {
-        // Made absolute: it is started later, when the working directory may be another.
-        let path = path.canonicalize().map_err(|_| missing(path.display().to_string()))?;
-        return if runtime::is_executable(&path) {
-            Ok(path)
-        } else {
-            Err(missing(path.display().to_string()))
-        };
-    }
-    let mut looked = Vec::new();
-    if let Ok(executable) = std::env::current_exe()
-        && let Some(dir) = executable.parent()
-    {
-        for place in [dir.to_owned(), dir.join("../libexec"), dir.join("../libexec/holdfast")] {
-            let path = place.join(NAME);
-            if runtime::is_executable(&path) {
-                return Ok(path);
-            }
-            looked.push(place.display().to_string());
-        }
-    }
-    looked.push("PATH".to_owned());
-    runtime::search_path(NAME).ok_or_else(|| missing(looked.join(", ")))
-}
 
 /// Starts the shim, has it watched, and waits until the process is there or the start has been
 /// cleared away again.
@@ -78,6 +48,7 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
                 exit: Some(exit),
                 shim: Some(shim),
                 start_deadline,
+                oom: None,
             };
             core.tasks.spawn(watch.run());
         }
@@ -90,6 +61,7 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
                 exit: None,
                 shim: None,
                 start_deadline,
+                oom: None,
             };
             core.tasks.spawn(watch.run());
         }
@@ -125,6 +97,15 @@ fn spawn_shim(core: &Core, job: &Job) -> io::Result<(std::fs::File, Child)> {
     command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
     if let Some(soft) = core.container_nofile {
         command.arg("--nofile").arg(soft.to_string());
+    }
+    if job.record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {
+        command.arg("--terminal");
+    }
+    let paths = [&job.record.stdin, &job.record.stdout, &job.record.stderr];
+    for (option, path) in ["--stdin", "--stdout", "--stderr"].into_iter().zip(paths) {
+        if !path.is_empty() {
+            command.arg(option).arg(path);
+        }
     }
     command.arg("--").args(&job.command);
     let child = command.stdin(Stdio::null()).stdout(announcements).stderr(own_log).spawn()?;

@@ -3,22 +3,25 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_state::process_dir::STDIN;
 use holdfast_state::record::SCHEMA;
 use holdfast_state::root::BUNDLE_NAME;
 use holdfast_state::{
-    Directory, Launch, Policies, ProcessDir, ProcessId, ProcessRecord, Timestamp,
+    Directory, Launch, OrphanPolicy, Policies, ProcessDir, ProcessId, ProcessRecord, Timestamp,
 };
 use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::bundle;
+use crate::checkpoint;
 use crate::events::EventLog;
 use crate::lifecycle::State;
-use crate::options::{ContainerOptions, ExecOptions};
+use crate::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
 use crate::supervisor::{ContainerState, Core};
@@ -51,34 +54,30 @@ pub(crate) fn container(
         |source| Error::Io { attempt: format!("make the directory of container {id}"), source };
     let home = core.root.path().join(id.as_str());
     let init = ProcessId::init();
+    let checkpoint = options.checkpoint.as_deref().map(checkpoint::find).transpose()?;
+    let launch = if checkpoint.is_some() { Launch::Restore } else { launch };
 
     let staged = core.root.stage_container().map_err(failed)?;
     let scratch = staged.directory().path().join(BUNDLE_NAME);
     let bundle = bundle::prepare(&id, options, &scratch, &home.join(BUNDLE_NAME))?;
-    let record = ProcessRecord {
-        exec: false,
+    let mut record = ProcessRecord {
         root_uid: bundle.root_ids.0,
         root_gid: bundle.root_ids.1,
+        checkpoint: checkpoint.map(text).unwrap_or_default(),
         no_pivot_root: options.no_pivot_root,
         runtime_args: options.runtime_args.clone(),
         root: text(home.join(init.as_str())),
         holdfast: Some(Policies {
-            schema: SCHEMA,
-            boot_id: core.boot_id.clone(),
-            created: Timestamp::now(),
-            launch,
-            runtime: runtime.program().to_owned(),
             bundle: bundle.path.clone(),
-            log: options.log,
             on_orphan: options.on_orphan,
             auto_remove: options.auto_remove,
-            start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            unknown: Map::new(),
+            ..policies(core, launch, runtime.program(), &options.stdio, timeout)
         }),
         oci: bundle.process,
         ..ProcessRecord::default()
     };
-    fill(staged.directory().create_dir(init.as_str()).map_err(failed)?, &record).map_err(failed)?;
+    let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
+    fill(dir, &mut record, &options.stdio)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
@@ -88,7 +87,7 @@ pub(crate) fn container(
     let stream = Arc::new(EventLog::new(id.clone(), &[]));
     let process =
         Arc::new(Process::new(&id, &init, &record, &stream, State::Creating, None, Origin::Made));
-    let command = runtime.launch(&id, &record, launch, &bundle.path);
+    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let container = Arc::new(ContainerState::new(id, runtime, stream, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
 }
@@ -111,36 +110,25 @@ pub(crate) fn exec(
     let parent = core.root.container(&container.id).map_err(failed)?;
     let of_init = parent.process(&ProcessId::init()).map_err(failed)?;
     let init = of_init.load().map_err(|error| failed(io::Error::other(error)))?;
+    let on_orphan = init.holdfast.as_ref().map(|holdfast| holdfast.on_orphan).unwrap_or_default();
 
-    let record = ProcessRecord {
+    let mut record = ProcessRecord {
         exec: true,
         root_uid: init.root_uid,
         root_gid: init.root_gid,
         runtime_args: init.runtime_args,
         root: text(parent.directory().path().join(id.as_str())),
         holdfast: Some(Policies {
-            schema: SCHEMA,
-            boot_id: core.boot_id.clone(),
-            created: Timestamp::now(),
-            launch: Launch::Exec,
-            runtime: container.runtime.program().to_owned(),
-            bundle: PathBuf::new(),
-            log: options.log,
-            on_orphan: init
-                .holdfast
-                .as_ref()
-                .map(|holdfast| holdfast.on_orphan)
-                .unwrap_or_default(),
+            on_orphan,
             auto_remove: options.auto_remove,
-            start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            unknown: Map::new(),
+            ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
         oci: exec_process(init.oci, options),
         ..ProcessRecord::default()
     };
     let staged = core.root.stage_process(&parent).map_err(failed)?;
     let inner = staged.directory().open_dir(".").map_err(failed)?;
-    fill(inner, &record).map_err(failed)?;
+    fill(inner, &mut record, &options.stdio)?;
     let dir = staged.publish_process(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::ProcessExists(container.id.clone(), id.clone()),
         _ => failed(error),
@@ -155,14 +143,36 @@ pub(crate) fn exec(
         None,
         Origin::Made,
     ));
-    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""));
+    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
     Ok(Job { process, dir, record, command, timeout })
+}
+
+/// What every record has beside its own; the rest is as if nothing had been asked for.
+fn policies(
+    core: &Core,
+    launch: Launch,
+    runtime: &Path,
+    stdio: &Stdio,
+    timeout: Duration,
+) -> Policies {
+    Policies {
+        schema: SCHEMA,
+        boot_id: core.boot_id.clone(),
+        created: Timestamp::now(),
+        launch,
+        runtime: runtime.to_owned(),
+        bundle: PathBuf::new(),
+        log: stdio.log,
+        on_orphan: OrphanPolicy::default(),
+        auto_remove: false,
+        start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        unknown: Map::new(),
+    }
 }
 
 /// The OCI process of an exec: the container's first one with other arguments.
 fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<String, Value> {
     process.insert("args".to_owned(), json!(options.args));
-    process.insert("terminal".to_owned(), json!(false));
     if let Some(cwd) = &options.cwd {
         process.insert("cwd".to_owned(), json!(cwd));
     }
@@ -173,13 +183,42 @@ fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<S
     if process.get("capabilities").is_some_and(Value::is_array) {
         process.remove("capabilities");
     }
-    process
+    let mut process = Value::Object(process);
+    bundle::set_terminal(&mut process, options.stdio.terminal);
+    process.as_object().cloned().unwrap_or_default()
 }
 
-fn fill(directory: Directory, record: &ProcessRecord) -> io::Result<()> {
+/// Makes what stands in the directory of a process before its shim is started.
+fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Result<(), Error> {
+    let own_stdin = Path::new(&record.root).join(STDIN);
+    let failed = |source| Error::Io { attempt: format!("make {}", record.root), source };
     let dir = ProcessDir::new(directory);
-    dir.save(record)?;
-    dir.make_fifos()
+    dir.make_fifos().map_err(failed)?;
+    if stdio.stdin == Stdin::Pipe {
+        let (uid, gid) = bundle::stdio_owner(record);
+        dir.make_stdin(uid, gid).map_err(failed)?;
+    }
+    let given = |path: &Option<PathBuf>| path.as_deref().map(given_fifo).transpose();
+    let stdin = match &stdio.stdin {
+        Stdin::Null => None,
+        Stdin::Pipe => Some(text(own_stdin)),
+        Stdin::Fifo(path) => Some(given_fifo(path)?),
+    };
+    let (stdout, stderr) = (given(&stdio.stdout)?, given(&stdio.stderr)?);
+    record.stdin = stdin.unwrap_or_default();
+    record.stdout = stdout.unwrap_or_default();
+    record.stderr = stderr.unwrap_or_default();
+    dir.save(record)
+        .map_err(|source| Error::Io { attempt: format!("make {}", record.root), source })
+}
+
+/// A FIFO of the caller's by its absolute path; anything else is refused, as the seed did.
+fn given_fifo(path: &Path) -> Result<String, Error> {
+    let is_fifo = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+    match std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)) {
+        Some(path) if is_fifo => Ok(path),
+        _ => Err(Error::NotFifo(path.to_owned())),
+    }
 }
 
 fn text(path: PathBuf) -> String {

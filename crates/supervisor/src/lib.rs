@@ -26,34 +26,51 @@
 //! | `restore` | from what is on disk back to tasks |
 //! | `evidence` | how a process ended when its shim can't say |
 //! | `identity` | whether a pid is still the process that we mean |
-//! | `runtime` | the OCI runtime's command line |
+//! | `runtime`, `checkpoint` | the OCI runtime's command line |
+//! | `container`, `exec`, `operate`, `stdin`, `info` | what a caller can do with a container, and see of it |
+//! | `cgroup`, `oom` | what a container uses, and when it used too much memory |
+//! | `programs` | where runtimes and our own programs are found |
 //! | `bundle`, `default_config` | the bundle that the runtime is given |
 
 mod bundle;
+mod cgroup;
+mod checkpoint;
 mod container;
 mod default_config;
 mod error;
 mod events;
 mod evidence;
+mod exec;
 mod exit_fifo;
 mod file_watch;
 mod identity;
+mod info;
 mod launch;
 mod layout;
 mod lifecycle;
 mod logs;
+mod oom;
+mod operate;
 mod options;
 mod process;
+mod programs;
 mod restore;
 mod runtime;
+mod stdin;
 mod supervisor;
 mod watch;
 
-pub use container::{Container, ContainerInfo, ExecProcess, Status};
+pub use cgroup::Stats;
+pub use checkpoint::CheckpointOptions;
+pub use container::Container;
 pub use error::Error;
 pub use events::{ContainerEvent, EventStream, Lagged, Replay};
+pub use exec::ExecProcess;
+pub use info::{ContainerInfo, ExecInfo, Status};
 pub use logs::{LogChunk, LogReader};
-pub use options::{Builder, ContainerOptions, ExecOptions};
+pub use operate::ProcessEntry;
+pub use options::{Builder, ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};
+pub use programs::RuntimeChoice;
 pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::Stream as OutputStream;

@@ -7,9 +7,10 @@
 //! ```text
 //!             created                 start                     process gone
 //!  Creating ───────────▶ Live{Created} ─────▶ Live{Running} ──────────────────▶ Exiting
-//!     │ shim gone            │ exited            │ exited                          │ exited,
-//!     ▼                      ▼                   ▼                                 ▼ or found
-//!  Abandoned              Stopped ◀────────── Stopped ◀──────────────────────── Stopped
+//!     │ shim gone            │                   │      ▲ pause, resume            │
+//!     ▼                      │ recorded          │      ▼                          │ recorded, or
+//!  Abandoned                 │                   │  Live{Paused}                   │ found and recorded
+//!                            └──────────────▶ Stopped ◀───────────────────────────┘
 //! ```
 
 use holdfast_state::{EventKind, ExitRecord, Launch, OrphanPolicy};
@@ -39,7 +40,8 @@ pub(crate) enum State {
     Abandoned,
 }
 
-/// What a live process does.
+/// What a live process does. Those in -ing last as long as the runtime is at work; should it be
+/// unknown what came of that, the runtime is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activity {
     /// It waits for its start.
@@ -48,6 +50,52 @@ pub(crate) enum Activity {
     Starting,
     /// Its program runs.
     Running,
+    /// The runtime has been told to freeze it.
+    Pausing,
+    /// It is frozen.
+    Paused,
+    /// The runtime has been told to thaw it.
+    Resuming,
+}
+
+/// A change of what a process does that the runtime makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Start,
+    Pause,
+    Resume,
+}
+
+impl Change {
+    /// From where it leads, what holds meanwhile, and to where it leads.
+    pub(crate) fn path(self) -> [Activity; 3] {
+        match self {
+            Self::Start => [Activity::Created, Activity::Starting, Activity::Running],
+            Self::Pause => [Activity::Running, Activity::Pausing, Activity::Paused],
+            Self::Resume => [Activity::Paused, Activity::Resuming, Activity::Running],
+        }
+    }
+
+    /// What is told when it begins and when it is done.
+    fn events(self) -> [EventKind; 2] {
+        match self {
+            Self::Start => [EventKind::Starting, EventKind::Started],
+            Self::Pause => [EventKind::Pausing, EventKind::Paused],
+            Self::Resume => [EventKind::Resuming, EventKind::Resumed],
+        }
+    }
+}
+
+impl Activity {
+    /// The change that is being made.
+    pub(crate) fn change(self) -> Option<Change> {
+        match self {
+            Self::Starting => Some(Change::Start),
+            Self::Pausing => Some(Change::Pause),
+            Self::Resuming => Some(Change::Resume),
+            Self::Created | Self::Running | Self::Paused => None,
+        }
+    }
 }
 
 /// Whether a process has its shim.
@@ -75,12 +123,16 @@ pub(crate) enum Input {
     GraceOver,
     /// This is how it ended, by whatever evidence there was.
     Found(ExitRecord),
-    /// Someone wants it started, and nobody else does so at the moment.
-    StartRequested,
-    /// The runtime started it.
-    StartSucceeded,
-    /// The runtime did not start it.
-    StartFailed,
+    /// The runtime is about to be told to change it; nobody else does so at the moment.
+    Begin(Change),
+    /// The runtime did it.
+    Done,
+    /// The runtime did not do it.
+    NotDone,
+    /// The kernel killed a process of the container for want of memory.
+    OutOfMemory,
+    /// Its state has been written out.
+    Checkpointed,
     /// What was left of a failed start has been cleared away.
     Cleared,
 }
@@ -131,21 +183,34 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
         (State::Creating, Input::ShimGone) => (State::Creating, vec![Action::ClearAway]),
         (State::Creating, Input::Cleared) => (State::Abandoned, vec![]),
 
-        (State::Live { activity: Created, shim }, Input::StartRequested) => (
-            State::Live { activity: Starting, shim: *shim },
-            vec![Action::Publish(EventKind::Starting)],
-        ),
-        (State::Live { activity: Starting, shim }, Input::StartFailed) => {
-            (State::Live { activity: Created, shim: *shim }, vec![])
+        (State::Live { activity, shim }, Input::Begin(change)) if change.path()[0] == *activity => {
+            let [begun, _] = change.events();
+            let activity = change.path()[1];
+            (State::Live { activity, shim: *shim }, vec![Action::Publish(begun)])
         }
-        (State::Live { activity: Starting, shim }, Input::StartSucceeded) => (
-            State::Live { activity: Running, shim: *shim },
-            vec![Action::Publish(EventKind::Started)],
-        ),
-        (State::Exiting { activity: Starting, shim }, Input::StartSucceeded) => (
+        (State::Live { activity, shim }, input @ (Input::Done | Input::NotDone)) => {
+            match (activity.change(), input) {
+                (Some(change), Input::Done) => {
+                    let [_, done] = change.events();
+                    let activity = change.path()[2];
+                    (State::Live { activity, shim: *shim }, vec![Action::Publish(done)])
+                }
+                (Some(change), _) => {
+                    (State::Live { activity: change.path()[0], shim: *shim }, vec![])
+                }
+                (None, _) => (state.clone(), vec![]),
+            }
+        }
+        (State::Exiting { activity: Starting, shim }, Input::Done) => (
             State::Exiting { activity: Running, shim: *shim },
             vec![Action::Publish(EventKind::Started)],
         ),
+        (State::Live { .. } | State::Exiting { .. }, Input::OutOfMemory) => {
+            (state.clone(), vec![Action::Publish(EventKind::OutOfMemory)])
+        }
+        (State::Live { .. } | State::Exiting { .. }, Input::Checkpointed) => {
+            (state.clone(), vec![Action::Publish(EventKind::Checkpointed)])
+        }
 
         (State::Live { activity, shim: Shim::Present }, Input::ProcessGone) => {
             (State::Exiting { activity: *activity, shim: Shim::Present }, vec![Action::AwaitRecord])
@@ -162,8 +227,12 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             (State::Stopped(record), actions)
         }
 
-        (State::Live { activity, shim: Shim::Present }, Input::ShimGone) => {
-            let mut actions = vec![Action::Publish(EventKind::ShimLost)];
+        (State::Live { activity, shim }, Input::ShimGone) => {
+            let mut actions = Vec::new();
+            // Told once; but who was to be killed and was not, because we died, is killed now.
+            if *shim == Shim::Present {
+                actions.push(Action::Publish(EventKind::ShimLost));
+            }
             if nature.on_orphan == OrphanPolicy::Kill {
                 actions.push(Action::KillOrphan);
             }
@@ -188,7 +257,7 @@ fn publish_exit(activity: Activity, record: &ExitRecord) -> Vec<Action> {
     let exited = EventKind::Exited { status: record.status, evidence: record.evidence };
     match activity {
         Activity::Starting => vec![Action::Publish(EventKind::Started), Action::Publish(exited)],
-        Activity::Created | Activity::Running => vec![Action::Publish(exited)],
+        _ => vec![Action::Publish(exited)],
     }
 }
 
@@ -207,9 +276,12 @@ mod tests {
             Just(Input::ShimGone),
             Just(Input::ProcessGone),
             Just(Input::GraceOver),
-            Just(Input::StartRequested),
-            Just(Input::StartSucceeded),
-            Just(Input::StartFailed),
+            prop_oneof![Just(Change::Start), Just(Change::Pause), Just(Change::Resume)]
+                .prop_map(Input::Begin),
+            Just(Input::Done),
+            Just(Input::NotDone),
+            Just(Input::OutOfMemory),
+            Just(Input::Checkpointed),
             Just(Input::Cleared),
         ]
     }
@@ -288,10 +360,10 @@ mod tests {
         let nature = Nature { launch: Launch::Create, on_orphan: OrphanPolicy::Adopt };
         let inputs = vec![
             Input::Created { pid: 5 },
-            Input::StartRequested,
+            Input::Begin(Change::Start),
             Input::ProcessGone,
             Input::Recorded(record.clone()),
-            Input::StartSucceeded,
+            Input::Done,
         ];
         let (state, actions) = run(nature, inputs);
         assert_eq!(state, State::Stopped(record));

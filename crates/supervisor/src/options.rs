@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_state::{ContainerId, LogDriver, OrphanPolicy, ProcessId};
+use serde::{Deserialize, Serialize};
 
-use crate::{Error, Supervisor};
+use crate::{Error, Supervisor, programs};
 
 /// How long a start may take unless something else is said.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ impl Builder {
         Self {
             root: root.to_owned(),
             shim: None,
-            runtime: "runc".to_owned(),
+            runtime: programs::AUTO.to_owned(),
             start_timeout: START_TIMEOUT,
             container_nofile: None,
         }
@@ -40,7 +41,8 @@ impl Builder {
     }
 
     /// The OCI runtime of containers that name none: a name to be found in `PATH`, or a path.
-    /// Default: `runc`.
+    /// Default: `auto`, which is runc if there is one, else crun, else `holdfast-oci`, looked for
+    /// where the shim is.
     #[must_use]
     pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
         self.runtime = runtime.into();
@@ -80,6 +82,82 @@ pub(crate) enum Source {
     Host,
 }
 
+/// Where the standard input of a process comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nowhere: it reads as ended.
+    #[default]
+    Null,
+    /// A FIFO that Holdfast makes, for [`Container::stdin`](crate::Container::stdin). It ends when
+    /// [`close_stdin`](crate::Container::close_stdin) is called and all writers are gone.
+    Pipe,
+    /// A FIFO of the caller's.
+    Fifo(PathBuf),
+}
+
+/// The size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+/// The stdio of a process. The default: no input, and all output into the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stdio {
+    pub(crate) stdin: Stdin,
+    pub(crate) stdout: Option<PathBuf>,
+    pub(crate) stderr: Option<PathBuf>,
+    pub(crate) terminal: Option<TerminalSize>,
+    pub(crate) log: LogDriver,
+}
+
+impl Stdio {
+    /// The default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the input comes from.
+    #[must_use]
+    pub fn stdin(mut self, stdin: Stdin) -> Self {
+        self.stdin = stdin;
+        self
+    }
+
+    /// Has the output go to a FIFO of the caller's instead of the log. It is opened for reading
+    /// too, so that the process neither waits for a reader nor is killed by the lack of one.
+    #[must_use]
+    pub fn stdout_fifo(mut self, path: impl Into<PathBuf>) -> Self {
+        self.stdout = Some(path.into());
+        self
+    }
+
+    /// As [`stdout_fifo`](Self::stdout_fifo), for the error output. With a terminal there is none.
+    #[must_use]
+    pub fn stderr_fifo(mut self, path: impl Into<PathBuf>) -> Self {
+        self.stderr = Some(path.into());
+        self
+    }
+
+    /// Gives the process a terminal.
+    #[must_use]
+    pub fn terminal(mut self, size: TerminalSize) -> Self {
+        self.terminal = Some(size);
+        self
+    }
+
+    /// Where the output goes. Default: [`LogDriver::Cri`].
+    #[must_use]
+    pub fn log(mut self, log: LogDriver) -> Self {
+        self.log = log;
+        self
+    }
+}
+
 /// What container is wanted.
 #[derive(Debug, Clone)]
 pub struct ContainerOptions {
@@ -90,7 +168,8 @@ pub struct ContainerOptions {
     pub(crate) runtime_args: Vec<String>,
     pub(crate) no_pivot_root: bool,
     pub(crate) start_timeout: Option<Duration>,
-    pub(crate) log: LogDriver,
+    pub(crate) stdio: Stdio,
+    pub(crate) checkpoint: Option<PathBuf>,
     pub(crate) on_orphan: OrphanPolicy,
     pub(crate) auto_remove: bool,
 }
@@ -105,7 +184,8 @@ impl ContainerOptions {
             runtime_args: Vec::new(),
             no_pivot_root: false,
             start_timeout: None,
-            log: LogDriver::default(),
+            stdio: Stdio::new(),
+            checkpoint: None,
             on_orphan: OrphanPolicy::default(),
             auto_remove: false,
         }
@@ -173,10 +253,18 @@ impl ContainerOptions {
         self
     }
 
-    /// Where its output goes. Default: [`LogDriver::Cri`].
+    /// Its stdio. Default: no input, and all output into the log.
     #[must_use]
-    pub fn log(mut self, log: LogDriver) -> Self {
-        self.log = log;
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.stdio = stdio;
+        self
+    }
+
+    /// Has it restored from what [`Container::checkpoint`](crate::Container::checkpoint) wrote
+    /// there, with the same bundle. It runs at once.
+    #[must_use]
+    pub fn checkpoint(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.checkpoint = Some(directory.into());
         self
     }
 
@@ -203,7 +291,7 @@ pub struct ExecOptions {
     pub(crate) env: Vec<String>,
     pub(crate) cwd: Option<String>,
     pub(crate) start_timeout: Option<Duration>,
-    pub(crate) log: LogDriver,
+    pub(crate) stdio: Stdio,
     pub(crate) auto_remove: bool,
 }
 
@@ -218,7 +306,7 @@ impl ExecOptions {
             env: Vec::new(),
             cwd: None,
             start_timeout: None,
-            log: LogDriver::default(),
+            stdio: Stdio::new(),
             auto_remove: false,
         }
     }
@@ -251,10 +339,10 @@ impl ExecOptions {
         self
     }
 
-    /// Where its output goes. Default: [`LogDriver::Cri`].
+    /// Its stdio. Default: no input, and all output into the log.
     #[must_use]
-    pub fn log(mut self, log: LogDriver) -> Self {
-        self.log = log;
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.stdio = stdio;
         self
     }
 

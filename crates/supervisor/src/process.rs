@@ -150,10 +150,10 @@ impl Process {
         match *self.state.borrow() {
             State::Creating => Status::Creating,
             State::Live { activity: Activity::Created | Activity::Starting, .. } => Status::Created,
+            State::Live { activity: Activity::Paused | Activity::Resuming, .. } => Status::Paused,
             // Until the status is known it is not over for anyone.
-            State::Live { activity: Activity::Running, .. } | State::Exiting { .. } => {
-                Status::Running
-            }
+            State::Live { activity: Activity::Running | Activity::Pausing, .. }
+            | State::Exiting { .. } => Status::Running,
             State::Stopped(_) | State::Abandoned => Status::Stopped,
         }
     }

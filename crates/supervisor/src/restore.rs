@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::root::Found;
+use holdfast_state::seed::SeedState;
 use holdfast_state::{
-    ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem, ProcessDir,
-    ProcessId, ProcessRecord, UnknownReason, journal,
+    ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
+    ProcessDir, ProcessId, ProcessRecord, UnknownReason, journal,
 };
 
 use crate::Error;
 use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
-use crate::lifecycle::{Activity, Input, Shim, State};
+use crate::lifecycle::{Activity, Change, Input, Shim, State};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
 use crate::supervisor::{ContainerState, Core, blocking};
@@ -30,7 +31,7 @@ struct Restored {
     exit: Option<ExitFifo>,
     /// What the journal lacks of what happened.
     missing: Vec<EventKind>,
-    /// Whether the runtime must be asked if it was started.
+    /// Whether the runtime must be asked what came of a change that was begun.
     doubtful: bool,
 }
 
@@ -69,7 +70,7 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
     let runtime = match &record.holdfast {
         Some(policies) => Runtime::at(policies.runtime.clone(), &core.root),
         None => {
-            Runtime::find(&core.runtime, &core.root).map_err(|error| problem(error.to_string()))?
+            runtime_of_seed(core, &found.directory).map_err(|error| problem(error.to_string()))?
         }
     };
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
@@ -105,6 +106,12 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The seed wrote the runtime down beside the processes; without that it is taken for the default.
+fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Error> {
+    let state = SeedState::load(directory).map_err(Error::io("read state.json"))?;
+    state.map_or_else(|| Runtime::find(&core.runtime, &core.root), |state| Runtime::of_seed(&state))
+}
+
 /// Publishes what the journal lacks and begins to watch what is not over.
 fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
     let Restored { process, exit, missing, doubtful } = restored;
@@ -120,19 +127,27 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
         exit,
         shim: None,
         start_deadline: None,
+        oom: None,
     };
     core.tasks.spawn(watch.run());
 }
 
-/// Asks the runtime whether a start that was begun came about.
+/// Asks the runtime whether a change that was begun came about.
 async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
     let _operation = container.operation.lock().await;
+    let State::Live { activity, .. } = container.init.state() else { return };
+    let Some(change) = activity.change() else { return };
+    let before = match change {
+        Change::Start => "created",
+        Change::Pause => "running",
+        Change::Resume => "paused",
+    };
     let outcome = match container.runtime.status(&container.id, STATUS_LIMIT).await {
-        Ok(status) if status == "created" => Input::StartFailed,
-        Ok(_) => Input::StartSucceeded,
+        Ok(status) if status == before => Input::NotDone,
+        Ok(_) => Input::Done,
         Err(error) => {
-            tracing::warn!(container = %container.id, %error, "taken for started: the runtime does not say");
-            Input::StartSucceeded
+            tracing::warn!(container = %container.id, ?change, %error, "taken for done: the runtime does not say");
+            Input::Done
         }
     };
     container.init.apply(&core, outcome);
@@ -153,7 +168,7 @@ fn restore_process(
     let past = Past::of(id, past);
     let (state, handle) = state_of(core, dir, record, &exit, past)?;
     let missing = past.missing(&state, record, dir.pid().ok().flatten());
-    let doubtful = matches!(state, State::Live { activity: Activity::Starting, .. });
+    let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
     Ok(Restored {
@@ -212,8 +227,9 @@ fn state_of(
 #[derive(Debug, Clone, Copy, Default)]
 struct Past {
     created: bool,
-    starting: bool,
     started: bool,
+    /// What it did last.
+    activity: Option<Activity>,
     shim_lost: bool,
     exited: bool,
 }
@@ -222,14 +238,31 @@ impl Past {
     fn of(id: &ProcessId, events: &[Event]) -> Self {
         let mut past = Self::default();
         for event in events.iter().filter(|event| event.process == *id) {
-            match event.kind {
-                EventKind::Created { .. } => past.created = true,
-                EventKind::Starting => past.starting = true,
-                EventKind::Started => past.started = true,
-                EventKind::ShimLost => past.shim_lost = true,
-                EventKind::Exited { .. } => past.exited = true,
-                EventKind::Deleted => {}
-            }
+            let activity = match event.kind {
+                EventKind::Created { .. } => {
+                    past.created = true;
+                    continue;
+                }
+                EventKind::Starting => Activity::Starting,
+                EventKind::Started => {
+                    past.started = true;
+                    Activity::Running
+                }
+                EventKind::Pausing => Activity::Pausing,
+                EventKind::Paused => Activity::Paused,
+                EventKind::Resuming => Activity::Resuming,
+                EventKind::Resumed => Activity::Running,
+                EventKind::ShimLost => {
+                    past.shim_lost = true;
+                    continue;
+                }
+                EventKind::Exited { .. } => {
+                    past.exited = true;
+                    continue;
+                }
+                EventKind::OutOfMemory | EventKind::Checkpointed | EventKind::Deleted => continue,
+            };
+            past.activity = Some(activity);
         }
         past
     }
@@ -239,12 +272,7 @@ impl Past {
     fn activity(self, record: &ProcessRecord) -> Activity {
         let waits =
             record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
-        match self {
-            Self { started: true, .. } => Activity::Running,
-            Self { starting: true, .. } => Activity::Starting,
-            _ if waits => Activity::Created,
-            _ => Activity::Running,
-        }
+        self.activity.unwrap_or(if waits { Activity::Created } else { Activity::Running })
     }
 
     /// The events that a process in this state has behind it and that were not told yet.
@@ -266,8 +294,9 @@ impl Past {
         // Its start was begun or came with its making, and it has ended: it was started.
         let at_once =
             record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
+        let starting = self.activity == Some(Activity::Starting);
         let started = live == Some(Activity::Running)
-            || (ended.is_some() && pid.is_some() && (self.starting || at_once));
+            || (ended.is_some() && pid.is_some() && (starting || at_once));
         if started && !self.started && !self.exited {
             missing.push(EventKind::Started);
         }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use holdfast_state::process_dir::{PID, PROCESS_JSON, RUNTIME_LOG};
+use holdfast_state::seed::SeedState;
 use holdfast_state::{ContainerId, Launch, ProcessRecord, StateRoot};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -14,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::Error;
+use crate::{Error, checkpoint, programs};
 
 /// How much of a runtime's error output is kept.
 const ERROR_LIMIT: u64 = 64 * 1024;
@@ -27,9 +28,15 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Finds a runtime by name in `PATH`, or by path.
+    /// Finds a runtime by name or by path.
     pub(crate) fn find(name: &str, root: &StateRoot) -> Result<Self, Error> {
-        Ok(Self::at(find_program(name)?, root))
+        Ok(Self::at(programs::find_runtime(name)?, root))
+    }
+
+    /// The runtime of a container of the seed's, whose state is where the seed had it.
+    pub(crate) fn of_seed(state: &SeedState) -> Result<Self, Error> {
+        let program = programs::find_runtime(&state.runtime)?;
+        Ok(Self { program, root: state.runtime_root.clone() })
     }
 
     /// The runtime at this path. Its state is kept apart by its name.
@@ -58,7 +65,7 @@ impl Runtime {
         record: &ProcessRecord,
         launch: Launch,
         bundle: &Path,
-    ) -> Vec<OsString> {
+    ) -> Result<Vec<OsString>, Error> {
         let dir = Path::new(&record.root);
         let mut args = self.global(record, &dir.join(RUNTIME_LOG));
         match launch {
@@ -70,6 +77,10 @@ impl Runtime {
                 "--process".into(),
                 dir.join(PROCESS_JSON).into(),
             ]),
+            Launch::Restore => {
+                args.extend(["restore".into(), "--detach".into()]);
+                args.extend(checkpoint::restore_args(Path::new(&record.checkpoint))?);
+            }
         }
         args.extend(["--pid-file".into(), dir.join(PID).into()]);
         if launch != Launch::Exec {
@@ -79,7 +90,7 @@ impl Runtime {
             }
         }
         args.push(id.as_str().into());
-        args
+        Ok(args)
     }
 
     /// Starts a created container.
@@ -92,6 +103,20 @@ impl Runtime {
         let mut args = self.global(record, &Path::new(&record.root).join(RUNTIME_LOG));
         args.push("start".into());
         self.run("start", args, id, limit).await.map(drop)
+    }
+
+    /// Freezes or thaws a container, or writes its state out: a command with options of its own.
+    pub(crate) async fn command(
+        &self,
+        verb: &str,
+        options: Vec<OsString>,
+        id: &ContainerId,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut args = self.plain();
+        args.push(verb.into());
+        args.extend(options);
+        self.run(verb, args, id, limit).await.map(drop)
     }
 
     /// Removes what the runtime keeps of a container, killing what is left of it. That it knows no
@@ -175,28 +200,4 @@ async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<Vec
         from.take(ERROR_LIMIT).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
-}
-
-/// An executable by path, or by name in `PATH`.
-fn find_program(name: &str) -> Result<PathBuf, Error> {
-    let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
-    if name.contains('/') {
-        let path = Path::new(name).canonicalize().map_err(|_| missing(name.to_owned()))?;
-        return if is_executable(&path) { Ok(path) } else { Err(missing(name.to_owned())) };
-    }
-    search_path(name).ok_or_else(|| missing("PATH".to_owned()))
-}
-
-/// The first executable of this name in `PATH`.
-pub(crate) fn search_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|path| is_executable(path))
-}
-
-/// Whether this process may execute the file.
-pub(crate) fn is_executable(path: &Path) -> bool {
-    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }

@@ -16,7 +16,10 @@ use crate::file_watch::FileWatch;
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::{ContainerInfo, Error, LogReader, launch, layout, restore};
+use crate::{ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore};
+
+/// The shim's executable.
+const SHIM: &str = "holdfast-shim";
 
 /// Hosts containers. Clones share one; when the last is dropped the watching ends, and the
 /// containers run on.
@@ -186,7 +189,7 @@ impl Supervisor {
 
     pub(crate) async fn open(builder: Builder) -> Result<Self, Error> {
         let began = std::time::Instant::now();
-        let shim = launch::find_shim(builder.shim.as_deref())?;
+        let shim = programs::find_own(SHIM, builder.shim.as_deref())?;
         let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
@@ -220,6 +223,19 @@ impl Supervisor {
     #[must_use]
     pub fn restore_report(&self) -> &RestoreReport {
         &self.report
+    }
+
+    /// Which OCI runtime containers get that name none, and why.
+    #[must_use]
+    pub fn default_runtime(&self) -> RuntimeChoice {
+        if self.core.runtime == programs::AUTO {
+            return programs::choose_runtime();
+        }
+        let (program, reason) = match programs::find_runtime(&self.core.runtime) {
+            Ok(program) => (Some(program), "asked for when the supervisor was opened".to_owned()),
+            Err(error) => (None, error.to_string()),
+        };
+        RuntimeChoice { program, reason }
     }
 
     /// Makes a container, whose program then waits for [`Container::start`].

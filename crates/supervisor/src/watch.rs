@@ -17,6 +17,7 @@ use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::launch;
 use crate::lifecycle::{Action, Input, State};
+use crate::oom::OomWatch;
 use crate::process::Process;
 use crate::supervisor::{Core, blocking};
 
@@ -35,6 +36,8 @@ pub(crate) struct Watch {
     pub(crate) shim: Option<Child>,
     /// When a start that the shim itself should have ended by now is ended from here.
     pub(crate) start_deadline: Option<Instant>,
+    /// There as long as there is memory to watch.
+    pub(crate) oom: Option<OomWatch>,
 }
 
 /// One piece of news.
@@ -43,6 +46,7 @@ enum News {
     ShimGone,
     ProcessGone,
     DeadlinePassed,
+    OutOfMemory,
 }
 
 impl Watch {
@@ -52,6 +56,7 @@ impl Watch {
         let mut deadline = self.start_deadline;
         // Registered with the reactor only while its news is wanted.
         let mut pidfd = self.process.handle().and_then(watched);
+        self.watch_memory();
         if self.exit.is_none() {
             self.feed(Input::ShimGone, &mut deadline).await;
         }
@@ -60,6 +65,7 @@ impl Watch {
             let final_state = matches!(state, State::Stopped(_) | State::Abandoned);
             if final_state {
                 (pidfd, deadline) = (None, None);
+                self.oom = None;
                 self.process.set_handle(None);
                 if self.exit.is_none() {
                     break;
@@ -71,6 +77,7 @@ impl Watch {
                 said = next(&mut self.exit), if self.exit.is_some() => said.map_or(News::ShimGone, News::Said),
                 () = gone(&pidfd), if pidfd.is_some() => News::ProcessGone,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => News::DeadlinePassed,
+                () = out_of_memory(&self.oom), if self.oom.is_some() => News::OutOfMemory,
                 () = self.core.stop.cancelled() => return,
             };
             match news {
@@ -78,6 +85,7 @@ impl Watch {
                     deadline = None;
                     launch::take_identity(&self.core, &self.process, pid).await;
                     pidfd = self.process.handle().and_then(watched);
+                    self.watch_memory();
                     self.feed(Input::Created { pid }, &mut deadline).await;
                 }
                 News::Said(Announcement::Exited(end)) => {
@@ -95,6 +103,7 @@ impl Watch {
                     pidfd = None;
                     self.feed(Input::ProcessGone, &mut deadline).await;
                 }
+                News::OutOfMemory => self.tell_out_of_memory(),
                 News::DeadlinePassed => {
                     deadline = None;
                     if state == State::Creating {
@@ -108,10 +117,34 @@ impl Watch {
         self.remove_if_asked();
     }
 
+    /// A container's memory is watched through its first process.
+    fn watch_memory(&mut self) {
+        if !self.process.id.is_init() {
+            return;
+        }
+        let Some(handle) = self.process.handle() else { return };
+        match OomWatch::begin(&self.core, handle.pid) {
+            Ok(oom) => self.oom = Some(oom),
+            Err(error) => {
+                tracing::debug!(container = %self.process.container, %error, "memory not watched");
+            }
+        }
+    }
+
+    fn tell_out_of_memory(&mut self) {
+        if self.oom.as_mut().is_some_and(OomWatch::take_new) {
+            self.process.apply(&self.core, Input::OutOfMemory);
+        }
+    }
+
     /// Feeds the lifecycle and carries out what follows, which may be news in turn.
     async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
+            if matches!(input, Input::Recorded(_)) {
+                // The reason comes before what came of it.
+                self.tell_out_of_memory();
+            }
             for action in self.process.apply(&self.core, input) {
                 match action {
                     Action::Publish(_) => {}
@@ -193,6 +226,13 @@ fn watched(handle: Arc<Handle>) -> Option<AsyncFd<Arc<PidFd>>> {
     reactor::pidfd(handle.pidfd.clone())
         .inspect_err(|error| tracing::error!(%error, "pidfd not watched"))
         .ok()
+}
+
+async fn out_of_memory(oom: &Option<OomWatch>) {
+    match oom {
+        Some(oom) => oom.happened().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {

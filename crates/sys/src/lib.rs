@@ -8,14 +8,18 @@
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
+//! | [`fd_passing`] | `SCM_RIGHTS` |
+//! | [`terminal`] | the size of a terminal |
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
 pub mod fd;
+pub mod fd_passing;
 pub mod pidfd;
 pub mod proc;
 #[cfg(feature = "tokio")]
 pub mod reactor;
+pub mod terminal;
 pub mod wait;
 
 pub use pidfd::PidFd;

@@ -1,0 +1,45 @@
+//! Our own terminal, while it stands for a container's.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+
+use holdfast_daemon::api::TerminalSize;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// What a terminal is taken for whose size nobody knows.
+const USUAL: TerminalSize = TerminalSize { width: 80, height: 24 };
+
+/// The size of our terminal, or the usual one.
+pub(crate) fn size() -> TerminalSize {
+    match holdfast_sys::terminal::size(io::stdin())
+        .or_else(|_| holdfast_sys::terminal::size(io::stdout()))
+    {
+        Ok((width, height)) if width > 0 && height > 0 => TerminalSize { width, height },
+        _ => USUAL,
+    }
+}
+
+/// Our terminal hands every key on as it is, until this is dropped.
+pub(crate) struct RawMode(Termios);
+
+impl RawMode {
+    /// `None` if our input is no terminal.
+    pub(crate) fn begin() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let before = tcgetattr(stdin.as_fd())?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw)?;
+        Ok(Some(Self(before)))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Should it fail, there is nobody to tell but the terminal itself.
+        let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0);
+    }
+}

@@ -1,0 +1,149 @@
+//! Further processes of a running container.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use holdfast_state::{ExitStatus, ProcessId};
+
+use crate::container::{Container, ended, pid_of, signal_process};
+use crate::lifecycle::{Activity, State};
+use crate::options::{ExecOptions, TerminalSize};
+use crate::process::Process;
+use crate::supervisor::{ContainerState, Core};
+use crate::{Error, LogReader, launch, layout, stdin};
+
+impl Container {
+    /// Runs a further process in it.
+    pub async fn exec(&self, options: ExecOptions) -> Result<ExecProcess, Error> {
+        self.exec_attached(options).await.map(|(process, _)| process)
+    }
+
+    /// As [`exec`](Self::exec), with a reader of the output that misses nothing.
+    pub async fn exec_attached(
+        &self,
+        options: ExecOptions,
+    ) -> Result<(ExecProcess, LogReader), Error> {
+        let this = self.clone();
+        self.core
+            .finish(async move {
+                if !matches!(
+                    this.state.init.state(),
+                    State::Live { activity: Activity::Running, .. }
+                ) {
+                    return Err(this.wrong_state("exec", "running"));
+                }
+                let (process, job, log) = {
+                    let this = this.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let job = layout::exec(&this.core, &this.state, &options)?;
+                        this.state.execs().insert(job.process.id.clone(), job.process.clone());
+                        let log = LogReader::open(&this.core, &job.process)?;
+                        Ok::<_, Error>((job.process.clone(), job, log))
+                    })
+                    .await
+                    .unwrap_or(Err(Error::ShuttingDown))?
+                };
+                launch::launch(&this.core, job).await?;
+                Ok((
+                    ExecProcess { core: this.core.clone(), container: this.state.clone(), process },
+                    log,
+                ))
+            })
+            .await
+    }
+
+    /// A further process by its id.
+    #[must_use]
+    pub fn process(&self, id: &ProcessId) -> Option<ExecProcess> {
+        let process = self.state.execs().get(id).cloned()?;
+        Some(ExecProcess { core: self.core.clone(), container: self.state.clone(), process })
+    }
+}
+
+/// A further process of a container.
+#[derive(Debug, Clone)]
+pub struct ExecProcess {
+    core: Arc<Core>,
+    container: Arc<ContainerState>,
+    process: Arc<Process>,
+}
+
+impl ExecProcess {
+    /// Its id within the container.
+    #[must_use]
+    pub fn id(&self) -> &ProcessId {
+        &self.process.id
+    }
+
+    /// As the host counts; `None` once it has ended.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        pid_of(&self.process)
+    }
+
+    /// Waits for its end. Cancel safe.
+    pub async fn wait(&self) -> Result<ExitStatus, Error> {
+        ended(&self.core, &self.process).await.map(|record| record.status)
+    }
+
+    /// Sends it a signal, by number.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        signal_process(&self.process, signal).unwrap_or_else(|| {
+            Err(Error::WrongState {
+                id: self.container.id.clone(),
+                status: "stopped",
+                operation: "a signal to an exec",
+                needed: "running",
+            })
+        })
+    }
+
+    /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe); see [`Container::stdin`].
+    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
+        stdin::open(&self.core, &self.process)
+    }
+
+    /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
+    #[must_use]
+    pub fn stdin_path(&self) -> Option<PathBuf> {
+        stdin::path(&self.core, &self.process)
+    }
+
+    /// Ends its input once all who write to it have closed it.
+    pub fn close_stdin(&self) -> Result<(), Error> {
+        stdin::close(&self.core, &self.process)
+    }
+
+    /// Tells its terminal a new size.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        stdin::resize(&self.core, &self.process, size)
+    }
+
+    /// As [`Container::exit_fd`].
+    pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
+        stdin::exit_fd(&self.core, &self.process)
+    }
+
+    /// Its output from the beginning.
+    pub fn logs(&self) -> Result<LogReader, Error> {
+        LogReader::open(&self.core, &self.process)
+    }
+
+    /// Removes its record and its output, once it has ended.
+    pub async fn delete(&self) -> Result<(), Error> {
+        if !self.process.is_stopped() {
+            return Err(Error::WrongState {
+                id: self.container.id.clone(),
+                status: "running",
+                operation: "delete of an exec",
+                needed: "stopped",
+            });
+        }
+        let removed = self.core.forget(&self.container, &self.process).await;
+        removed.map_err(Error::io(format!(
+            "remove process {} of container {}",
+            self.process.id, self.container.id
+        )))
+    }
+}

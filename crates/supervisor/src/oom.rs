@@ -1,0 +1,107 @@
+//! Learning that the kernel killed a process of a container for want of memory.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use holdfast_sys::reactor;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::io::unix::AsyncFd;
+
+use crate::cgroup::Cgroups;
+use crate::file_watch::Watched;
+use crate::supervisor::Core;
+
+/// A container's count of such kills, and how its growth is noticed.
+#[derive(Debug)]
+pub(crate) struct OomWatch {
+    cgroups: Cgroups,
+    told: u64,
+    notice: Notice,
+}
+
+#[derive(Debug)]
+enum Notice {
+    /// cgroup v2: a file that is modified.
+    File(Arc<Watched>),
+    /// cgroup v1: an eventfd that the kernel writes to.
+    Event(AsyncFd<OwnedFd>),
+    /// Neither; the count is looked at when the process has ended.
+    None,
+}
+
+impl OomWatch {
+    /// Begins with the count as it is: what was before has been told, or is not ours.
+    pub(crate) fn begin(core: &Core, pid: i32) -> io::Result<Self> {
+        let cgroups = Cgroups::of(pid)?;
+        let notice = match (cgroups.memory_events(), cgroups.oom_control()) {
+            (Some(file), _) => Notice::File(core.files.watch(&file, &core.stop)?),
+            (None, Some((control, register))) => match register_event(&control, &register) {
+                Ok(event) => Notice::Event(event),
+                // A kernel that has the files and not this old interface.
+                Err(error) => {
+                    tracing::debug!(%error, "no notification of OOM kills");
+                    Notice::None
+                }
+            },
+            (None, None) => Notice::None,
+        };
+        let told = cgroups.oom_kills().unwrap_or(0);
+        Ok(Self { cgroups, told, notice })
+    }
+
+    /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
+    pub(crate) async fn happened(&self) {
+        loop {
+            match &self.notice {
+                Notice::File(watched) => {
+                    let grown = watched.grown();
+                    // Between the last look and this line it may have grown.
+                    if self.is_new() {
+                        return;
+                    }
+                    grown.await;
+                }
+                Notice::Event(event) => {
+                    if self.is_new() {
+                        return;
+                    }
+                    let Ok(mut ready) = event.readable().await else {
+                        return std::future::pending().await;
+                    };
+                    let mut count = [0; 8];
+                    let _ =
+                        ready.try_io(|event| Ok(nix::unistd::read(event.get_ref(), &mut count)?));
+                }
+                Notice::None => return std::future::pending().await,
+            }
+            if self.is_new() {
+                return;
+            }
+        }
+    }
+
+    fn is_new(&self) -> bool {
+        self.cgroups.oom_kills().is_some_and(|kills| kills > self.told)
+    }
+
+    /// Whether there are kills that were not told yet, which then count as told.
+    pub(crate) fn take_new(&mut self) -> bool {
+        let new = self.is_new();
+        self.told = self.cgroups.oom_kills().unwrap_or(self.told);
+        new
+    }
+}
+
+/// `EVENTFD CONTROL` into `cgroup.event_control` (the kernel's cgroup-v1/memory.rst, section 10).
+fn register_event(
+    control: &std::path::Path,
+    register: &std::path::Path,
+) -> io::Result<AsyncFd<OwnedFd>> {
+    let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+    let control = File::open(control)?;
+    let mut register = File::options().write(true).open(register)?;
+    write!(register, "{} {}", event.as_raw_fd(), control.as_raw_fd())?;
+    reactor::readable(event.as_fd().try_clone_to_owned()?)
+}
