@@ -245,7 +245,8 @@ pub(crate) async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, 
 
 /// `None` if there is no process that could take it.
 pub(crate) fn signal_process(process: &Process, signal: i32) -> Option<Result<(), Error>> {
-    let handle: Arc<Handle> = process.handle()?;
+    // A zombie would take the signal and do nothing with it.
+    let handle: Arc<Handle> = process.handle().filter(|_| !process.is_stopped())?;
     match handle.pidfd.send_signal(signal) {
         Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => None,
         sent => {
