@@ -234,6 +234,53 @@ async fn a_state_root_that_another_daemon_holds_is_refused_and_its_holder_named(
 }
 
 #[tokio::test]
+async fn an_address_at_which_another_daemon_answers_is_refused() {
+    let victim = Victim::new().await;
+    let (root, socket) = (
+        victim.holdfast.scratch.path().join("other"),
+        victim.holdfast.root().join("holdfast.sock"),
+    );
+    let args = ["--root", text(&root), "--address", text(&socket), "daemon"];
+    let before = victim.holdfast.listing();
+    let message = daemon_fails(&args).await;
+    let expected = format!("holdfast: socket {}: another daemon answers there\n", socket.display());
+    assert!(message.ends_with(&expected), "{message}");
+    assert_eq!(before, victim.holdfast.listing());
+    victim.close().await;
+}
+
+#[tokio::test]
+async fn something_else_than_a_socket_at_the_address_is_refused_and_left() {
+    let holdfast = Holdfast::without_daemon();
+    let address = holdfast.scratch.path().join("address");
+    let root = holdfast.root();
+    let args = ["--root", text(&root), "--address", text(&address), "daemon"];
+    let refused = async || {
+        let message = daemon_fails(&args).await;
+        let place = address.display();
+        let expected = format!("holdfast: socket {place}: there is something else than a socket\n");
+        assert!(message.ends_with(&expected), "{message}");
+    };
+    fs::write(&address, "precious").unwrap();
+    refused().await;
+    assert_eq!(fs::read_to_string(&address).unwrap(), "precious");
+    fs::remove_file(&address).unwrap();
+    // A link to nowhere is not followed.
+    std::os::unix::fs::symlink("nowhere", &address).unwrap();
+    refused().await;
+    assert_eq!(fs::read_link(&address).unwrap(), Path::new("nowhere"));
+    fs::remove_file(&address).unwrap();
+    fs::create_dir(&address).unwrap();
+    refused().await;
+    fs::remove_dir(&address).unwrap();
+    let away = holdfast.scratch.path().join("no/such/dir/holdfast.sock");
+    let args = ["--root", text(&root), "--address", text(&away), "daemon"];
+    let message = daemon_fails(&args).await;
+    let expected = format!("holdfast: socket {}: No such file or directory", away.display());
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[tokio::test]
 async fn a_socket_that_nobody_answers_is_replaced_and_works_again() {
     let mut holdfast = Holdfast::start().await;
     let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
@@ -252,6 +299,20 @@ async fn a_socket_that_nobody_answers_is_replaced_and_works_again() {
     holdfast.start_daemon().await;
     assert_eq!(holdfast.inspect(&id).await["status"], "running");
     holdfast.close().await;
+}
+
+#[tokio::test]
+async fn a_state_root_that_cannot_be_made_is_said() {
+    let holdfast = Holdfast::without_daemon();
+    let file = holdfast.scratch.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    for root in [file.as_path(), &file.join("below"), Path::new("/proc/no/such/place")] {
+        let message = daemon_fails(&["--root", text(root), "daemon"]).await;
+        let expected = format!("holdfast: state root {}: ", root.display());
+        assert!(message.starts_with(&expected), "{message}");
+        assert_eq!(message.matches("os error").count(), 1, "{message}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
 }
 
 #[tokio::test]

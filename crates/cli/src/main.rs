@@ -16,7 +16,7 @@ mod signals;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
     ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Status,
@@ -66,8 +66,9 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Daemon { runtime, shim } => {
             init_log();
-            holdfast_daemon::serve(holdfast_daemon::Config { root, address, runtime, shim })
-                .await?;
+            let config = holdfast_daemon::Config { root, address, runtime, shim };
+            // As a text: it says its causes itself, and `fail` would say them again.
+            holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
         Command::Run { detach: true, container } => create(&client, container, true).await?,
