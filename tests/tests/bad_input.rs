@@ -98,6 +98,43 @@ async fn a_taken_id_is_refused() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_an_id_is_refused_by_every_command_that_takes_one() {
+    let victim = Victim::new().await;
+    let long = "x".repeat(129);
+    // With what would be another request, were it pasted into the path of one.
+    let other_request = format!("{}/wait", victim.id);
+    let other_query = format!("{}?force=true", victim.id);
+    for id in ["a/b", "..", ".", "../x", "/", "", ".hidden", "a b", "a%2Fb", "a\nb", "ä", &long]
+        .into_iter()
+        .chain([other_request.as_str(), &other_query])
+    {
+        for args in [
+            ["run", "--name", id, "--bundle", &victim.bundle].as_slice(),
+            &["run", "-d", "--name", id, "--bundle", &victim.bundle],
+            &["create", "--name", id, "--rootfs", "host"],
+            &["start", id],
+            &["exec", id, "true"],
+            &["inspect", id],
+            &["wait", id],
+            &["kill", id],
+            &["logs", id],
+            &["delete", id],
+            &["delete", "-f", id],
+            // After a good one, which must not be touched for it either.
+            &["delete", "-f", &victim.id, id],
+        ] {
+            let message = victim.refuses(2, args).await;
+            let rule = "an id has 1 to 128 of the characters a-z A-Z 0-9 _ . -";
+            assert!(
+                message.contains("invalid id") && message.contains(rule),
+                "{args:?}: {message}"
+            );
+        }
+    }
+    victim.close().await;
+}
+
+#[tokio::test]
 async fn a_bundle_that_is_none_is_refused_and_named() {
     let victim = Victim::new().await;
     let dir = victim.holdfast.scratch.path().join("bad");

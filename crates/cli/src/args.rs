@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Start {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Run a further process in a container
     Exec {
@@ -73,7 +73,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         timeout: Option<Duration>,
         /// The container
-        id: String,
+        id: ContainerId,
         /// What to run
         #[arg(
             required = true,
@@ -96,7 +96,7 @@ pub(crate) enum Command {
     Inspect {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
         /// Print one line a container
         #[arg(long)]
         json: bool,
@@ -105,7 +105,7 @@ pub(crate) enum Command {
     Wait {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
         /// Print JSON, with how the status is known
         #[arg(long)]
         json: bool,
@@ -117,7 +117,7 @@ pub(crate) enum Command {
         signal: i32,
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Print what a container wrote, each stream to its own
     Logs {
@@ -125,7 +125,7 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
         /// The container
-        id: String,
+        id: ContainerId,
     },
     /// Print what happens, as it happens
     Events {
@@ -143,7 +143,7 @@ pub(crate) enum Command {
         force: bool,
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use holdfast_daemon::api::{ExitStatus, KillRequest, Message, Started};
+use holdfast_daemon::api::{ContainerId, ExitStatus, KillRequest, Message, Started};
 use holdfast_daemon::frame::{Codec, Frame};
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -58,7 +58,7 @@ pub(crate) async fn run(
 }
 
 /// Prints the output of a container.
-pub(crate) async fn logs(client: &Client, id: &str, follow: bool) -> anyhow::Result<()> {
+pub(crate) async fn logs(client: &Client, id: &ContainerId, follow: bool) -> anyhow::Result<()> {
     let path = format!("/containers/{id}/logs?follow={follow}");
     let mut frames = frames(client.stream(Method::GET, &path, Bytes::new()).await?);
     let mut output = Output::default();

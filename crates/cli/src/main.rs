@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Status,
+    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started,
+    Status,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -114,7 +115,10 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Does something to each, and goes on where one fails.
-async fn each(ids: &[String], act: impl AsyncFn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn each(
+    ids: &[ContainerId],
+    act: impl AsyncFn(&ContainerId) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut failed = None;
     for id in ids {
         if let Err(error) = act(id).await
@@ -158,7 +162,7 @@ async fn ps(client: &Client, all: bool, json: bool) -> anyhow::Result<()> {
     if json { show::json(&containers) } else { show::containers(&containers) }
 }
 
-async fn inspect(client: &Client, ids: &[String], json: bool) -> anyhow::Result<()> {
+async fn inspect(client: &Client, ids: &[ContainerId], json: bool) -> anyhow::Result<()> {
     each(ids, async |id| {
         let container: ContainerInfo = client.get(&format!("/containers/{id}")).await?;
         if json { show::json(&container) } else { show::pretty_json(&container) }
