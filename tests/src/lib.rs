@@ -14,7 +14,7 @@ pub mod processes;
 pub mod scratch;
 
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
-pub use listen::{Output, events_until, read_all, said, soon, status};
+pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
 pub use scratch::{Gate, Scratch, busybox_bundle, cgroups_of, edit_json, unique_id};
 
