@@ -24,7 +24,7 @@ pub struct Daemon {
     log: Arc<Mutex<String>>,
 }
 
-/// How a command ended that is none of a container's.
+/// How a command ended, and what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
     /// Its exit code; `None` if a signal ended it.
@@ -192,6 +192,8 @@ impl Holdfast {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary("holdfast"));
         command.arg("--root").arg(self.root()).args(args).kill_on_drop(true).stdin(Stdio::null());
+        // What a person at this machine wants to see of a daemon is not for a test's.
+        command.env_remove("HOLDFAST_LOG");
         command
     }
 
@@ -332,7 +334,7 @@ impl Running {
     pub async fn line(&mut self) -> String {
         match self.next_line().await {
             Some(line) => line,
-            None => panic!("the output ended: {:?}", self.child),
+            None => panic!("the output ended: {}", self.complaints().await),
         }
     }
 
@@ -357,13 +359,17 @@ impl Running {
         while let Some(line) = self.next_line().await {
             stdout += &(line + "\n");
         }
-        let mut stderr = String::new();
-        let errors = self.child.stderr.as_mut().expect("its standard error");
-        soon("the end of its complaints", errors.read_to_string(&mut stderr))
-            .await
-            .expect("read its standard error");
+        let stderr = self.complaints().await;
         let status = soon("the end of a command", self.child.wait()).await;
         Ran { code: status.expect("wait for a command").code(), stdout, stderr }
+    }
+
+    async fn complaints(&mut self) -> String {
+        let mut stderr = String::new();
+        let errors = self.child.stderr.as_mut().expect("its standard error");
+        let read = soon("the end of its complaints", errors.read_to_string(&mut stderr)).await;
+        read.expect("read its standard error");
+        stderr
     }
 }
 
