@@ -84,7 +84,6 @@ async fn the_fake_runtime_works_where_nothing_else_is_asked_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: a container inherits the shim's signal mask (crates/shim/src/setup.rs)"]
 async fn a_runtime_inherits_no_blocked_signal_from_the_shim() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;

@@ -31,7 +31,6 @@ async fn exit_codes_come_back_as_they_were_255_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: the pid goes only after the exit was told (watch.rs run, container.rs pid_of)"]
 async fn a_container_whose_end_was_told_shows_no_pid_any_more() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
@@ -75,7 +74,6 @@ async fn a_shell_that_handles_sigterm_chooses_its_own_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: a container inherits the shim's signal mask (crates/shim/src/setup.rs)"]
 async fn no_signal_is_blocked_in_a_container_or_an_exec() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
@@ -84,9 +82,10 @@ async fn no_signal_is_blocked_in_a_container_or_an_exec() {
     said(&container, "ready").await;
     let exec = ExecOptions::new(["cat", "/proc/self/status"]);
     let (_, exec) = container.exec_attached(exec).await.unwrap();
+    let of_exec = read_all(exec).await;
     container.signal(SIGKILL).unwrap();
-    for log in [container.logs().unwrap(), exec] {
-        let status = String::from_utf8(read_all(log).await.stdout).unwrap();
+    for output in [read_all(container.logs().unwrap()).await, of_exec] {
+        let status = String::from_utf8(output.stdout).unwrap();
         assert!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
     }
     scratch.close(supervisor).await;

@@ -258,7 +258,6 @@ async fn a_killed_shim_costs_no_status() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: the exit of an orphan is told before it is on disk (process.rs apply, watch.rs feed)"]
 async fn a_status_that_was_told_is_on_disk() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
@@ -337,7 +336,6 @@ async fn an_orphan_is_killed_where_that_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: a Container or LogReader that someone holds keeps the root locked (supervisor.rs, shutdown)"]
 async fn a_root_is_free_after_a_shutdown_whoever_still_holds_a_container() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;

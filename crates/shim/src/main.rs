@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `args` | the command line, which is the whole interface for starting |
 //! | `setup` | session, subreaper, signals, descriptors: what makes this process a shim |
+//! | `runtime` | starting the OCI runtime with them |
 //! | `stdio` | the pipes or FIFOs that the container gets |
 //! | `relay` | from a pipe into the log |
 //! | `shim` | the loop: one `poll`, three phases |
@@ -17,6 +18,7 @@
 
 mod args;
 mod relay;
+mod runtime;
 mod setup;
 mod shim;
 mod stdio;

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::Announcement;
@@ -29,6 +29,7 @@ use nix::sys::signalfd::SignalFd;
 use crate::args::Args;
 use crate::log;
 use crate::relay::{OutputLog, Progress, Relay};
+use crate::runtime;
 use crate::setup;
 use crate::stdio::Stdio;
 
@@ -88,20 +89,7 @@ impl Shim {
             [None, None] => None,
             _ => Some(OutputLog::new(dir.directory().append(OUTPUT_LOG)?)),
         };
-        // The container's ends go to the runtime with this, and are closed on our side after it.
-        let runtime = Command::new(&args.runtime[0])
-            .args(&args.runtime[1..])
-            .stdin(stdio.stdin)
-            .stdout(stdio.stdout)
-            .stderr(stdio.stderr)
-            .spawn()
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => io::Error::other(format!(
-                    "{}: not installed on system",
-                    args.runtime[0].display()
-                )),
-                _ => io::Error::other(format!("{}: {error}", args.runtime[0].display())),
-            })?;
+        let runtime = runtime::spawn(&args.runtime, &stdio.container)?;
         Ok(Self {
             dir,
             exit,
@@ -111,7 +99,7 @@ impl Shim {
             stdin_holder: stdio.stdin_holder,
             relays: stdio.relays,
             log,
-            phase: Phase::Starting { runtime: runtime.id().cast_signed(), deadline },
+            phase: Phase::Starting { runtime, deadline },
         })
     }
 

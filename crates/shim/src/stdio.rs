@@ -14,11 +14,16 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 use crate::args::{Args, Log};
 use crate::relay::Relay;
 
-/// The container's ends, which the runtime inherits, and ours.
-pub(crate) struct Stdio {
+/// What the runtime inherits; closed on our side once it runs.
+pub(crate) struct ContainerEnds {
     pub(crate) stdin: File,
     pub(crate) stdout: File,
     pub(crate) stderr: File,
+}
+
+/// The container's ends, and ours.
+pub(crate) struct Stdio {
+    pub(crate) container: ContainerEnds,
     /// Keeps a stdin FIFO from ending when a client goes, until someone says that it is over.
     pub(crate) stdin_holder: Option<File>,
     pub(crate) relays: [Option<Relay>; 2],
@@ -32,7 +37,8 @@ impl Stdio {
         };
         let (stdout, out_relay) = open_output(args, args.stdout.as_deref(), Stream::Stdout)?;
         let (stderr, err_relay) = open_output(args, args.stderr.as_deref(), Stream::Stderr)?;
-        Ok(Self { stdin, stdout, stderr, stdin_holder, relays: [out_relay, err_relay] })
+        let container = ContainerEnds { stdin, stdout, stderr };
+        Ok(Self { container, stdin_holder, relays: [out_relay, err_relay] })
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use thiserror::Error;
@@ -24,8 +25,8 @@ pub struct StateRoot {
     directory: Directory,
     /// Makes the names of directories under construction or removal unique within this process.
     counter: AtomicU64,
-    /// Released when the root is dropped, or by the kernel when the process dies.
-    _lock: Flock<File>,
+    /// Released by [`release`](Self::release), with the root, or by the kernel when the process dies.
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 /// The root can't be taken.
@@ -102,7 +103,12 @@ impl StateRoot {
             .and_then(|()| lock.rewind())
             .and_then(|()| write!(lock, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(Self { directory, counter: AtomicU64::new(0), _lock: lock })
+        Ok(Self { directory, counter: AtomicU64::new(0), lock: Mutex::new(Some(lock)) })
+    }
+
+    /// Lets another supervisor have the root. Nothing may be written through this one afterwards.
+    pub fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Its absolute path.
@@ -332,7 +338,7 @@ mod tests {
             error.to_string().contains(&format!("in use by process {}", std::process::id())),
             "{error}"
         );
-        drop(root);
+        root.release();
         StateRoot::open(&path).unwrap();
     }
 

@@ -381,8 +381,9 @@ fn signal_process(process: &Process, signal: i32) -> Option<Result<(), Error>> {
     }
 }
 
+/// `None` from the moment on that the exit is told; its handle goes a little later.
 fn pid_of(process: &Process) -> Option<i32> {
-    process.handle().map(|handle| handle.pid)
+    process.handle().filter(|_| !process.is_stopped()).map(|handle| handle.pid)
 }
 
 fn exit_of(process: &Process) -> Option<ExitRecord> {

@@ -68,20 +68,18 @@ impl Shared {
     async fn run(&self) {
         while let Ok(mut ready) = self.ready.readable().await {
             let Ok(events) = ready.try_io(|_| Ok(self.inotify.read_events()?)) else { continue };
-            let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             let events = events.unwrap_or_default();
-            // After an overflow nobody knows which files grew: everyone looks.
-            let overflow =
-                events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
-            if overflow {
-                files
-                    .values()
-                    .filter_map(Weak::upgrade)
-                    .for_each(|watched| watched.grown.notify_waiters());
-            }
-            for watched in events.iter().filter_map(|event| files.get(&event.wd)?.upgrade()) {
-                watched.grown.notify_waiters();
-            }
+            // Held past the lock: the last of a file takes the lock when it is dropped.
+            let concerned: Vec<Arc<Watched>> = {
+                let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+                // After an overflow nobody knows which files grew: everyone looks.
+                if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+                    files.values().filter_map(Weak::upgrade).collect()
+                } else {
+                    events.iter().filter_map(|event| files.get(&event.wd)?.upgrade()).collect()
+                }
+            };
+            concerned.iter().for_each(|watched| watched.grown.notify_waiters());
         }
     }
 }

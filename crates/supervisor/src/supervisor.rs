@@ -42,7 +42,7 @@ pub struct RestoreReport {
 /// What all parts share. Tasks hold it, and end when `stop` is cancelled.
 #[derive(Debug)]
 pub(crate) struct Core {
-    /// Dropped, and so unlocked, with the last task.
+    /// Given free by a shutdown, else with the last task and the last handle of a caller's.
     pub(crate) root: StateRoot,
     pub(crate) boot_id: String,
     pub(crate) shim: PathBuf,
@@ -161,6 +161,12 @@ impl Core {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
+        let stop = self.stop.clone();
+        let work = async move {
+            // Asked within the task: a shutdown waits for every task, and one that it did not wait
+            // for begins after it, when the root may be another's.
+            if stop.is_cancelled() { Err(Error::ShuttingDown) } else { work.await }
+        };
         self.tasks.spawn(work).await.unwrap_or(Err(Error::ShuttingDown))
     }
 }
@@ -295,11 +301,12 @@ impl Supervisor {
     }
 
     /// Ends the watching and waits until all that had been begun is finished. The containers run on;
-    /// the state root is free afterwards.
+    /// the state root is free afterwards, whoever still holds a [`Container`].
     pub async fn shutdown(self) {
         self.stop();
         self.core.tasks.close();
         self.core.tasks.wait().await;
+        self.core.root.release();
     }
 }
 

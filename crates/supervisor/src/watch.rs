@@ -117,7 +117,9 @@ impl Watch {
                     Action::Publish(_) => {}
                     Action::AwaitRecord => *deadline = Some(Instant::now() + RECORD_GRACE),
                     Action::FindEnding => inputs.push(Input::Found(self.find_ending().await)),
-                    Action::RecordExit(record) => self.record_exit(record).await,
+                    Action::RecordExit(record) => {
+                        inputs.push(Input::Recorded(self.record_exit(record).await));
+                    }
                     Action::KillOrphan => self.kill_orphan(),
                     Action::ClearAway => {
                         let shim_code =
@@ -143,15 +145,17 @@ impl Watch {
         })
     }
 
-    async fn record_exit(&self, record: ExitRecord) {
+    /// Writes the end down and returns what stands there: a shim may have been faster.
+    async fn record_exit(&self, record: ExitRecord) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
-        let recorded = blocking(move || {
-            core.process_dir(&process.container, &process.id)?.record_exit(&record)
-        })
-        .await;
-        if let Err(error) = recorded {
+        let ours = record.clone();
+        let recorded =
+            blocking(move || core.process_dir(&process.container, &process.id)?.record_exit(&ours));
+        recorded.await.unwrap_or_else(|error| {
+            // Those who wait are told all the same: a full disk is no reason to hide an exit.
             tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
-        }
+            record
+        })
     }
 
     fn kill_orphan(&self) {
