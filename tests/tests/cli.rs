@@ -142,7 +142,6 @@ async fn a_foreground_run_passes_signals_on_to_its_container() {
 }
 
 #[tokio::test]
-#[ignore = "bug: a container inherits the shim's signal mask (crates/shim/src/setup.rs)"]
 async fn a_foreground_run_passes_the_users_signals_on_to_its_container() {
     foreground_run_passes_on(&[(Signal::SIGUSR1, "USR1"), (Signal::SIGUSR2, "USR2")]).await;
 }
