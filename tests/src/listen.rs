@@ -22,6 +22,20 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits until something holds of which nothing tells. So this looks again and again.
+///
+/// # Panics
+///
+/// If it does not come to hold.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    soon(what, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 /// What a process wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output {

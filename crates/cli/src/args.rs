@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Start {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Run a further process in a container
     Exec {
@@ -83,7 +83,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         stdio: StdioArgs,
         /// The container
-        id: String,
+        id: ContainerId,
         /// What to run
         #[arg(
             required = true,
@@ -106,7 +106,7 @@ pub(crate) enum Command {
     Inspect {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
         /// Print one line a container
         #[arg(long)]
         json: bool,
@@ -115,7 +115,7 @@ pub(crate) enum Command {
     Wait {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
         /// Print JSON, with how the status is known
         #[arg(long)]
         json: bool,
@@ -127,19 +127,19 @@ pub(crate) enum Command {
         signal: i32,
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Freeze all processes of containers
     Pause {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Let the processes of containers run on
     Resume {
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Change the limits of a container
     Update {
@@ -147,7 +147,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE|-")]
         resources: PathBuf,
         /// The container
-        id: String,
+        id: ContainerId,
     },
     /// List the processes in a container
     Top {
@@ -155,7 +155,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
         /// The container
-        id: String,
+        id: ContainerId,
     },
     /// Show what containers use now
     Stats {
@@ -164,7 +164,7 @@ pub(crate) enum Command {
         json: bool,
         /// The containers [default: all that run]
         #[arg(value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
     /// Write the state of a container out, for `run --checkpoint`
     Checkpoint(CheckpointArgs),
@@ -174,7 +174,7 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
         /// The container
-        id: String,
+        id: ContainerId,
     },
     /// Print what happens, as it happens
     Events {
@@ -192,7 +192,7 @@ pub(crate) enum Command {
         force: bool,
         /// The containers
         #[arg(required = true, value_name = "ID")]
-        ids: Vec<String>,
+        ids: Vec<ContainerId>,
     },
 }
 
@@ -221,7 +221,7 @@ pub(crate) struct CheckpointArgs {
     #[arg(long, value_name = "KIND")]
     empty_ns: Vec<String>,
     /// The container
-    pub(crate) id: String,
+    pub(crate) id: ContainerId,
 }
 
 impl CheckpointArgs {

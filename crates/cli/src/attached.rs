@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use holdfast_daemon::api::{
-    ExitStatus, KillRequest, Message, Of, ResizeRequest, Started, StdioRequest,
+    ContainerId, ExitStatus, KillRequest, Message, Of, ResizeRequest, Started, StdioRequest,
 };
 use holdfast_daemon::frame::{Codec, Frame};
 use http_body_util::BodyExt;
@@ -122,7 +122,7 @@ async fn over(input: &mut Option<oneshot::Receiver<()>>) -> bool {
 }
 
 /// Prints the output of a container.
-pub(crate) async fn logs(client: &Client, id: &str, follow: bool) -> anyhow::Result<()> {
+pub(crate) async fn logs(client: &Client, id: &ContainerId, follow: bool) -> anyhow::Result<()> {
     let path = format!("/containers/{id}/logs?follow={follow}");
     let mut frames = frames(client.stream(Method::GET, &path, Bytes::new()).await?);
     let mut output = Output::default();

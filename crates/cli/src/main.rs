@@ -18,10 +18,11 @@ mod terminal;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started, Stats, Status,
+    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started,
+    Stats, Status,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -68,8 +69,9 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Daemon { runtime, shim } => {
             init_log();
-            holdfast_daemon::serve(holdfast_daemon::Config { root, address, runtime, shim })
-                .await?;
+            let config = holdfast_daemon::Config { root, address, runtime, shim };
+            // As a text: it says its causes itself, and `fail` would say them again.
+            holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
         Command::Run { detach: true, container } => create(&client, container, true).await?,
@@ -138,7 +140,10 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Does something to each, and goes on where one fails.
-async fn each(ids: &[String], act: impl AsyncFn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn each(
+    ids: &[ContainerId],
+    act: impl AsyncFn(&ContainerId) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut failed = None;
     for id in ids {
         if let Err(error) = act(id).await
@@ -161,12 +166,12 @@ fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
     serde_json::from_str(&content).with_context(|| format!("{shown}: not JSON"))
 }
 
-async fn stats(client: &Client, ids: Vec<String>, json: bool) -> anyhow::Result<()> {
+async fn stats(client: &Client, ids: Vec<ContainerId>, json: bool) -> anyhow::Result<()> {
     let all = ids.is_empty();
     let ids = if all {
         let containers: Vec<ContainerInfo> = client.get("/containers").await?;
         let live = containers.into_iter().filter(|container| container.pid.is_some());
-        live.map(|container| container.id.to_string()).collect()
+        live.map(|container| container.id).collect()
     } else {
         ids
     };
@@ -219,7 +224,7 @@ async fn ps(client: &Client, all: bool, json: bool) -> anyhow::Result<()> {
     if json { show::json(&containers) } else { show::containers(&containers) }
 }
 
-async fn inspect(client: &Client, ids: &[String], json: bool) -> anyhow::Result<()> {
+async fn inspect(client: &Client, ids: &[ContainerId], json: bool) -> anyhow::Result<()> {
     each(ids, async |id| {
         let container: ContainerInfo = client.get(&format!("/containers/{id}")).await?;
         if json { show::json(&container) } else { show::pretty_json(&container) }

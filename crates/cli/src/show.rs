@@ -7,7 +7,7 @@ use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
 use holdfast_daemon::api::{
-    ContainerEvent, ContainerInfo, ExitRecord, ExitStatus, Info, ProcessEntry, Stats,
+    ContainerEvent, ContainerId, ContainerInfo, ExitRecord, ExitStatus, Info, ProcessEntry, Stats,
 };
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -89,7 +89,7 @@ pub(crate) fn processes(processes: &[ProcessEntry], as_json: bool) -> anyhow::Re
 }
 
 /// What containers use.
-pub(crate) fn stats(rows: &[(String, Stats)], as_json: bool) -> anyhow::Result<()> {
+pub(crate) fn stats(rows: &[(ContainerId, Stats)], as_json: bool) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header([
         "ID",
@@ -110,7 +110,7 @@ pub(crate) fn stats(rows: &[(String, Stats)], as_json: bool) -> anyhow::Result<(
         let bytes =
             |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| format!("{} KiB", n / 1024));
         table.add_row([
-            id.clone(),
+            id.to_string(),
             stats.cpu_nanos.map_or_else(
                 || "-".to_owned(),
                 |nanos| format!("{:?}", Duration::from_millis(nanos / 1_000_000)),

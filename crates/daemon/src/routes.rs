@@ -180,13 +180,26 @@ async fn run(
     State(supervisor): State<Supervisor>,
     Input(request): Input<CreateRequest>,
 ) -> Answer<Response> {
+    let remove = request.remove;
     let (container, log) = supervisor.run_attached(container_options(request)?).await?;
     let started = Started {
         container: container.id().clone(),
         process: ProcessId::init(),
         stdin: container.stdin_path(),
     };
-    Ok(attached(started, log, async move { container.wait().await }))
+    let ended = async move {
+        let status = container.wait().await?;
+        if remove {
+            // The supervisor deletes it by itself from now on. Whoever is told of the end shall find
+            // nothing left, and this comes back when that is so, whichever of the two did it.
+            match container.delete().await {
+                Ok(()) | Err(Error::NotFound(_)) => {}
+                Err(error) => tracing::warn!(container = %container.id(), %error, "not removed"),
+            }
+        }
+        Ok(status)
+    };
+    Ok(attached(started, log, ended))
 }
 
 async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {

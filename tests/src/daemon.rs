@@ -1,0 +1,404 @@
+//! The real daemon over a state root of its own, and the real command line to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+
+use crate::{Proc, Scratch, binary, soon};
+
+/// A daemon of this test's. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// How a command ended, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to its standard output.
+    pub stdout: String,
+    /// What it wrote to its standard error.
+    pub stderr: String,
+}
+
+impl Daemon {
+    /// Runs the command of a daemon and waits until it says that it listens, which it does once
+    /// every container is restored.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come so far. What it said is in the message.
+    pub async fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("start the daemon");
+        let mut lines =
+            BufReader::new(child.stderr.take().expect("the daemon's standard error")).lines();
+        let mut said = String::new();
+        loop {
+            let line = soon("the daemon to listen", lines.next_line()).await;
+            let Some(line) = line.expect("read what the daemon says") else {
+                panic!("the daemon did not come to listen:\n{said}");
+            };
+            said += &format!("{line}\n");
+            if line.contains("listening") {
+                break;
+            }
+        }
+        let log = Arc::new(Mutex::new(said));
+        tokio::spawn(keep(lines, log.clone()));
+        Self { child, log }
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    #[must_use]
+    pub fn process(&self) -> Proc {
+        let pid = self.child.id().expect("the daemon has not been waited for");
+        Proc::of(pid.cast_signed()).expect("the daemon runs")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process().signal(signal);
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> ExitStatus {
+        soon("the end of the daemon", self.child.wait()).await.expect("wait for the daemon")
+    }
+
+    /// Ends it by a signal and returns how it ended.
+    pub async fn end(self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.ended().await
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("the daemon said:\n{log}");
+        }
+        kill_and_wait(&self.child);
+    }
+}
+
+/// Its end comes before the directory that it works in is looked through. It is left to be reaped by
+/// whoever does that otherwise.
+fn kill_and_wait(child: &Child) {
+    if let Some(pid) = child.id().map(|pid| Pid::from_raw(pid.cast_signed())) {
+        let _ = kill(pid, Signal::SIGKILL);
+        let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    }
+}
+
+async fn keep(mut lines: Lines<BufReader<ChildStderr>>, log: Arc<Mutex<String>>) {
+    while let Ok(Some(line)) = lines.next_line().await {
+        log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&(line + "\n"));
+    }
+}
+
+/// A state root, its daemon, and the command line.
+#[derive(Debug)]
+pub struct Holdfast {
+    // Dropped in this order: what is left over is looked for when the daemon is gone.
+    daemon: Option<Daemon>,
+    /// The directory: state root, bundle, gates.
+    pub scratch: Scratch,
+}
+
+impl Holdfast {
+    /// A daemon over an empty state root.
+    pub async fn start() -> Self {
+        let mut holdfast = Self::without_daemon();
+        holdfast.start_daemon().await;
+        holdfast
+    }
+
+    /// No daemon yet.
+    #[must_use]
+    pub fn without_daemon() -> Self {
+        Self { daemon: None, scratch: Scratch::new() }
+    }
+
+    /// Starts the daemon, or the next one.
+    pub async fn start_daemon(&mut self) {
+        self.start_daemon_by(|_| {}).await;
+    }
+
+    /// As [`start_daemon`](Self::start_daemon), with changes to its command.
+    pub async fn start_daemon_by(&mut self, change: impl FnOnce(&mut Command)) {
+        let mut command = self.command(&["daemon"]);
+        change(&mut command);
+        self.daemon = Some(Daemon::start(command).await);
+    }
+
+    /// The daemon.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[must_use]
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a daemon was started")
+    }
+
+    /// The daemon, to do with as one likes. It is no longer known here.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn take_daemon(&mut self) -> Daemon {
+        self.daemon.take().expect("a daemon was started")
+    }
+
+    /// Kills the daemon and waits for its end.
+    pub async fn kill_daemon(&mut self) {
+        let status = self.take_daemon().end(Signal::SIGKILL).await;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
+
+    /// The state root.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.scratch.root()
+    }
+
+    /// A command to this daemon, still to be run. Dropped, it is killed.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("holdfast"));
+        command.arg("--root").arg(self.root()).args(args).kill_on_drop(true).stdin(Stdio::null());
+        // What a person at this machine wants to see of a daemon is not for a test's.
+        command.env_remove("HOLDFAST_LOG");
+        command
+    }
+
+    /// Runs a command to its end.
+    pub async fn run(&self, args: &[&str]) -> Ran {
+        ran(self.command(args)).await
+    }
+
+    /// Runs a command that must succeed and have nothing to complain of, and returns its output.
+    pub async fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args).await;
+        assert!(ran.code == Some(0) && ran.stderr.is_empty(), "holdfast {args:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// As [`ok`](Self::ok), the output being one JSON document.
+    pub async fn json(&self, args: &[&str]) -> Value {
+        let output = self.ok(args).await;
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// Runs a command that must fail by this exit code without any output, and returns what it
+    /// complains of.
+    pub async fn fails(&self, code: i32, args: &[&str]) -> String {
+        let ran = self.run(args).await;
+        assert!(ran.code == Some(code) && ran.stdout.is_empty(), "holdfast {args:?}: {ran:?}");
+        ran.stderr
+    }
+
+    /// A new container, running the bundle's busybox; returns its id.
+    pub async fn run_detached(&self, options: &[&str], args: &[&str]) -> String {
+        let bundle = self.scratch.bundle();
+        let bundle = bundle.to_str().expect("a path in UTF-8");
+        let all = [&["run", "--detach", "--bundle", bundle], options, &["--"], args].concat();
+        self.ok(&all).await.trim().to_owned()
+    }
+
+    /// Starts a command and gives its output by the line as it comes.
+    #[must_use]
+    pub fn begin(&self, args: &[&str]) -> Running {
+        Running::of(self.command(args))
+    }
+
+    /// Waits until a container has written this line to its standard output.
+    pub async fn said(&self, id: &str, line: &str) {
+        let mut logs = self.begin(&["logs", "--follow", id]);
+        while logs.line().await != line {}
+    }
+
+    /// What the daemon tells of a container.
+    pub async fn inspect(&self, id: &str) -> Value {
+        self.json(&["inspect", "--json", id]).await
+    }
+
+    /// The end of a container's shim, to be taken hold of before its process is made to end: then
+    /// the status is on disk once [`ShimEnd::come`] returns.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such container.
+    #[must_use]
+    pub fn end_of_shim(&self, id: &str) -> ShimEnd {
+        let path = self.root().join(id).join("init/exit");
+        let open = pipe::OpenOptions::new().open_receiver(&path);
+        ShimEnd(open.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
+    /// What is left over beside the daemon and its socket.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let daemon = self.daemon.as_ref().map(|daemon| daemon.process().to_string());
+        let mut left = self.scratch.leftovers();
+        left.retain(|name| name != "holdfast.sock" && Some(name) != daemon.as_ref());
+        left
+    }
+
+    /// Everything in the state root, and of what kind, size and age it is. Only what is added to or
+    /// taken from a directory counts there, not that something was for a moment.
+    #[must_use]
+    pub fn listing(&self) -> BTreeMap<PathBuf, String> {
+        let mut all = BTreeMap::new();
+        list(&self.root(), &mut all);
+        all
+    }
+
+    /// Ends a test: deletes all containers, ends the daemon in order, and finds nothing left.
+    pub async fn close(mut self) {
+        let all = self.json(&["ps", "--all", "--json"]).await;
+        for container in all.as_array().expect("an array") {
+            self.ok(&["delete", "--force", container["id"].as_str().expect("an id")]).await;
+        }
+        assert_eq!(self.leftovers(), [""; 0], "left over after all containers were deleted");
+        let status = self.take_daemon().end(Signal::SIGTERM).await;
+        assert_eq!(status.code(), Some(0), "the daemon after SIGTERM: {status}");
+        assert_eq!(self.scratch.leftovers(), [""; 0], "left over by the daemon");
+    }
+}
+
+/// See [`Holdfast::end_of_shim`].
+#[derive(Debug)]
+pub struct ShimEnd(pipe::Receiver);
+
+impl ShimEnd {
+    /// Waits until the shim has gone, and so has written down all it had to.
+    pub async fn come(mut self) {
+        let mut announcements = Vec::new();
+        soon("the end of a shim", self.0.read_to_end(&mut announcements))
+            .await
+            .expect("read the exit FIFO");
+    }
+}
+
+/// A command at work. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Starts it.
+    #[must_use]
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = BufReader::new(child.stdout.take().expect("its standard output")).lines();
+        Self { child, stdout }
+    }
+
+    /// The next line that it writes.
+    ///
+    /// # Panics
+    ///
+    /// If it ends instead.
+    pub async fn line(&mut self) -> String {
+        match self.next_line().await {
+            Some(line) => line,
+            None => panic!("the output ended: {}", self.complaints().await),
+        }
+    }
+
+    /// The next line that it writes, or `None` at the end.
+    pub async fn next_line(&mut self) -> Option<String> {
+        soon("a line of output", self.stdout.next_line()).await.expect("read the output")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("the command runs");
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("send a signal");
+    }
+
+    /// Waits for its end; `stdout` is what was not read by the line.
+    pub async fn end(mut self) -> Ran {
+        let mut stdout = String::new();
+        while let Some(line) = self.next_line().await {
+            stdout += &(line + "\n");
+        }
+        let stderr = self.complaints().await;
+        let status = soon("the end of a command", self.child.wait()).await;
+        Ran { code: status.expect("wait for a command").code(), stdout, stderr }
+    }
+
+    async fn complaints(&mut self) -> String {
+        let mut stderr = String::new();
+        let errors = self.child.stderr.as_mut().expect("its standard error");
+        let read = soon("the end of its complaints", errors.read_to_string(&mut stderr)).await;
+        read.expect("read its standard error");
+        stderr
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill_and_wait(&self.child);
+    }
+}
+
+/// Runs a command to its end.
+pub async fn ran(mut command: Command) -> Ran {
+    let output = soon(&format!("{command:?}"), command.output()).await;
+    text(output.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+}
+
+fn text(output: std::process::Output) -> Ran {
+    let text = |bytes| String::from_utf8(bytes).expect("output in UTF-8");
+    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn list(path: &Path, all: &mut BTreeMap<PathBuf, String>) {
+    let Ok(metadata) = path.symlink_metadata() else { return };
+    let mut what = format!("{:o} {}", metadata.mode(), metadata.ino());
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            list(&entry.path(), all);
+        }
+    } else {
+        what += &format!(" {} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    }
+    all.insert(path.to_owned(), what);
+}
