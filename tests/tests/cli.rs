@@ -230,7 +230,6 @@ async fn run_rm_detached_leaves_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "bug: told before it is done (crates/supervisor/src/container.rs delete_now)"]
 async fn nothing_is_left_of_a_container_whose_deletion_was_told() {
     let holdfast = Holdfast::start().await;
     let other = holdfast.run_detached(&[], &["sleep", "100000"]).await;

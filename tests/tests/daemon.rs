@@ -186,7 +186,6 @@ async fn a_foreground_run_whose_daemon_dies_says_that_the_container_runs_on() {
 }
 
 #[tokio::test]
-#[ignore = "bug: it ends as if all had been read (crates/supervisor/src/logs.rs follow)"]
 async fn who_follows_a_container_is_told_that_the_daemon_ended_before_it() {
     let mut holdfast = Holdfast::start().await;
     let id = holdfast.run_detached(&[], &["sh", "-c", "echo ready; exec sleep 100000"]).await;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
     CheckpointRequest, ContainerId, LogDriver, OrphanPolicy, Rootfs, StdioRequest,
 };
@@ -335,6 +335,12 @@ impl ContainerArgs {
 }
 
 impl Args {
+    /// Whether what was typed, sensible or not, is a command whose exit status is a container's.
+    pub(crate) fn is_for_a_container() -> bool {
+        let matches = Self::command().ignore_errors(true).try_get_matches();
+        matches.is_ok_and(|matches| matches!(matches.subcommand_name(), Some("run" | "exec")))
+    }
+
     pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
         if let Some(root) = &self.root {
             return absolute(root.clone());
@@ -398,7 +404,6 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

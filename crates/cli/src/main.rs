@@ -32,7 +32,18 @@ use crate::client::{Client, RequestError};
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(match error.exit_code() {
+                0 => 0,
+                // Any other code could be the container's own.
+                _ if Args::is_for_a_container() => FAILED,
+                _ => 2,
+            });
+        }
+    };
     let is_daemon = matches!(args.command, Command::Daemon { .. });
     let mut builder = if is_daemon {
         tokio::runtime::Builder::new_multi_thread()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
@@ -169,5 +169,5 @@ pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyh
         };
         println!("{} {container}{process} #{} {name}{detail}", event.time, event.seq);
     }
-    Ok(())
+    bail!("the daemon has ended")
 }

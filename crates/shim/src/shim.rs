@@ -20,6 +20,7 @@ use holdfast_state::{Evidence, ExitRecord, ProcessDir};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination};
 use nix::errno::Errno;
+use nix::libc::SIGKILL;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -69,6 +70,8 @@ pub(crate) struct Shim {
     stdio: Stdio,
     /// There as long as the runtime owes us a terminal.
     console: Option<ConsoleSocket>,
+    /// Someone wants the start given up.
+    cancelled: bool,
     phase: Phase,
 }
 
@@ -101,6 +104,7 @@ impl Shim {
             signals,
             stdio,
             console,
+            cancelled: false,
             phase: Phase::Starting { runtime, deadline },
         })
     }
@@ -118,11 +122,10 @@ impl Shim {
             if ready.console {
                 self.receive_terminal()?;
             }
-            let mut cancelled = false;
             while let Some(signal) = self.signals.read_signal()? {
-                cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
+                self.cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
             }
-            if let Err(failure) = self.look_at_children(cancelled)? {
+            if let Err(failure) = self.look_at_children()? {
                 return self.give_up(failure);
             }
         }
@@ -207,6 +210,7 @@ impl Shim {
                     log("warning", &format!("control: signal {signal}: {error}"));
                 }
             }
+            (Control::Signal(SIGKILL), Phase::Starting { .. }) => self.cancelled = true,
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
             (Control::Resize { width, height }, _) => match self.stdio.terminal() {
                 Some(master) => {
@@ -220,7 +224,7 @@ impl Shim {
     }
 
     /// Asks what has become of our children and of the deadline, and moves on to the next phase.
-    fn look_at_children(&mut self, cancelled: bool) -> io::Result<Result<(), Failure>> {
+    fn look_at_children(&mut self) -> io::Result<Result<(), Failure>> {
         if let Phase::Starting { runtime, deadline } = self.phase {
             // Nothing but the runtime is reaped yet: a zombie may be the container's process,
             // which has ended before we know its pid.
@@ -230,7 +234,7 @@ impl Shim {
                     failure => return Ok(failure),
                 },
                 Some(end) => return Ok(Err(Failure::Runtime(end))),
-                None if cancelled => {
+                None if self.cancelled => {
                     return Ok(Err(Failure::Shim("the start was cancelled".to_owned())));
                 }
                 None => {

@@ -14,7 +14,7 @@ use crate::launch::DELETE_LIMIT;
 use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
-use crate::supervisor::{ContainerState, Core, publish_deleted};
+use crate::supervisor::{ContainerState, Core};
 use crate::{Error, LogReader, stdin};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
@@ -191,8 +191,13 @@ impl Container {
         }
         match self.state.init.state() {
             State::Stopped(_) | State::Live { activity: Activity::Created, .. } => {}
+            // Its start is cut short, and clears away what there is of it.
+            State::Creating if force == Force::Yes => {
+                stdin::cancel(&self.core, &self.state.init)?;
+                return self.vanished(&self.state.init).await;
+            }
             State::Creating | State::Abandoned => {
-                return Err(self.wrong_state("delete", "created, running or stopped"));
+                return Err(self.wrong_state("delete without force", "created or stopped"));
             }
             _ if force == Force::Yes => {}
             _ => return Err(self.wrong_state("delete without force", "stopped")),
@@ -213,7 +218,6 @@ impl Container {
                 tracing::warn!(container = %self.id(), process = %process.id, "its shim does not end");
             }
         }
-        publish_deleted(&self.core, &self.state);
         self.core
             .forget(&self.state, &self.state.init)
             .await

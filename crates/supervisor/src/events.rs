@@ -74,15 +74,26 @@ impl EventLog {
         process: &ProcessId,
         kind: EventKind,
     ) {
+        self.tell(hub, process, kind, |event| {
+            let written =
+                root.container(&self.container).and_then(|dir| journal::append(&dir, event));
+            if let Err(error) = written {
+                // The event itself must go on: a full disk is no reason to hide an exit.
+                tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
+            }
+        });
+    }
+
+    /// Tells that the container is gone, its journal included.
+    pub(crate) fn publish_last(&self, hub: &Hub) {
+        self.tell(hub, &ProcessId::init(), EventKind::Deleted, |_| {});
+    }
+
+    fn tell(&self, hub: &Hub, process: &ProcessId, kind: EventKind, write: impl FnOnce(&Event)) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let event = Event { seq: *next, time: Timestamp::now(), process: process.clone(), kind };
         *next += 1;
-        if let Err(error) =
-            root.container(&self.container).and_then(|dir| journal::append(&dir, &event))
-        {
-            // The event itself must go on: a full disk is no reason to hide an exit.
-            tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
-        }
+        write(&event);
         // An error means that nobody listens.
         let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
     }

@@ -57,6 +57,9 @@ pub(crate) fn container(
     let checkpoint = options.checkpoint.as_deref().map(checkpoint::find).transpose()?;
     let launch = if checkpoint.is_some() { Launch::Restore } else { launch };
 
+    if core.container(&id).is_some() {
+        return Err(Error::Exists(id));
+    }
     let staged = core.root.stage_container().map_err(failed)?;
     let scratch = staged.directory().path().join(BUNDLE_NAME);
     let bundle = bundle::prepare(&id, options, &scratch, &home.join(BUNDLE_NAME))?;

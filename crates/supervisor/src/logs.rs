@@ -84,7 +84,7 @@ impl LogReader {
     }
 
     /// The next piece, waiting for it if need be; `None` when the process has ended and all that
-    /// it wrote was read.
+    /// it wrote was read. An error if the supervisor is shut down before that.
     pub async fn follow(&mut self) -> io::Result<Option<LogChunk>> {
         loop {
             if let Some(chunk) = self.next().await? {
@@ -115,7 +115,9 @@ impl LogReader {
                 () = grown => {}
                 // The output is in the log before the exit is told: one more reading gets it all.
                 _ = self.process.ended() => self.complete(),
-                () = self.core.stop.cancelled() => return Ok(None),
+                () = self.core.stop.cancelled() => {
+                    return Err(io::Error::other(Error::ShuttingDown));
+                }
             }
         }
     }

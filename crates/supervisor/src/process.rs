@@ -123,6 +123,11 @@ impl Process {
         }
     }
 
+    /// Whether there ever was a process, of which something was told.
+    pub(crate) fn has_been(&self) -> bool {
+        !matches!(*self.state.borrow(), State::Creating | State::Abandoned)
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(*self.state.borrow(), State::Stopped(_) | State::Abandoned)
     }

@@ -36,6 +36,11 @@ fn control(
     })
 }
 
+/// Has a shim give up a start.
+pub(crate) fn cancel(core: &Core, process: &Process) -> Result<(), Error> {
+    control(core, process, Control::Signal(nix::libc::SIGKILL), "giving up its start")
+}
+
 pub(crate) fn close(core: &Core, process: &Process) -> Result<(), Error> {
     control(core, process, Control::CloseStdin, "closing its input")
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, EventKind, Launch, Problem, ProcessDir, ProcessId, StateRoot};
+use holdfast_state::{ContainerId, Launch, Problem, ProcessDir, ProcessId, StateRoot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -132,8 +132,12 @@ impl Core {
         })
         .await;
         if process.id.is_init() {
+            // Told before the id can be another's, and once nothing is left.
             let mut containers = self.containers();
             if containers.get(&container.id).is_some_and(|found| Arc::ptr_eq(found, container)) {
+                if removed.is_ok() && process.has_been() {
+                    container.stream.publish_last(&self.events);
+                }
                 containers.remove(&container.id);
             }
         } else {
@@ -324,9 +328,4 @@ impl Supervisor {
         self.core.tasks.wait().await;
         self.core.root.release();
     }
-}
-
-/// Appends the last event of a container and tells it.
-pub(crate) fn publish_deleted(core: &Core, container: &ContainerState) {
-    container.stream.publish(&core.root, &core.events, &ProcessId::init(), EventKind::Deleted);
 }
