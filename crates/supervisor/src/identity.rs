@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use holdfast_state::ProcessRecord;
 use holdfast_sys::PidFd;
+use holdfast_sys::ending::is_reaped;
 use holdfast_sys::proc::Stat;
 
 /// A process that we hold: signals go through the descriptor, the number is for showing.
@@ -35,19 +36,4 @@ impl Handle {
     pub(crate) fn is_process_of(&self, record: &ProcessRecord) -> bool {
         record.start_time.is_empty() || self.start_time.as_deref() == Some(&record.start_time)
     }
-}
-
-/// Whether nobody can have mistaken the process's number for another's up to now: a zombie still
-/// takes signals, a reaped process does not.
-fn is_reaped(pidfd: &PidFd) -> bool {
-    pidfd.send_signal(0).is_err_and(|error| error.raw_os_error() == Some(nix::libc::ESRCH))
-}
-
-/// The zombie's entry in `/proc`, if it still is one and we may see its status.
-pub(crate) fn zombie_stat(handle: &Handle) -> Option<Stat> {
-    let stat = Stat::read(handle.pid).ok()?;
-    // To those without ptrace access the kernel shows 0 for the status, which would be a lie.
-    let exe = std::fs::read_link(format!("/proc/{}/exe", handle.pid));
-    let permitted = !exe.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    (permitted && !is_reaped(&handle.pidfd)).then_some(stat)
 }

@@ -45,7 +45,7 @@ pub(crate) fn container(
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
-    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), &core.root)?;
+    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?;
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
@@ -169,6 +169,7 @@ fn policies(
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        shim: None,
         unknown: Map::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! The supervisor itself: what all parts share, and the list of containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
+use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
 use crate::{ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore};
 
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) container_nofile: Option<u64>,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
+    pub(crate) spawned: Arc<Spawned>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
@@ -101,6 +103,13 @@ impl Core {
 
     pub(crate) fn container(&self, id: &ContainerId) -> Option<Arc<ContainerState>> {
         self.containers().get(id).cloned()
+    }
+
+    /// The numbers of all processes that are watched.
+    pub(crate) fn watched_pids(&self) -> HashSet<i32> {
+        let containers = self.containers();
+        let processes = containers.values().flat_map(|container| container.processes());
+        processes.filter_map(|process| process.handle()).map(|handle| handle.pid).collect()
     }
 
     pub(crate) fn ids(&self) -> Vec<ContainerId> {
@@ -207,10 +216,14 @@ impl Supervisor {
             container_nofile: builder.container_nofile,
             events: Hub::new(),
             files: FileWatch::default(),
+            spawned: Arc::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
             containers: Mutex::default(),
         });
+        if builder.subreaper {
+            reaper::become_subreaper(&core).map_err(Error::io("become a subreaper"))?;
+        }
         let problems = restore::restore(&core).await?;
         let containers = core.containers().len();
         let report = Arc::new(RestoreReport { containers, elapsed: began.elapsed(), problems });
