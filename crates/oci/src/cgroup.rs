@@ -1,0 +1,232 @@
+//! A container's cgroups, in every hierarchy of the machine.
+//!
+//! libcgroups makes them and applies limits. It finds no processes in nested cgroups when it
+//! removes, and waits for nothing; so killing and removing are done here.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use holdfast_sys::PidFd;
+use libcgroups::common::{
+    AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+/// How long killed processes may take to vanish. Only one that hangs in the kernel takes long.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+/// How long a cgroup without processes may stay busy. Version 1 announces nothing to wait for.
+const BUSY_GRACE: Duration = Duration::from_secs(2);
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
+/// A container's cgroups.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Cgroup {
+    /// As the configuration has it.
+    pub(crate) path: PathBuf,
+    /// Whether systemd made it.
+    pub(crate) systemd: bool,
+    /// Its directory in each hierarchy.
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// The cgroups that a path stands for. Where systemd chooses, only a process in them tells.
+    pub(crate) fn new(path: &Path, systemd: bool, member: Option<i32>) -> anyhow::Result<Self> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let dirs = match get_cgroup_setup()? {
+            CgroupSetup::Unified => match member {
+                Some(pid) => vec![unified_dir(pid)?],
+                None if systemd && path.is_relative() => Vec::new(),
+                None => vec![Path::new("/sys/fs/cgroup").join(relative)],
+            },
+            CgroupSetup::Legacy | CgroupSetup::Hybrid => {
+                let mounts = libcgroups::v1::util::list_supported_mount_points()?;
+                // Some are mounted together, so that one directory serves two controllers.
+                let dirs: HashSet<PathBuf> =
+                    mounts.values().map(|mount| mount.join(relative)).collect();
+                dirs.into_iter().collect()
+            }
+        };
+        Ok(Self { path: path.to_owned(), systemd, dirs })
+    }
+
+    /// libcgroups' handle.
+    pub(crate) fn manager(&self, id: &str) -> anyhow::Result<AnyCgroupManager> {
+        Ok(create_cgroup_manager(CgroupConfig {
+            cgroup_path: self.path.clone(),
+            systemd_cgroup: self.systemd,
+            container_name: id.to_owned(),
+        })?)
+    }
+
+    /// All processes, those of nested cgroups too.
+    pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut all = HashSet::new();
+        for dir in &self.dirs {
+            walk(dir, &mut |dir| {
+                let text = ignore_missing(fs::read_to_string(dir.join("cgroup.procs")))?;
+                all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+                Ok(())
+            })?;
+        }
+        // A process of a pid namespace that is not ours has the number 0.
+        all.remove(&0);
+        let mut all: Vec<i32> = all.into_iter().collect();
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Whether the processes are suspended.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.dirs.iter().any(|dir| {
+            let reads = |name, value| {
+                fs::read_to_string(dir.join(name)).is_ok_and(|text| text.trim() == value)
+            };
+            reads("freezer.state", "FROZEN")
+                || reads("freezer.state", "FREEZING")
+                || reads("cgroup.freeze", "1")
+        })
+    }
+
+    /// Sends every process a signal. Suspended meanwhile, none starts another that gets none.
+    pub(crate) fn signal(&self, signal: i32) -> anyhow::Result<()> {
+        let was_frozen = self.is_frozen();
+        self.set_frozen(true);
+        let pids = self.pids();
+        for process in pids.iter().flatten().filter_map(|pid| PidFd::open(*pid).ok()) {
+            _ = process.send_signal(signal);
+        }
+        // A suspended process dies of nothing in version 1.
+        if !was_frozen || signal == SIGKILL {
+            self.set_frozen(false);
+        }
+        pids.map(drop).context("list the processes of the cgroup")
+    }
+
+    /// Kills every process and waits until none is left.
+    pub(crate) fn kill(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + KILL_GRACE;
+        loop {
+            let pids = self.pids().context("list the processes of the cgroup")?;
+            let own = i32::try_from(std::process::id())?;
+            if pids.contains(&own) {
+                bail!("the cgroup {} holds this runtime itself", self.path.display());
+            }
+            // Opened before they are killed: what is waited for is what was killed.
+            let processes: Vec<PidFd> =
+                pids.iter().filter_map(|pid| PidFd::open(*pid).ok()).collect();
+            if processes.iter().all(|process| !process.is_alive()) {
+                return Ok(());
+            }
+            self.signal(SIGKILL)?;
+            for process in &processes {
+                wait_for(process, deadline)?;
+            }
+            if Instant::now() >= deadline {
+                bail!("processes of the cgroup {} survive SIGKILL", self.path.display());
+            }
+        }
+    }
+
+    /// Removes the directories, nested ones first.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + BUSY_GRACE;
+        for dir in &self.dirs {
+            loop {
+                match remove_tree(dir) {
+                    Ok(()) => break,
+                    Err(error)
+                        if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                    {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("remove {}", dir.display()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Best effort: where there is no freezer, nothing is lost but a race.
+    fn set_frozen(&self, frozen: bool) {
+        for dir in &self.dirs {
+            let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+            for (name, value) in [("freezer.state", v1), ("cgroup.freeze", v2)] {
+                let file = dir.join(name);
+                if file.exists() {
+                    _ = fs::write(file, value);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the end of a process, whoever reaps it.
+pub(crate) fn wait_for(process: &PidFd, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], left) {
+            Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The cgroup of a process in the unified hierarchy, whatever cgroup namespace it is in.
+fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path = path.filter(|path| !path.is_empty() && !path.contains(".."));
+    Ok(Path::new("/sys/fs/cgroup").join(path.context("the process is in no cgroup of its own")?))
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    visit(dir)?;
+    let entries = match fs::read_dir(dir) {
+        Err(error) if is_missing(&error) => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), visit)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let mut dirs = Vec::new();
+    walk(dir, &mut |dir| {
+        dirs.push(dir.to_owned());
+        Ok(())
+    })?;
+    for dir in dirs.iter().rev() {
+        ignore_missing(fs::remove_dir(dir))?;
+    }
+    Ok(())
+}
+
+/// What vanishes under our eyes is gone, which is fine.
+fn ignore_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if is_missing(&error) => Ok(T::default()),
+        other => other,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    // ENODEV: reading a file of a cgroup that has been removed since.
+    error.kind() == ErrorKind::NotFound
+        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+}
