@@ -24,6 +24,9 @@ use crate::{delete, hooks, stdio};
 /// Makes a container whose program waits for [`start`].
 pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
     let dir = Dir::of(&global.root, &args.id)?;
+    if dir.exists() {
+        bail!("container with id {} exists already", args.id);
+    }
     let config = Config::load(&args.bundle, &args.id, global.systemd_cgroup)?;
     let cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, None)?;
     let members = cgroup.pids().unwrap_or_default();

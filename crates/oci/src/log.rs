@@ -67,7 +67,7 @@ impl Log {
         let mut text = String::new();
         details.seek(SeekFrom::Start(0)).ok()?;
         details.read_to_string(&mut text).ok()?;
-        text.lines().next().map(str::to_owned)
+        text.lines().next().map(without_noise)
     }
 }
 
@@ -88,12 +88,25 @@ pub(crate) fn line(level: &str, text: &str, format: LogFormat) -> String {
     }
 }
 
+/// What libcontainer puts before the reasons that its processes give each other.
+const NOISE: [&str; 5] = [
+    "failed to create container: ",
+    "exec process failed with error ",
+    "error in executing process : ",
+    "intermediate process error ",
+    "failed to initialize container process: ",
+];
+
+fn without_noise(text: &str) -> String {
+    // It reads its pipe in threes and pads what comes with zeros.
+    NOISE.iter().fold(text.replace('\0', ""), |text, noise| text.replace(noise, ""))
+}
+
 /// An error with all its causes. Some errors repeat their cause in their own text already.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        // libcontainer reads its pipe in threes and pads what comes with zeros.
-        let cause = cause.to_string().replace('\0', "");
+        let cause = without_noise(&cause.to_string());
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
@@ -173,6 +186,15 @@ mod tests {
         let error = Err::<(), _>(io::Error::other("no space")).context("write: no space");
         let error = error.context("create").unwrap_err();
         assert_eq!(chain(&error), "create: write: no space");
+    }
+
+    #[test]
+    fn the_reason_is_told_and_not_the_way_it_came() {
+        let error = anyhow::anyhow!(
+            "failed to create container: exec process failed with error error in executing \
+             process : exec: \"a\": permission denied\0\0"
+        );
+        assert_eq!(chain(&error), "exec: \"a\": permission denied");
     }
 
     #[test]
