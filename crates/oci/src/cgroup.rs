@@ -46,11 +46,8 @@ impl Cgroup {
                 None => vec![Path::new("/sys/fs/cgroup").join(relative)],
             },
             CgroupSetup::Legacy | CgroupSetup::Hybrid => {
-                let mounts = libcgroups::v1::util::list_supported_mount_points()?;
-                // Some are mounted together, so that one directory serves two controllers.
-                let dirs: HashSet<PathBuf> =
-                    mounts.values().map(|mount| mount.join(relative)).collect();
-                dirs.into_iter().collect()
+                let mounts = v1_mounts()?.into_iter().filter(|mount| !is_systemds(mount));
+                mounts.map(|mount| mount.join(relative)).collect()
             }
         };
         Ok(Self { path: path.to_owned(), systemd, dirs })
@@ -169,6 +166,33 @@ impl Cgroup {
     }
 }
 
+/// The mounts of version 1's hierarchies; none on a machine without.
+pub(crate) fn v1_mounts() -> io::Result<Vec<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(parse_v1_mounts(&text))
+}
+
+/// See proc_pid_mountinfo(5): the type comes after a separator, as there are optional fields.
+fn parse_v1_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((mount, kind)) = line.split_once(" - ") else { continue };
+        let path = mount.split(' ').nth(4).map(PathBuf::from);
+        if let (true, Some(path)) = (kind.starts_with("cgroup "), path)
+            && path.starts_with("/sys/fs/cgroup")
+            && !all.contains(&path)
+        {
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// Whether a hierarchy is systemd's alone, into which libcgroups puts nobody.
+fn is_systemds(mount: &Path) -> bool {
+    mount.ends_with("systemd")
+}
+
 /// Waits for the end of a process, whoever reaps it.
 pub(crate) fn wait_for(process: &PidFd, deadline: Instant) -> io::Result<()> {
     loop {
@@ -229,4 +253,22 @@ fn is_missing(error: &io::Error) -> bool {
     // ENODEV: reading a file of a cgroup that has been removed since.
     error.kind() == ErrorKind::NotFound
         || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_by_their_type() {
+        let text = "24 19 0:22 / /sys/fs/cgroup rw shared:4 - tmpfs tmpfs rw,mode=755\n\
+             25 24 0:23 / /sys/fs/cgroup/cpu,cpuacct rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n\
+             26 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             27 24 0:25 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+             28 24 0:26 / /elsewhere/pids rw - cgroup cgroup rw,pids\n";
+        let mounts = parse_v1_mounts(text);
+        let expected = ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
+        assert_eq!(mounts, expected);
+        assert!(!is_systemds(&mounts[0]) && is_systemds(&mounts[1]));
+    }
 }

@@ -45,12 +45,16 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Parser;
+use nix::sys::signal::SigSet;
 
 use args::{Cli, Global, Verb};
 use log::Log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A supervisor that reads its signals from a descriptor blocks them, and neither a hook nor a
+    // container must inherit that.
+    _ = SigSet::empty().thread_set_mask();
     let mut log = match Log::open(&cli.global) {
         Ok(log) => log,
         Err(error) => {

@@ -64,7 +64,7 @@ impl Executor for Program {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let path = find(process).map_err(ExecutorError::Other)?;
         let args = process.args().as_ref().ok_or(ExecutorError::InvalidArg)?;
-        // The standard library's exec unblocks all signals and gives SIGPIPE its default action.
+        // The standard library's exec gives SIGPIPE, which it had ignored, its default action.
         let error = Command::new(&path)
             .arg0(&args[0])
             .args(&args[1..])

@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
+use crate::cgroup;
+
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
 pub(crate) const NO_HOME: &str = "/.holdfast-oci-no-home";
@@ -50,6 +52,8 @@ impl Config {
         }
         let cgroup = PathBuf::from(json["linux"]["cgroupsPath"].as_str().unwrap_or_default());
         absolute_bind_sources(&mut json["mounts"], &bundle);
+        let hierarchies = cgroup::v1_mounts()?;
+        protect_cgroups(&mut json, &hierarchies);
         normalise_process(&mut json["process"]);
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
@@ -119,6 +123,35 @@ fn absolute_bind_sources(mounts: &mut Value, bundle: &Path) {
     }
 }
 
+/// libcontainer mounts the hierarchies of version 1 writable, whatever the configuration says: root
+/// in the container could lift its own limits. Read-only paths it does respect.
+fn protect_cgroups(config: &mut Value, hierarchies: &[PathBuf]) {
+    let read_only = |mount: &Value| {
+        let options = mount["options"].as_array();
+        mount["type"] == "cgroup"
+            && options.is_some_and(|all| all.iter().any(|option| option == "ro"))
+    };
+    let mounts = config["mounts"].as_array().into_iter().flatten();
+    let destinations: Vec<PathBuf> = mounts
+        .filter(|mount| read_only(mount))
+        .filter_map(|mount| mount["destination"].as_str().map(PathBuf::from))
+        .collect();
+    for destination in destinations {
+        let names = hierarchies.iter().filter_map(|mount| mount.file_name());
+        let mut paths: Vec<Value> = names.map(|name| json!(destination.join(name))).collect();
+        if paths.is_empty() {
+            continue;
+        }
+        paths.push(json!(destination));
+        if !config["linux"]["readonlyPaths"].is_array() {
+            config["linux"]["readonlyPaths"] = json!([]);
+        }
+        if let Some(all) = config["linux"]["readonlyPaths"].as_array_mut() {
+            all.extend(paths);
+        }
+    }
+}
+
 /// Gives a process a HOME for [`NO_HOME`]'s reason.
 pub(crate) fn normalise_process(process: &mut Value) {
     if !process.is_object() {
@@ -168,6 +201,24 @@ mod tests {
         let mut process = json!({ "env": ["HOME=/a"] });
         normalise_process(&mut process);
         assert_eq!(process["env"], json!(["HOME=/a"]));
+    }
+
+    #[test]
+    fn read_only_cgroups_of_version_1_are_protected_one_by_one() {
+        let mount = |options: &[&str]| {
+            json!({
+                "destination": "/sys/fs/cgroup", "type": "cgroup", "options": options,
+            })
+        };
+        let hierarchies = ["/sys/fs/cgroup/cpu".into(), "/sys/fs/cgroup/pids".into()];
+        let mut config =
+            json!({ "mounts": [mount(&["ro"])], "linux": { "readonlyPaths": ["/a"] } });
+        protect_cgroups(&mut config, &hierarchies);
+        let expected = ["/a", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+        assert_eq!(config["linux"]["readonlyPaths"], json!(expected));
+        let mut config = json!({ "mounts": [mount(&["rw"])], "linux": {} });
+        protect_cgroups(&mut config, &hierarchies);
+        assert_eq!(config["linux"], json!({}));
     }
 
     #[test]
