@@ -107,7 +107,7 @@ impl Cgroup {
     }
 
     /// Kills every process and waits until none is left.
-    pub(crate) fn kill(&self) -> anyhow::Result<()> {
+    fn kill(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + KILL_GRACE;
         loop {
             let pids = self.pids().context("list the processes of the cgroup")?;
@@ -131,25 +131,27 @@ impl Cgroup {
         }
     }
 
-    /// Removes the directories, nested ones first.
-    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+    /// Kills every process and removes the directories, nested ones first.
+    pub(crate) fn destroy(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + BUSY_GRACE;
-        for dir in &self.dirs {
-            loop {
-                match remove_tree(dir) {
-                    Ok(()) => break,
-                    Err(error)
-                        if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline =>
-                    {
-                        std::thread::sleep(Duration::from_millis(2));
-                    }
-                    Err(error) => {
-                        return Err(error).with_context(|| format!("remove {}", dir.display()));
-                    }
+        loop {
+            self.kill()?;
+            match self
+                .dirs
+                .iter()
+                .try_for_each(|dir| remove_tree(dir).map_err(|error| (error.kind(), error, dir)))
+            {
+                Ok(()) => return Ok(()),
+                // Busy with the dead, whom version 1 lets go a little later; or a process of a
+                // `create` that was killed itself has joined only now.
+                Err((ErrorKind::ResourceBusy, ..)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err((_, error, dir)) => {
+                    return Err(error).with_context(|| format!("remove {}", dir.display()));
                 }
             }
         }
-        Ok(())
     }
 
     /// Best effort: where there is no freezer, nothing is lost but a race.

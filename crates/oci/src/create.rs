@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::args::{Create, Global};
 use crate::cgroup::{Cgroup, wait_for};
 use crate::log::Log;
-use crate::program::Program;
+use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
 use crate::{delete, hooks, stdio};
@@ -60,7 +60,7 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
     let created = build(global, log, args, &dir, &config, &mut record);
     if created.is_err() {
         kill_children();
-        if let Err(error) = record.cgroup.kill().and_then(|()| record.cgroup.remove()) {
+        if let Err(error) = record.cgroup.destroy() {
             tracing::error!("undo: {error:#}");
         }
         _ = std::fs::remove_dir_all(&dir.path);
@@ -76,6 +76,10 @@ fn build(
     config: &Config,
     record: &mut Record,
 ) -> anyhow::Result<()> {
+    // Held by every process that comes of this, until it becomes the container's program: see
+    // `delete`. Ours ends with this function, long before there is something to delete in order.
+    let lock = dir.lock_file("create.lock")?;
+    lock.lock().context("lock the container")?;
     // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
     dir.save(record)?;
     config.save(&dir.path)?;
@@ -83,7 +87,7 @@ fn build(
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
         .with_root_path(&dir.path)?
         .with_preserved_fds(args.process.preserve_fds)
-        .with_executor(Program::new(log.file(), global.log_format));
+        .with_executor(Program::new(Kind::First, log.file(), global.log_format)?);
     if let Some(socket) = &args.process.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }

@@ -66,7 +66,7 @@ pub(crate) fn delete(global: &Global, id: &str, force: Force) -> anyhow::Result<
             bail!("cannot delete container {id} that is not stopped: {}", status.name());
         }
     }
-    destroy(&record)?;
+    destroy(&dir, &record)?;
     let container = Container::load(dir.libcontainer()).ok();
     let stopped = container.and_then(|container| Some((container.spec().ok()?.hooks?, container)));
     if let Some((hooks, container)) = stopped
@@ -80,17 +80,37 @@ pub(crate) fn delete(global: &Global, id: &str, force: Force) -> anyhow::Result<
 }
 
 /// Kills every process and removes the cgroups.
-fn destroy(record: &Record) -> anyhow::Result<()> {
-    if let Some(process) = record.process() {
-        _ = process.send_signal(SIGKILL);
+fn destroy(dir: &Dir, record: &Record) -> anyhow::Result<()> {
+    if record.pid == 0 {
+        return destroy_unfinished(dir, record);
+    }
+    let process = record.process();
+    if let Some(process) = &process {
         // Those that left the cgroup, with the rights of a privileged container, die with the
         // first process of their pid namespace.
-        record.cgroup.kill()?;
-        wait_for(&process, Instant::now() + KILL_GRACE)?;
-    } else {
-        record.cgroup.kill()?;
+        _ = process.send_signal(SIGKILL);
     }
-    record.cgroup.remove()
+    record.cgroup.destroy()?;
+    if let Some(process) = process {
+        wait_for(&process, Instant::now() + KILL_GRACE)?;
+    }
+    Ok(())
+}
+
+/// What a `create` that was killed has left may have yet to join the cgroup, and then waits for a
+/// `start` for ever. All processes of a `create` hold its lock.
+fn destroy_unfinished(dir: &Dir, record: &Record) -> anyhow::Result<()> {
+    let lock = dir.lock_file("create.lock")?;
+    let deadline = Instant::now() + KILL_GRACE;
+    while lock.try_lock().is_err() {
+        if Instant::now() >= deadline {
+            bail!("container {} is being created", dir.id);
+        }
+        record.cgroup.destroy()?;
+        // Nothing announces that another joins.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    record.cgroup.destroy()
 }
 
 /// A signal by number or by name, real-time signals included.

@@ -11,7 +11,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::args::{Exec, Global};
 use crate::create::kill_children;
 use crate::log::Log;
-use crate::program::Program;
+use crate::program::{Kind, Program};
 use crate::record::{Dir, Status, write_atomic};
 use crate::{spec, stdio};
 
@@ -59,7 +59,7 @@ fn start(global: &Global, log: &Log, args: &Exec, dir: &Dir) -> anyhow::Result<(
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
         .with_root_path(&dir.path)?
         .with_preserved_fds(args.common.preserve_fds)
-        .with_executor(Program::new(log.file(), global.log_format));
+        .with_executor(Program::new(Kind::Further, log.file(), global.log_format)?);
     if let Some(socket) = &args.common.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }

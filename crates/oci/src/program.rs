@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use holdfast_sys::PidFd;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::unistd::{AccessFlags, faccessat};
 use oci_spec::runtime::{Process, Spec};
 
@@ -32,11 +35,34 @@ pub(crate) struct Program {
     log: Option<(Rc<File>, LogFormat)>,
     /// The environment, between the two steps that libcontainer makes of it.
     env: Rc<RefCell<HashMap<String, String>>>,
+    kind: Kind,
+    /// The command that this process comes of.
+    command: Rc<PidFd>,
+}
+
+/// Which process of the container it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of `create`, which ends while this waits for `start`.
+    First,
+    /// Of `exec`, which sees this through.
+    Further,
 }
 
 impl Program {
-    pub(crate) fn new(log: Option<File>, format: LogFormat) -> Self {
-        Self { log: log.map(|file| (Rc::new(file), format)), env: Rc::default() }
+    pub(crate) fn new(kind: Kind, log: Option<File>, format: LogFormat) -> anyhow::Result<Self> {
+        let command = Rc::new(PidFd::open(i32::try_from(std::process::id())?)?);
+        let log = log.map(|file| (Rc::new(file), format));
+        Ok(Self { log, env: Rc::default(), kind, command })
+    }
+
+    /// libcontainer's processes don't notice that the command was killed, and would wait for a
+    /// start that never comes. In this order, so that its end is noticed whenever it comes.
+    fn depend_on_command(&self) -> Result<(), String> {
+        if self.kind == Kind::Further {
+            set_pdeathsig(Signal::SIGKILL).map_err(|error| format!("set_pdeathsig: {error}"))?;
+        }
+        if self.command.is_alive() { Ok(()) } else { Err("the command was killed".to_owned()) }
     }
 }
 
@@ -45,6 +71,7 @@ impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let invalid = ExecutorValidationError::ArgValidationError;
         let process = spec.process().as_ref().ok_or_else(|| invalid("no process".to_owned()))?;
+        self.depend_on_command().map_err(invalid)?;
         reopen_null().map_err(|error| invalid(format!("reopen /dev/null: {error}")))?;
         find(process).map(drop).map_err(invalid)
     }
@@ -64,6 +91,7 @@ impl Executor for Program {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let path = find(process).map_err(ExecutorError::Other)?;
         let args = process.args().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        set_pdeathsig(None).map_err(|error| ExecutorError::Other(error.to_string()))?;
         // The standard library's exec gives SIGPIPE, which it had ignored, its default action.
         let error = Command::new(&path)
             .arg0(&args[0])

@@ -5,7 +5,8 @@
 //! | record.json | the [`Record`], written atomically; readers need no lock |
 //! | started | there once `start` has been through |
 //! | config.json | the configuration, see `spec.rs`: the bundle that libcontainer is told of |
-//! | lock, exec.lock | held by `start` and `delete`; by `exec` |
+//! | lock | held by `start` and `delete` |
+//! | create.lock, exec.lock | held by all processes of a `create`; by `exec` |
 //! | `<id>`/ | libcontainer's own state |
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -352,6 +353,38 @@ fn a_user_namespace_has_its_own_root() {
     assert_eq!(words, ["0", "100000", "65536", "0", "hi"]);
     assert_eq!(wait(container.pid()), 0);
     container.delete(&[]);
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_nothing_that_a_delete_does_not_find() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    for delay in (0..100).step_by(4) {
+        let mut command = container.make("create");
+        killed_after(command.arg(&container.id), delay);
+        container.delete(&["--force"]);
+        assert_eq!(container.processes(), [""; 0]);
+    }
+    container.launch_to_line("run");
+    assert_eq!(wait(container.exec(&["true"]).unwrap()), 0);
+    for delay in (0..100).step_by(4) {
+        let mut command = container.command("exec");
+        command.arg("--detach").arg("--process").arg(container.path("process.json"));
+        killed_after(command.arg(&container.id), delay);
+    }
+    // Killed along with their commands, but by the kernel, which does not wait for it.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !container.processes().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", container.processes());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a command and kills it after some milliseconds.
+fn killed_after(command: &mut Command, delay: u64) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(delay));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

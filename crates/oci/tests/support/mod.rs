@@ -195,6 +195,19 @@ impl Fixture {
         found
     }
 
+    /// The runtime's own processes that work on the container, zombies excepted.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&*self.path("root").to_string_lossy()) {
+                found.push(line);
+            }
+        }
+        found
+    }
+
     /// Deletes the container, which must leave nothing.
     pub(crate) fn delete(&self, flags: &[&str]) {
         self.ok("delete", flags, &[]);
