@@ -77,9 +77,13 @@ pub(super) fn run(host: &Host, suite: &Suite) -> anyhow::Result<bool> {
     let right = !checks.is_empty()
         && checks.iter().all(|c| matches!(c.outcome, Some(Outcome::Pass | Outcome::Skip(_))));
     if !right {
+        let console = machine.console();
         let kept = crate::target().join("vm").join(format!("{}-console.log", suite.part));
-        std::fs::write(&kept, machine.console())?;
-        println!("{}\nall of the console: {}", machine.console_tail(), kept.display());
+        std::fs::write(&kept, &console)?;
+        for check in checks.iter().filter(|c| matches!(c.outcome, Some(Outcome::Fail(_)))) {
+            println!("{}", section(&console, &check.name).trim_end());
+        }
+        println!("all of the console: {}", kept.display());
     }
     ended.map(|()| right).with_context(|| format!("part {}", suite.part))
 }
@@ -123,6 +127,13 @@ fn heard(checks: &mut Vec<Check>, line: &str, last: &mut Instant) {
             *last = Instant::now();
         }
     }
+}
+
+/// What the guest wrote to the console after a check, with its heading.
+fn section<'a>(console: &'a str, name: &str) -> &'a str {
+    let Some(start) = console.find(&format!("--- {name}\n")) else { return "" };
+    let rest = &console[start..];
+    rest.find("\n--- ").map_or(rest, |end| &rest[..end])
 }
 
 fn table(checks: &[Check]) -> Table {

@@ -25,8 +25,10 @@ struct Entry {
     deleted: Progress,
     /// What was found of it after the last boot.
     found: Option<Value>,
-    /// Whether a boot has found it ended: then it must not end in another way later.
+    /// How a boot has found it ended: it must not have ended in another way later.
     ended: Option<Value>,
+    /// Whether it was counted as gone.
+    counted_gone: bool,
 }
 
 /// All of them, over all boots.
@@ -140,28 +142,26 @@ impl Entry {
     /// to tell.
     fn judge(&mut self) -> Result<Option<&'static str>, String> {
         let Some(found) = &self.found else {
-            return match (self.created, self.deleted) {
-                (_, Progress::Done) => Ok(Some("deletedIsGone")),
-                (_, Progress::Begun) => {
-                    // Gone is gone from here on.
-                    self.deleted = Progress::Done;
-                    Ok(Some("deletionInFlightCameAbout"))
-                }
+            let outcome = match (self.created, self.deleted) {
+                (_, Progress::Done) => Ok("deletedIsGone"),
+                (_, Progress::Begun) => Ok("deletionInFlightCameAbout"),
                 (Progress::Done, Progress::NotBegun) => {
                     Err("acknowledged, not deleted, and gone".to_owned())
                 }
-                _ => {
-                    self.deleted = Progress::Done;
-                    Ok(Some("creationInFlightCameToNothing"))
-                }
+                _ => Ok("creationInFlightCameToNothing"),
             };
+            // Gone is gone from here on, and told once.
+            self.deleted = Progress::Done;
+            let told = std::mem::replace(&mut self.counted_gone, true);
+            return outcome.map(|outcome| (!told).then_some(outcome));
         };
-        if self.deleted == Progress::Done {
+        // A deletion that came to nothing has to be asked for again.
+        let deleted = std::mem::take(&mut self.deleted);
+        self.counted_gone = false;
+        self.created = Progress::Done;
+        if deleted == Progress::Done {
             return Err(format!("its deletion was acknowledged, and it is back: {found}"));
         }
-        // A deletion that came to nothing has to be asked for again.
-        self.deleted = Progress::NotBegun;
-        self.created = Progress::Done;
         let status = found["exit"]["status"].clone();
         if let Some(before) = &self.ended
             && *before != status

@@ -96,6 +96,7 @@ done
 tell READY
 if [ -n "$LAST" ]; then
     find "$ROOT" -mindepth 1 -not -name .lock -not -name holdfast.sock -not -path "$ROOT/.runtime" \
+        -not -path "$ROOT/.runtime/${RUNTIME##*/}" \
         | while read -r path; do tell "LEFT ${path#"$ROOT"/}"; done
     cat $DAEMON_LOG
     tell DONE
