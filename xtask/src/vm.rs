@@ -33,25 +33,27 @@ use crate::setup::{self, MKE2FS, MMDEBSTRAP, SETPRIV};
 /// What to run in the machine.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only these parts [default: scenarios and systemd; with --long or --power-cuts power cuts too]
+    /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// All parts, and more power cuts
+    /// More power cuts
     #[arg(long)]
     long: bool,
     /// How often the power is cut [default: 3, with --long 20]
     #[arg(long, value_name = "N")]
     power_cuts: Option<u32>,
-    /// What the moments of the cuts and the load are drawn from
+    /// What the moments of the cuts and the load are drawn from; how far the machine has come by
+    /// such a moment is its own affair
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The OCI runtime of the load under power cuts: a stand-in that starts processes without
     /// isolation is quick, and Holdfast's files are the same
     #[arg(long, value_enum, default_value_t)]
     runtime: LoadRuntime,
-    /// Where the power cuts' results go, as JSON
-    #[arg(long, value_name = "FILE", default_value = "bench/results/vm-power-cuts.json")]
-    output: PathBuf,
+    /// Where the power cuts' results go, as JSON [default: bench/results/vm-power-cuts.json where
+    /// cuts were asked for, else beside the image]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// A kind of boot.
@@ -82,8 +84,7 @@ impl Options {
         }
         match self.power_cuts {
             Some(_) if !self.long => vec![Part::Power],
-            _ if self.long => vec![Part::Scenarios, Part::Systemd, Part::Power],
-            _ => vec![Part::Scenarios, Part::Systemd],
+            _ => vec![Part::Scenarios, Part::Systemd, Part::Power],
         }
     }
 
@@ -135,6 +136,12 @@ fn power_options(options: &Options) -> power::Options {
             LoadRuntime::Fake => "fake",
             LoadRuntime::Runc => "runc",
         },
-        output: crate::workspace().join(&options.output),
+        output: match &options.output {
+            Some(output) => output.clone(),
+            None if options.long || options.power_cuts.is_some() => {
+                crate::workspace().join("bench/results/vm-power-cuts.json")
+            }
+            None => crate::target().join("vm/power-cuts.json"),
+        },
     }
 }

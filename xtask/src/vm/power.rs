@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -15,6 +16,7 @@ use serde_json::json;
 use super::image;
 use super::ledger::Ledger;
 use super::machine::{Boot, Host, Machine};
+use crate::setup;
 
 /// How long the load may run until the cut, at most.
 const LOAD_WINDOW: Duration = Duration::from_secs(12);
@@ -85,6 +87,7 @@ pub(super) fn run(host: &Host, options: &Options) -> anyhow::Result<bool> {
         "cutsDuringLoad": in_load,
         "cutsDuringRestore": in_restore,
         "seed": options.seed,
+        "commit": commit()?,
         "runtime": options.runtime,
         "hostKernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "hostCores": std::thread::available_parallelism()?.get(),
@@ -140,6 +143,13 @@ fn hear(ledger: &mut Ledger, line: &str, machine: &Machine) -> anyhow::Result<()
     }
     ledger.hear(line);
     Ok(())
+}
+
+/// What was tested.
+fn commit() -> anyhow::Result<String> {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"]).current_dir(crate::workspace());
+    Ok(setup::output(&mut git)?.trim().to_owned())
 }
 
 /// `splitmix64`: a seed's numbers are the same everywhere and always.

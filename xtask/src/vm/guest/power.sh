@@ -13,7 +13,6 @@
 ROOT=/var/lib/holdfast/root
 . /opt/holdfast/guest/lib.sh
 
-WORKERS=3
 for word in $(cat /proc/cmdline); do
     case $word in
         holdfast.boot=*) BOOT=${word#*=} ;;
@@ -39,7 +38,11 @@ draw() {
 
 delete() {
     tell "TRY delete $1"
-    if hf delete --force "$1"; then tell "ACK delete $1"; else tell "BAD $1 cannot be deleted"; fi
+    if refused=$(hf delete --force "$1" 2>&1); then
+        tell "ACK delete $1"
+    else
+        tell "BAD $1 cannot be deleted: $(echo "$refused" | tr '\n' ' ')"
+    fi
 }
 
 # One container after the other: some end, some run on, some are never started.
@@ -102,7 +105,8 @@ if [ -n "$LAST" ]; then
     tell DONE
     exit
 fi
-for worker in $(seq $WORKERS); do
+# With others at work, their syncs write out one's unsynced changes, too: so now many, now one alone.
+for worker in $(seq $((1 + (SEED + BOOT) % 3))); do
     worker "$worker" &
 done
 wait
