@@ -98,9 +98,7 @@ for id in $ids; do
 done
 tell READY
 if [ -n "$LAST" ]; then
-    find "$ROOT" -mindepth 1 -not -name .lock -not -name holdfast.sock -not -path "$ROOT/.runtime" \
-        -not -path "$ROOT/.runtime/${RUNTIME##*/}" \
-        | while read -r path; do tell "LEFT ${path#"$ROOT"/}"; done
+    files_left | while read -r path; do tell "LEFT ${path#"$ROOT"/}"; done
     cat $DAEMON_LOG
     tell DONE
     exit

@@ -3,7 +3,7 @@
 # cgroups. Without an argument all of them in this order; with a name, that one.
 . /opt/holdfast/guest/lib.sh
 
-PLAN='kernel info status-runc status-crun signals-runc signals-crun daemon-killed-runc daemon-killed-crun shim-killed
+PLAN='kernel info status-runc status-crun not-found-runc not-found-crun signals-runc signals-crun daemon-killed-runc daemon-killed-crun shim-killed
 shim-and-daemon-killed exec-runc exec-crun logs nothing-left criu holdfast-checkpoint'
 
 kernel() {
@@ -32,12 +32,17 @@ statuses() {
     foreground "$1" 0 true
     foreground "$1" 3 sh -c 'exit 3'
     foreground "$1" 255 sh -c 'exit 255'
-    foreground "$1" 127 /no/such/program
     run_one "killed-$1" "$1"
     hf kill --signal KILL "killed-$1"
     is 'status after SIGKILL' "$(status_of "killed-$1")" '{"signal":9}'
     is 'status as a number' "$(hf wait "killed-$1")" 137
     hf delete "killed-$1"
+}
+
+not_found() {
+    foreground "$1" 127 /no/such/program
+    foreground "$1" 127 no-such-program
+    foreground "$1" 126 /etc/passwd
 }
 
 # What the management does with signals must not reach the program: one that it inherits blocked it
@@ -150,8 +155,7 @@ nothing_left() {
     is 'processes of containers left' "$(pgrep -f 'mkfifo /tmp/gate')" ''
     is 'mounts left' "$(grep " $ROOT/" /proc/self/mounts)" ''
     is 'cgroups left' "$(find /sys/fs/cgroup/holdfast -mindepth 1 -type d)" ''
-    is 'files left' "$(find "$ROOT" -mindepth 1 -not -name .lock -not -path "$ROOT/.runtime" \
-        -not -path "$ROOT/.runtime/runc" -not -path "$ROOT/.runtime/crun")" ''
+    is 'files left' "$(files_left)" ''
     start_daemon
 }
 
@@ -226,6 +230,7 @@ fi
 set -e
 case $1 in
     kernel | info | logs | criu) "$1" ;;
+    not-found-*) not_found "${1#not-found-}" ;;
     signals-*) signals "${1#signals-}" ;;
     status-*) statuses "${1#status-}" ;;
     daemon-killed-*) daemon_killed "${1#daemon-killed-}" ;;
