@@ -63,6 +63,7 @@ pub(super) fn base(home: &Path) -> anyhow::Result<Base> {
     if done.is_dir() {
         return Ok(Base::at(&done));
     }
+    ensure!(setup::is_root(), "root is needed to make the machine's image");
     println!("making the machine's image: Debian {SUITE} with {}", PACKAGES.join(", "));
     fs::create_dir_all(home)?;
     for entry in fs::read_dir(home)? {

@@ -6,7 +6,7 @@
 //! synced. What a real disk loses in its own cache despite a flush is not tried.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -46,46 +46,77 @@ pub(super) fn run(host: &Host, options: &Options) -> anyhow::Result<bool> {
 
     let mut random = Random(options.seed);
     let mut ledger = Ledger::default();
-    let (mut in_load, mut in_restore) = (0, 0);
+    let mut cuts = Cuts::default();
     // The boot after the last cut only looks.
     for number in 0..=options.cuts {
-        let last = number == options.cuts;
-        let words = format!(
-            "holdfast.part=power holdfast.boot={number} holdfast.seed={} holdfast.runtime={} {}",
-            options.seed % 1_000_000,
-            options.runtime,
-            if last { "holdfast.last" } else { "" }
-        );
-        let boot = Boot {
-            init: "/opt/holdfast/guest/init.sh",
-            words,
-            state: Some(&disk),
-            limit: BOOT_LIMIT,
-        };
-        let machine = Machine::boot(host, &boot)?;
-        let violations = ledger.violations.len();
-        if last {
-            until(&machine, &mut ledger, "DONE")?;
-        } else if number > 0 && random.below(RESTORE_EVERY) == 0 {
-            until(&machine, &mut ledger, "STARTING")?;
-            cut(machine, &mut ledger, random.moment(RESTORE_WINDOW))?;
-            in_restore += 1;
-        } else {
-            until(&machine, &mut ledger, "READY")?;
-            cut(machine, &mut ledger, random.moment(LOAD_WINDOW))?;
-            in_load += 1;
-        }
+        let known = ledger.violations.len();
+        let booted = boot(host, options, &disk, number, &mut random, &mut ledger, &mut cuts);
         println!("boot {number}: {}", ledger.summary());
-        for violation in &ledger.violations[violations..] {
+        if let Err(error) = &booted {
+            // A daemon that does not start is the worst of all outcomes, and has to be in the results.
+            ledger.violations.push(format!("boot {number}: {error:#}"));
+        }
+        for violation in &ledger.violations[known..] {
             println!("    WRONG: {violation}");
         }
+        if booted.is_err() {
+            break;
+        }
     }
+    write_results(options, &ledger, &cuts, began.elapsed())?;
+    Ok(ledger.violations.is_empty())
+}
 
+/// How often the power was cut, and when.
+#[derive(Debug, Default)]
+struct Cuts {
+    in_load: u32,
+    in_restore: u32,
+}
+
+/// From power on to the cut, or to the end of the last boot.
+fn boot(
+    host: &Host,
+    options: &Options,
+    disk: &Path,
+    number: u32,
+    random: &mut Random,
+    ledger: &mut Ledger,
+    cuts: &mut Cuts,
+) -> anyhow::Result<()> {
+    let last = number == options.cuts;
+    let words = format!(
+        "holdfast.part=power holdfast.boot={number} holdfast.seed={} holdfast.runtime={} {}",
+        options.seed % 1_000_000,
+        options.runtime,
+        if last { "holdfast.last" } else { "" }
+    );
+    let init = "/opt/holdfast/guest/init.sh";
+    let machine = Machine::boot(host, &Boot { init, words, state: Some(disk), limit: BOOT_LIMIT })?;
+    if last {
+        return until(&machine, ledger, "DONE");
+    }
+    if number > 0 && random.below(RESTORE_EVERY) == 0 {
+        until(&machine, ledger, "STARTING")?;
+        cuts.in_restore += 1;
+        return cut(machine, ledger, random.moment(RESTORE_WINDOW));
+    }
+    until(&machine, ledger, "READY")?;
+    cuts.in_load += 1;
+    cut(machine, ledger, random.moment(LOAD_WINDOW))
+}
+
+fn write_results(
+    options: &Options,
+    ledger: &Ledger,
+    cuts: &Cuts,
+    took: Duration,
+) -> anyhow::Result<()> {
     let results = json!({
         "what": "cargo xtask vm-test --power-cuts",
         "cuts": options.cuts,
-        "cutsDuringLoad": in_load,
-        "cutsDuringRestore": in_restore,
+        "cutsDuringLoad": cuts.in_load,
+        "cutsDuringRestore": cuts.in_restore,
         "seed": options.seed,
         "commit": commit()?,
         "runtime": options.runtime,
@@ -94,7 +125,7 @@ pub(super) fn run(host: &Host, options: &Options) -> anyhow::Result<bool> {
         "guestKernel": ledger.kernel,
         "guestCores": 2,
         "emulation": "qemu, tcg",
-        "seconds": began.elapsed().as_secs(),
+        "seconds": took.as_secs(),
         "outcomes": ledger.outcomes(),
         "problems": ledger.problems,
         "left": ledger.left,
@@ -106,7 +137,7 @@ pub(super) fn run(host: &Host, options: &Options) -> anyhow::Result<bool> {
     fs::write(&options.output, serde_json::to_string_pretty(&results)? + "\n")
         .with_context(|| options.output.display().to_string())?;
     println!("results: {}", options.output.display());
-    Ok(ledger.violations.is_empty())
+    Ok(())
 }
 
 /// Takes down what the guest says, to a line and with it.
