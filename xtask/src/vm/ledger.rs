@@ -1,7 +1,7 @@
 //! What the guest said that it had done, and what it says later that there is. Where the two
 //! disagree a promise was broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,10 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     entries: BTreeMap<String, Entry>,
+    /// What was found, added up over the boots that found it.
     counts: BTreeMap<&'static str, u32>,
+    /// Containers with which something went wrong in the guest.
+    bad: BTreeSet<String>,
     /// What the daemon could not load, as it says itself.
     pub(super) problems: Vec<String>,
     /// What was left when all was deleted.
@@ -61,7 +64,12 @@ impl Ledger {
             ["ACK", what, id] => self.advance(what, id, Progress::Done),
             ["HAS", ..] => self.found(&line["HAS ".len()..]),
             ["LISTED"] => self.compare(),
-            ["BAD", ..] => self.violations.push(line["BAD ".len()..].to_owned()),
+            // Once each: what can't be deleted can't be deleted after the next boot either.
+            ["BAD", id, ..] => {
+                if self.bad.insert(id.to_owned()) {
+                    self.violations.push(line["BAD ".len()..].to_owned());
+                }
+            }
             ["PROBLEM", ..] => self.problems.push(line["PROBLEM ".len()..].to_owned()),
             ["LEFT", ..] => self.left.push(line["LEFT ".len()..].to_owned()),
             _ => {}

@@ -107,7 +107,7 @@ gone() {
 # What there is of containers in the state root: theirs, and what runtimes keep of them.
 files_left() {
     find "$ROOT" -mindepth 1 -maxdepth 1 -not -name .lock -not -name .runtime -not -name holdfast.sock
-    find "$ROOT/.runtime" -mindepth 2
+    find "$ROOT/.runtime" -mindepth 2 -maxdepth 2
 }
 
 pid_of() {
