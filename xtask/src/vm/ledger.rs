@@ -65,10 +65,8 @@ impl Ledger {
             ["HAS", ..] => self.found(&line["HAS ".len()..]),
             ["LISTED"] => self.compare(),
             // Once each: what can't be deleted can't be deleted after the next boot either.
-            ["BAD", id, ..] => {
-                if self.bad.insert(id.to_owned()) {
-                    self.violations.push(line["BAD ".len()..].to_owned());
-                }
+            ["BAD", id, ..] if self.bad.insert(id.to_owned()) => {
+                self.violations.push(line["BAD ".len()..].to_owned());
             }
             ["PROBLEM", ..] => self.problems.push(line["PROBLEM ".len()..].to_owned()),
             ["LEFT", ..] => self.left.push(line["LEFT ".len()..].to_owned()),
