@@ -5,10 +5,12 @@
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
+//! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod demo;
 mod setup;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,12 +26,15 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
+    VmTest(vm::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::VmTest(options) => vm::run(&options),
     }
 }
 
@@ -59,7 +64,10 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Where cargo puts the executables of a profile.
 fn executables(profile: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(profile)
+    target().join(profile)
+}
+
+/// Where cargo puts all that it makes.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
