@@ -140,10 +140,10 @@ async fn a_terminal_survives_its_shim_in_both_directions() {
 }
 
 async fn heard(container: &holdfast_supervisor::Container, text: &str) {
-    let mut reader = container.logs().unwrap();
+    let mut reader = container.logs().expect("open the output");
     let mut all = Vec::new();
     while !String::from_utf8_lossy(&all).contains(text) {
-        let chunk = soon(text, reader.follow()).await.unwrap().expect("it ended");
+        let chunk = soon(text, reader.follow()).await.expect("read output").expect("it ended");
         all.extend_from_slice(&chunk.bytes);
     }
 }

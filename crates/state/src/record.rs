@@ -104,6 +104,10 @@ pub struct Policies {
     pub auto_remove: bool,
     /// How long its start may take, in milliseconds.
     pub start_timeout_ms: u64,
+    /// Its handle in pidfs, as [`holdfast_sys::pidfs::Handle`] writes it: proof of identity on
+    /// kernels that have those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pidfs: Option<String>,
     /// The shim that has it; `None` until there is a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim: Option<ShimRecord>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
 use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord};
+use holdfast_sys::pidfs;
 use tokio::time::Instant;
 
 use crate::adoption::Copies;
@@ -130,6 +131,9 @@ pub(crate) async fn take_identity(
         let mut record = dir.load().map_err(io::Error::other)?;
         if let Some(start_time) = &handle.start_time {
             record.start_time.clone_from(start_time);
+        }
+        if let Some(policies) = &mut record.holdfast {
+            policies.pidfs = pidfs::Handle::of(&handle.pidfd).ok().map(|handle| handle.to_string());
         }
         process.set_handle(Some(Arc::new(handle)));
         write_shim(&process, &dir, record, shim)

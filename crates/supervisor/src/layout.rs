@@ -169,6 +169,7 @@ fn policies(
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        pidfs: None,
         shim: None,
         unknown: Map::new(),
     }

@@ -69,7 +69,7 @@ pub use container::Container;
 pub use error::Error;
 pub use events::{ContainerEvent, EventStream, Lagged, Replay};
 pub use exec::ExecProcess;
-pub use info::{ContainerInfo, ExecInfo, Status};
+pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
 pub use logs::{LogChunk, LogReader};
 pub use operate::ProcessEntry;
 pub use options::{Builder, ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};

@@ -42,7 +42,11 @@ struct Restored {
 pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     let scan = {
         let core = core.clone();
-        blocking(move || core.root.scan()).await
+        blocking(move || {
+            core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
+            core.root.scan()
+        })
+        .await
     };
     let scan =
         scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
@@ -219,20 +223,15 @@ fn state_of(
             None => Err(io::Error::other("the seed's record of a process that was never started")),
         };
     };
-    let handle = Handle::open(pid)?;
-    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
-    // shim and no record the number was still that of the process.
+    let handle = Handle::of_record(pid, record)?;
+    // Asked again now that the process was opened: it may have been recorded meanwhile.
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    match handle {
-        Some(handle) if exit.has_shim() || handle.is_process_of(record) => {
-            let lost = past.shim_lost && !exit.has_shim();
-            let shim = if lost { Shim::Gone } else { Shim::Present };
-            Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
-        }
-        _ => lost(UnknownReason::ExitedUnwatched),
-    }
+    let Some(handle) = handle else { return lost(UnknownReason::ExitedUnwatched) };
+    let lost = past.shim_lost && !exit.has_shim();
+    let shim = if lost { Shim::Gone } else { Shim::Present };
+    Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
 }
 
 /// What the journal says of one process.

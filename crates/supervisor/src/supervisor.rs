@@ -17,7 +17,9 @@ use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
 use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
-use crate::{ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore};
+use crate::{
+    Abilities, ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore,
+};
 
 /// The shim's executable.
 const SHIM: &str = "holdfast-shim";
@@ -49,6 +51,7 @@ pub(crate) struct Core {
     /// Given free by a shutdown, else with the last task and the last handle of a caller's.
     pub(crate) root: StateRoot,
     pub(crate) boot_id: String,
+    pub(crate) abilities: Abilities,
     pub(crate) shim: PathBuf,
     /// The default runtime's name or path.
     pub(crate) runtime: String,
@@ -210,6 +213,7 @@ impl Supervisor {
         let core = Arc::new(Core {
             root,
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
+            abilities: Abilities::probe(),
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
@@ -240,6 +244,12 @@ impl Supervisor {
     #[must_use]
     pub fn restore_report(&self) -> &RestoreReport {
         &self.report
+    }
+
+    /// What this kernel can do for it, as it was when it was opened.
+    #[must_use]
+    pub fn abilities(&self) -> &Abilities {
+        &self.core.abilities
     }
 
     /// Which OCI runtime containers get that name none, and why.

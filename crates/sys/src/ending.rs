@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::proc::Stat;
-use crate::{PidFd, Termination, wait};
+use crate::{PidFd, Termination, kernel, wait};
 
 /// What can be known of the end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn ending(pid: i32, pidfd: &PidFd) -> Ending {
     let zombie = || Some(Ending::Exact(zombie_stat(pid, pidfd)?.zombie()?, Source::Zombie));
     // Who reaps it may do so between two looks, so the kernel is asked once more at the end.
     parent().or_else(reaped).or_else(zombie).or_else(reaped).unwrap_or_else(|| {
-        if is_reaped(pidfd) || !pidfd.tells_endings() { Ending::Lost } else { Ending::Hidden }
+        if is_reaped(pidfd) || !kernel::tells_endings() { Ending::Lost } else { Ending::Hidden }
     })
 }
 
@@ -89,7 +89,7 @@ mod tests {
                 .is_some_and(|stat| stat.zombie() == Some(Termination::Exited(42)))
         );
         child.wait().unwrap();
-        let after = if pidfd.tells_endings() { exact(Source::Pidfd) } else { Ending::Lost };
+        let after = if kernel::tells_endings() { exact(Source::Pidfd) } else { Ending::Lost };
         assert_eq!(ending(pid, &pidfd), after);
     }
 }

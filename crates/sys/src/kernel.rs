@@ -12,6 +12,13 @@ pub fn release() -> (u32, u32) {
     })
 }
 
+/// Whether it tells how a process ended after it was reaped by whomever (`PIDFD_INFO_EXIT`, Linux
+/// 6.15+). A kernel before that does not refuse the question, so this goes by the release.
+#[must_use]
+pub fn tells_endings() -> bool {
+    release() >= (6, 15)
+}
+
 fn parse(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -5,6 +5,7 @@
 //! | module | kernel interface |
 //! |---|---|
 //! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `pidfd_getfd(2)`, `PIDFD_GET_INFO` |
+//! | [`pidfs`] | handles of processes that can be written down |
 //! | [`ending`] | how a process ended, by whoever knows |
 //! | [`kernel`] | the release |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
@@ -20,6 +21,7 @@ pub mod fd;
 pub mod fd_passing;
 pub mod kernel;
 pub mod pidfd;
+pub mod pidfs;
 pub mod proc;
 #[cfg(feature = "tokio")]
 pub mod reactor;

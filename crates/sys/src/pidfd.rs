@@ -62,19 +62,6 @@ impl PidFd {
         }
     }
 
-    /// Whether this kernel tells how processes ended after they were reaped: Linux 6.15+. It names
-    /// what it can tell (`PIDFD_INFO_SUPPORTED`) only from 6.17 on; before that a reaped process
-    /// is the proof.
-    #[must_use]
-    pub fn tells_endings(&self) -> bool {
-        // A kernel that has the answer gives it for a reaped process, and no error for any other.
-        match self.info() {
-            Ok(info) if info.mask & PIDFD_INFO_EXIT != 0 => true,
-            Ok(_) => crate::kernel::release() >= (6, 15),
-            Err(_) => false,
-        }
-    }
-
     fn info(&self) -> nix::Result<PidfdInfo> {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
         // SAFETY: `info` is a live struct of the size that the request number encodes.
