@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use holdfast_state::announce::Announcement;
+use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::control::{self, Control};
 use holdfast_state::{Evidence, ExitRecord, ExitStatus, ProcessDir, UnknownReason};
 use holdfast_sys::ending::{Ending, ending};
@@ -143,7 +143,7 @@ impl Shim {
             cancelled: false,
             phase: Phase::Adopted { pid, process, end: End::Ahead },
         };
-        shim.announce(Announcement::Adopted { stdio: shim.stdio.fds() });
+        shim.announce(Announcement::Adopted { shim: shim.announcer() });
         // It may have ended long ago.
         shim.look_at_orphan()?;
         Ok(shim)
@@ -349,6 +349,11 @@ impl Shim {
         }
         self.phase = Phase::Exited;
         Ok(())
+    }
+
+    /// Who we are, for the supervisor to keep copies of what we read from.
+    pub(crate) fn announcer(&self) -> Announcer {
+        Announcer { pid: std::process::id().cast_signed(), stdio: self.stdio.fds() }
     }
 
     /// Tells the supervisor, if there is one: the files have said it already.

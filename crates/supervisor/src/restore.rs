@@ -229,8 +229,12 @@ fn state_of(
         return stopped(record);
     }
     let Some(handle) = handle else { return lost(UnknownReason::ExitedUnwatched) };
-    let lost = past.shim_lost && !exit.has_shim();
-    let shim = if lost { Shim::Gone } else { Shim::Present };
+    let shim = match (past.shim_lost, exit.has_shim()) {
+        (true, false) => Shim::Gone,
+        // One that took over while nobody heard it say so.
+        (true, true) => Shim::Adopting,
+        (false, _) => Shim::Present,
+    };
     Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
 }
 
