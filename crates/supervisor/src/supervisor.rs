@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) files: FileWatch,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// For calls that are no futures, and may come from a thread of another event loop.
+    pub(crate) reactor: tokio::runtime::Handle,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
 }
 
@@ -209,6 +211,7 @@ impl Supervisor {
             files: FileWatch::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
+            reactor: tokio::runtime::Handle::current(),
             containers: Mutex::default(),
         });
         let problems = restore::restore(&core).await?;
