@@ -316,8 +316,8 @@ async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
 
 /// Has a further process want all the memory that there is.
 async fn exhaust(container: &Container) {
-    let exec = container.exec(ExecOptions::new(["tail", "/dev/zero"])).await.unwrap();
-    let killed = soon("the exec", exec.wait()).await.unwrap();
+    let exec = container.exec(ExecOptions::new(["tail", "/dev/zero"])).await.expect("an exec");
+    let killed = soon("the exec", exec.wait()).await.expect("wait");
     assert_eq!(killed, ExitStatus::Signal(SIGKILL));
 }
 

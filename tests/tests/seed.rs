@@ -336,3 +336,18 @@ async fn unknown_fields_of_a_record_survive_its_rewriting() {
     assert_eq!(status(&container).await, ExitStatus::Signal(SIGKILL));
     scratch.close(supervisor).await;
 }
+
+#[test]
+fn every_test_that_the_table_of_the_seed_names_is_there() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let table = fs::read_to_string(workspace.join("docs/seed.md")).unwrap();
+    let mut named = 0;
+    for (file, test) in table.split('`').filter_map(|word| word.split_once(".rs::")) {
+        let folder = if file.contains('/') { "" } else { "tests/tests" };
+        let source = workspace.join(folder).join(format!("{file}.rs"));
+        let source = fs::read_to_string(&source).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(source.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
+        named += 1;
+    }
+    assert!(named > 50, "only {named} tests were found in it");
+}

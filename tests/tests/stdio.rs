@@ -294,3 +294,34 @@ async fn two_hundred_megabytes_come_through_the_input_unchanged() {
     assert_eq!(String::from_utf8_lossy(&got.stdout), String::from_utf8_lossy(&expected.stdout));
     holdfast.close().await;
 }
+
+#[tokio::test]
+async fn a_process_that_reads_none_of_its_input_ends_as_it_likes() {
+    let holdfast = Holdfast::start().await;
+    let bundle = holdfast.scratch.bundle().into_os_string().into_string().unwrap();
+    let gate = holdfast.scratch.gate();
+    let script = gate.script("echo ready");
+    for endless in [true, false] {
+        let mut command =
+            holdfast.command(&["run", "-i", "--bundle", &bundle, "--", "sh", "-c", &script]);
+        let mut child = command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("start the command");
+        // More than any pipe holds, until nobody takes it; or a writer that says nothing.
+        let mut stdin = child.stdin.take().unwrap();
+        let feeding = tokio::spawn(async move {
+            while endless && stdin.write_all(&[b'x'; 65536]).await.is_ok() {}
+            stdin
+        });
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = soon("a line", lines.next_line()).await.unwrap();
+        assert_eq!(ready.as_deref(), Some("ready"));
+        gate.open(9);
+        let status = soon("the command", child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(9), "endless: {endless}");
+        drop(soon("the end of the writer", feeding).await.unwrap());
+    }
+    holdfast.close().await;
+}
