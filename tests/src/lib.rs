@@ -6,16 +6,19 @@
 //! | `scratch` | a directory a test: state root, bundle, gates |
 //! | `processes` | processes by what they mention, held by pid and start time |
 //! | `listen` | reading output and events to their end, never for ever |
+//! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
 
 pub mod daemon;
 pub mod listen;
 pub mod processes;
+pub mod pty;
 pub mod scratch;
 
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
+pub use pty::Pty;
 pub use scratch::{Gate, Scratch, busybox_bundle, cgroups_of, edit_json, unique_id};
 
 use std::path::PathBuf;

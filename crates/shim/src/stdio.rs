@@ -104,7 +104,8 @@ impl Stdio {
     /// The terminal has come.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         if let Some(fifo) = self.waiting_stdin.take() {
-            self.input = Some(Pump::new(fifo.into(), master.try_clone()?));
+            let pump = Pump::new(fifo.into(), master.try_clone()?);
+            self.input = Some(pump.ending_with(END_OF_INPUT));
         }
         self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
             Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
@@ -220,10 +221,6 @@ impl Stdio {
             && input.pass()? == Progress::Ended
         {
             self.input = None;
-            if let Some(master) = &self.terminal {
-                // Full or gone: then nobody waits for input.
-                let _ = nix::unistd::write(master, &[END_OF_INPUT]);
-            }
         }
         Ok(())
     }

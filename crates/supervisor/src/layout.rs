@@ -81,6 +81,8 @@ pub(crate) fn container(
     };
     let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
     fill(dir, &mut record, &options.stdio)?;
+    // Before the container is to be seen: a checkpoint that can't be read must not leave one.
+    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
@@ -90,7 +92,6 @@ pub(crate) fn container(
     let stream = Arc::new(EventLog::new(id.clone(), &[]));
     let process =
         Arc::new(Process::new(&id, &init, &record, &stream, State::Creating, None, Origin::Made));
-    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let container = Arc::new(ContainerState::new(id, runtime, stream, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
 }

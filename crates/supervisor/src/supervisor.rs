@@ -63,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// For calls that are no futures, and may come from a thread of another event loop.
+    pub(crate) reactor: tokio::runtime::Handle,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
 }
 
@@ -223,6 +225,7 @@ impl Supervisor {
             spawned: Arc::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
+            reactor: tokio::runtime::Handle::current(),
             containers: Mutex::default(),
         });
         if builder.subreaper {
