@@ -58,7 +58,9 @@ impl ExitStatus {
     pub fn as_number(self) -> u8 {
         match self {
             Self::Code(code) => code,
-            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(UNKNOWN_STATUS),
+            // A number that is no signal can only come from a damaged file.
+            Self::Signal(signal @ 1..=64) => u8::try_from(128 + signal).unwrap_or(UNKNOWN_STATUS),
+            Self::Signal(_) => UNKNOWN_STATUS,
             Self::Unknown(_) => UNKNOWN_STATUS,
         }
     }
@@ -171,6 +173,9 @@ mod tests {
         assert_eq!(ExitStatus::Code(7).as_number(), 7);
         assert_eq!(ExitStatus::Signal(9).as_number(), 137);
         assert_eq!(ExitStatus::Signal(37).as_number(), 165);
+        for no_signal in [i32::MIN, -128, 0, 65, i32::MAX] {
+            assert_eq!(ExitStatus::Signal(no_signal).as_number(), 255);
+        }
         assert_eq!(ExitStatus::Unknown(UnknownReason::MachineRebooted).as_number(), 255);
     }
 }

@@ -24,6 +24,7 @@
 //! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
 //! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
 //! | `restore` | from what is on disk back to tasks |
+//! | `set_aside` | what becomes of a record that can't be read |
 //! | `evidence` | how a process ended when its shim can't say |
 //! | `identity` | whether a pid is still the process that we mean |
 //! | `runtime`, `checkpoint` | the OCI runtime's command line |
@@ -56,6 +57,7 @@ mod process;
 mod programs;
 mod restore;
 mod runtime;
+mod set_aside;
 mod stdin;
 mod supervisor;
 mod watch;

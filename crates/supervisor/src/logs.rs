@@ -54,13 +54,10 @@ impl LogReader {
         let open = || {
             let dir = core.process_dir(&process.container, &process.id)?;
             // Created if the shim has not done so yet, so that a reader may come first.
-            dir.directory().open_at(OUTPUT_LOG, OFlag::O_RDONLY | OFlag::O_CREAT)
+            dir.directory().open_file(OUTPUT_LOG, OFlag::O_RDONLY | OFlag::O_CREAT)
         };
-        let file =
-            File::from(open().map_err(Error::io(format!(
-                "open the output of container {}",
-                process.container
-            )))?);
+        let file = open()
+            .map_err(Error::io(format!("open the output of container {}", process.container)))?;
         Ok(Self {
             core: core.clone(),
             process: process.clone(),

@@ -19,6 +19,7 @@ use crate::identity::Handle;
 use crate::lifecycle::{Activity, Change, Input, Shim, State};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
+use crate::set_aside::{self, Trouble};
 use crate::supervisor::{ContainerState, Core, blocking};
 use crate::watch::Watch;
 
@@ -45,17 +46,19 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
         scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
     let mut problems = scan.problems;
     for found in scan.containers {
-        if let Err(problem) = restore_container(core, found) {
-            tracing::error!(path = %problem.path.display(), reason = problem.reason, "not restored");
-            problems.push(problem);
+        let id = found.id.clone();
+        if let Err(trouble) = restore_container(core, found, &mut problems) {
+            problems.push(set_aside::container(core, &id, trouble));
         }
     }
     Ok(problems)
 }
 
-fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
-    let path = found.directory.directory().path().to_owned();
-    let problem = |reason: String| Problem { path: path.clone(), reason };
+fn restore_container(
+    core: &Arc<Core>,
+    found: Found,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Trouble> {
     let past = journal::read(&found.directory).unwrap_or_else(|error| {
         // Statuses do not depend on it.
         tracing::warn!(container = %found.id, %error, "journal unreadable");
@@ -64,20 +67,20 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
     let stream = Arc::new(EventLog::new(found.id.clone(), &past));
     let (inits, execs): (Vec<_>, Vec<_>) =
         found.processes.into_iter().partition(|(id, _)| id.is_init());
-    let (_, init_dir) =
-        inits.into_iter().next().ok_or_else(|| problem("no process init in it".to_owned()))?;
-    let record = init_dir.load().map_err(|error| problem(error.to_string()))?;
+    let init_dir = match inits.into_iter().next() {
+        Some((_, init_dir)) => init_dir,
+        // Opened once more: the scan passes over what is no directory, and tells no reason.
+        None => found.directory.process(&ProcessId::init()).map_err(no_init)?,
+    };
+    let record = init_dir.load()?;
     let runtime = match &record.holdfast {
         Some(policies) => Runtime::at(policies.runtime.clone(), &core.root),
-        None => {
-            runtime_of_seed(core, &found.directory).map_err(|error| problem(error.to_string()))?
-        }
+        None => runtime_of_seed(core, &found.directory)?,
     };
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
         restore_process(core, &stream, &past, &found.id, id, dir, record)
     };
-    let init = restore(&ProcessId::init(), &init_dir, &record)
-        .map_err(|error| problem(error.to_string()))?;
+    let init = restore(&ProcessId::init(), &init_dir, &record)?;
     let container = Arc::new(ContainerState::new(
         found.id.clone(),
         runtime,
@@ -87,16 +90,14 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
     let mut all = vec![init];
     for (id, dir) in execs {
         let restored =
-            dir.load().map_err(io::Error::other).and_then(|record| restore(&id, &dir, &record));
+            dir.load().map_err(Trouble::from).and_then(|record| Ok(restore(&id, &dir, &record)?));
         match restored {
             Ok(restored) => {
                 container.execs().insert(id, restored.process.clone());
                 all.push(restored);
             }
-            // The container itself is well; its exec stays on disk until it is deleted.
-            Err(error) => {
-                tracing::error!(container = %found.id, process = %id, %error, "exec not restored")
-            }
+            // The container itself is well.
+            Err(trouble) => problems.push(set_aside::process(core, &found.id, &id, trouble)),
         }
     }
     core.containers().insert(found.id, container.clone());
@@ -104,6 +105,13 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
         take_up(core, &container, restored);
     }
     Ok(())
+}
+
+fn no_init(error: io::Error) -> Trouble {
+    match Trouble::from(error) {
+        Trouble::Damaged(reason) => Trouble::Damaged(format!("no process init in it: {reason}")),
+        refused @ Trouble::Refused(_) => refused,
+    }
 }
 
 /// The seed wrote the runtime down beside the processes; without that it is taken for the default.
