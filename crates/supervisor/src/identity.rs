@@ -37,6 +37,21 @@ impl Handle {
     }
 }
 
+/// Takes hold of the process of a record, by whichever of the numbers that are told of it is right.
+pub(crate) fn find(
+    record: &ProcessRecord,
+    told: impl IntoIterator<Item = i32>,
+) -> io::Result<Option<Handle>> {
+    for pid in told {
+        if let Some(handle) = Handle::open(pid)?
+            && handle.is_process_of(record)
+        {
+            return Ok(Some(handle));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether nobody can have mistaken the process's number for another's up to now: a zombie still
 /// takes signals, a reaped process does not.
 fn is_reaped(pidfd: &PidFd) -> bool {

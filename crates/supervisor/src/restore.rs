@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_state::directory::is_damage;
 use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
@@ -15,7 +16,7 @@ use holdfast_state::{
 use crate::Error;
 use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
-use crate::identity::Handle;
+use crate::identity::{self, Handle};
 use crate::lifecycle::{Activity, Change, Input, Shim, State};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
@@ -171,17 +172,21 @@ fn restore_process(
     record: &ProcessRecord,
 ) -> io::Result<Restored> {
     // First of all: from here on announcements are heard, and what was announced before is on disk.
-    dir.make_fifos()?;
-    let exit = ExitFifo::restored(dir.exit_reader()?)?;
+    let exit = dir.make_fifos().and_then(|()| ExitFifo::restored(dir.exit_reader()?));
+    let exit = match exit {
+        // Something else in the place of a FIFO; of one that has ended nothing is left to hear.
+        Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
+        other => Some(other?),
+    };
     let past = Past::of(id, past);
-    let (state, handle) = state_of(core, dir, record, &exit, past)?;
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), past)?;
     let missing = past.missing(&state, record, dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
     Ok(Restored {
         process: Arc::new(process),
-        exit: exit.has_shim().then_some(exit),
+        exit: exit.filter(ExitFifo::has_shim),
         missing,
         doubtful,
     })
@@ -192,7 +197,7 @@ fn state_of(
     core: &Core,
     dir: &ProcessDir,
     record: &ProcessRecord,
-    exit: &ExitFifo,
+    exit: Option<&ExitFifo>,
     past: Past,
 ) -> io::Result<(State, Option<Handle>)> {
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
@@ -203,38 +208,58 @@ fn state_of(
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    if let Some(end) = exit.announced_exit() {
+    if let Some(end) = exit.and_then(ExitFifo::announced_exit) {
         // A shim that could not write (a full disk) has still said it.
         return stopped(dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim))?);
     }
-    if record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
+    // No shim outlives a boot: with one there, it is the record that is wrong.
+    let has_shim = exit.is_some_and(ExitFifo::has_shim);
+    if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
     }
-    let Some(pid) = dir.pid()? else {
-        return match record.holdfast {
-            Some(_) => Ok((State::Creating, None)),
-            None => Err(io::Error::other("the seed's record of a process that was never started")),
-        };
-    };
-    let handle = Handle::open(pid)?;
+    let pid = dir.pid();
+    // A pid file that is damaged may still be a number. The start time tells, and then the journal
+    // has the right one; without a start time the journal is no better than the file.
+    let named = pid.as_ref().ok().copied().flatten();
+    let told = past.pid.filter(|_| !record.start_time.is_empty());
+    let handle = identity::find(record, named.into_iter().chain(told))?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
     // shim and no record the number was still that of the process.
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    match handle {
-        Some(handle) if exit.has_shim() || handle.is_process_of(record) => {
-            let shim = if past.shim_lost { Shim::Gone } else { Shim::Present };
-            Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
-        }
-        _ => lost(UnknownReason::ExitedUnwatched),
+    if handle.is_some() {
+        let shim = if past.shim_lost { Shim::Gone } else { Shim::Present };
+        return Ok((State::Live { activity: past.activity(record), shim }, handle));
     }
+    match (pid?, told) {
+        // What its shim has yet to say is the best evidence there can be.
+        (Some(_), _) | (_, Some(_)) if has_shim => {
+            let (activity, shim) = (past.activity(record), Shim::Present);
+            Ok((State::Exiting { activity, shim }, None))
+        }
+        (Some(_), _) | (_, Some(_)) => lost(UnknownReason::ExitedUnwatched),
+        (None, None) if record.holdfast.is_none() => {
+            Err(damaged("the seed's record of a process that was never started"))
+        }
+        (None, None) if past.pid.is_some() || !record.start_time.is_empty() => {
+            // Taken for an unfinished start it would be cleared away.
+            Err(damaged("the pid of a process that was there is gone"))
+        }
+        (None, None) => Ok((State::Creating, None)),
+    }
+}
+
+fn damaged(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// What the journal says of one process.
 #[derive(Debug, Clone, Copy, Default)]
 struct Past {
     created: bool,
+    /// The number that it had.
+    pid: Option<i32>,
     started: bool,
     /// What it did last.
     activity: Option<Activity>,
@@ -247,8 +272,9 @@ impl Past {
         let mut past = Self::default();
         for event in events.iter().filter(|event| event.process == *id) {
             let activity = match event.kind {
-                EventKind::Created { .. } => {
+                EventKind::Created { pid } => {
                     past.created = true;
+                    past.pid = Some(pid);
                     continue;
                 }
                 EventKind::Starting => Activity::Starting,
@@ -276,11 +302,16 @@ impl Past {
     }
 
     /// What a live process does. Of the seed's containers nothing is known, and they are taken for
-    /// running; so is one whose journal is lost: nobody may start it twice.
+    /// running. One whose journal is lost may have been started and may not: nobody may start it
+    /// twice or delete it unasked, so the runtime is asked.
     fn activity(self, record: &ProcessRecord) -> Activity {
         let waits =
             record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
-        self.activity.unwrap_or(if waits { Activity::Created } else { Activity::Running })
+        self.activity.unwrap_or(match (waits, self.created) {
+            (true, true) => Activity::Created,
+            (true, false) => Activity::Starting,
+            (false, _) => Activity::Running,
+        })
     }
 
     /// The events that a process in this state has behind it and that were not told yet.
