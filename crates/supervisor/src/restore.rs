@@ -205,7 +205,10 @@ fn state_of(
         let record = ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None);
         dir.record_exit(&record).map(|record| (State::Stopped(record), None))
     };
-    if let Some(record) = dir.exit()? {
+    // A file without sense is no proof of an end: a process that is there is believed before it.
+    let garbled =
+        |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+    if let Some(record) = dir.exit()?.filter(|record| !garbled(record)) {
         return stopped(record);
     }
     if let Some(end) = exit.and_then(ExitFifo::announced_exit) {
@@ -225,7 +228,8 @@ fn state_of(
     let handle = identity::find(record, named.into_iter().chain(told))?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
     // shim and no record the number was still that of the process.
-    if let Some(record) = dir.exit()? {
+    let there = has_shim || handle.is_some();
+    if let Some(record) = dir.exit()?.filter(|record| !(there && garbled(record))) {
         return stopped(record);
     }
     if handle.is_some() {
