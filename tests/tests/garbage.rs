@@ -261,7 +261,13 @@ impl Field {
                     _ if name == container => {
                         fs::rename(from, self.root().join(container)).unwrap()
                     }
-                    _ => fs::rename(from, self.root().join(container).join(&name)).unwrap(),
+                    // A directory in the place of the journal counts as an exec without a record,
+                    // and a new journal was begun since.
+                    _ => {
+                        let to = self.root().join(container).join(&name);
+                        remove(&to);
+                        fs::rename(from, to).unwrap();
+                    }
                 }
             }
         }

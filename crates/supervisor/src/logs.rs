@@ -142,6 +142,18 @@ impl LogReader {
         .await?;
         let length = read.len();
         self.partial.extend_from_slice(&read);
+        // What was there before has been looked through: a long line costs no more than its length.
+        if read.contains(&b'\n') {
+            self.take_entries();
+        }
+        if self.partial.len() > MAX_ENTRY {
+            self.too_long = true;
+            self.partial.clear();
+        }
+        Ok(length)
+    }
+
+    fn take_entries(&mut self) {
         let mut rest = self.partial.as_slice();
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
             if !std::mem::take(&mut self.too_long)
@@ -153,11 +165,6 @@ impl LogReader {
         }
         let used = self.partial.len() - rest.len();
         self.partial.drain(..used);
-        if self.partial.len() > MAX_ENTRY {
-            self.too_long = true;
-            self.partial.clear();
-        }
-        Ok(length)
     }
 }
 

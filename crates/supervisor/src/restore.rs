@@ -66,6 +66,7 @@ fn restore_container(
         Vec::new()
     });
     let stream = Arc::new(EventLog::new(found.id.clone(), &past));
+    let lost = set_aside::lost(&found, &past);
     let (inits, execs): (Vec<_>, Vec<_>) =
         found.processes.into_iter().partition(|(id, _)| id.is_init());
     let init_dir = match inits.into_iter().next() {
@@ -101,6 +102,7 @@ fn restore_container(
             Err(trouble) => problems.push(set_aside::process(core, &found.id, &id, trouble)),
         }
     }
+    problems.extend(lost);
     core.containers().insert(found.id, container.clone());
     for restored in all {
         take_up(core, &container, restored);

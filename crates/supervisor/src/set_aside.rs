@@ -5,13 +5,16 @@
 //! the id is not free, whatever its directory is called. It is moved at a later restart. What a
 //! newer build wrote, or what can't be read at the moment, is not damaged and stays untouched.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_state::directory::is_damage;
 use holdfast_state::process_dir::LoadError;
+use holdfast_state::root::Found;
 use holdfast_state::{
-    ContainerDir, ContainerId, EventKind, Problem, ProcessDir, ProcessId, journal,
+    ContainerDir, ContainerId, Event, EventKind, Problem, ProcessDir, ProcessId, journal,
 };
 
 use crate::Error;
@@ -65,7 +68,9 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
     };
     let living = core.root.container(id).and_then(|dir| {
         let names = dir.directory().names()?;
-        let mut processes = names.iter().filter_map(|name| name.parse().ok());
+        // Whether its directory is there or not.
+        let init = std::iter::once(ProcessId::init());
+        let mut processes = init.chain(names.iter().filter_map(|name| name.parse().ok()));
         Ok(processes.find_map(|process| living(&dir, &process)))
     });
     let moved = match living {
@@ -101,17 +106,35 @@ pub(crate) fn process(
     told(outcome(damage, path, moved))
 }
 
+/// The execs that the journal knows to have been there, whose end nobody has told, and of which
+/// there is no directory.
+pub(crate) fn lost(found: &Found, past: &[Event]) -> Vec<Problem> {
+    let mut open = BTreeMap::new();
+    for event in past {
+        match event.kind {
+            EventKind::Created { pid } => _ = open.insert(&event.process, pid),
+            EventKind::Exited { .. } => _ = open.remove(&event.process),
+            _ => {}
+        }
+    }
+    open.retain(|id, _| !id.is_init() && found.processes.iter().all(|(known, _)| known != *id));
+    let directory = found.directory.directory().path();
+    let lost = |(id, pid): (&ProcessId, i32)| {
+        let reason = format!(
+            "its directory is gone, and its end was never told: it was process {pid}, which is not signalled"
+        );
+        told(Problem { path: directory.join(id.as_str()), reason })
+    };
+    open.into_iter().map(lost).collect()
+}
+
 fn left(damage: &str, living: &str) -> String {
     format!(
         "{damage}; {living}, so it stays where it is and its id is taken: it is set aside when the supervisor is opened again after its end"
     )
 }
 
-fn outcome(
-    damage: String,
-    path: std::path::PathBuf,
-    moved: io::Result<std::path::PathBuf>,
-) -> Problem {
+fn outcome(damage: String, path: PathBuf, moved: io::Result<PathBuf>) -> Problem {
     match moved {
         Ok(path) => Problem { path, reason: format!("set aside: {damage}") },
         Err(error) => Problem { path, reason: format!("{damage}; it can't be set aside: {error}") },
@@ -123,30 +146,40 @@ fn told(problem: Problem) -> Problem {
     problem
 }
 
-/// What may still run of a process, as far as its damaged directory tells. In doubt it runs.
+/// What may still run of a process, as far as its damaged directory and the container's journal
+/// tell. In doubt it runs.
 fn living(container: &ContainerDir, id: &ProcessId) -> Option<String> {
-    let dir = container.process(id).ok()?;
-    if let Some(pid) = living_process(container, id, &dir) {
+    let dir = container.process(id).ok();
+    if let Some(pid) = living_process(container, id, dir.as_ref()) {
         return Some(format!("process {pid}, which may be its {id}, runs and is not signalled"));
     }
     // A shim holds the reading end for as long as it lives.
-    dir.control_writer().is_ok().then(|| format!("the shim of its {id} runs"))
+    let has_shim = dir.is_some_and(|dir| dir.control_writer().is_ok());
+    has_shim.then(|| format!("the shim of its {id} runs"))
 }
 
-fn living_process(container: &ContainerDir, id: &ProcessId, dir: &ProcessDir) -> Option<i32> {
-    if dir.exit().is_ok_and(|exit| exit.is_some()) {
+fn living_process(
+    container: &ContainerDir,
+    id: &ProcessId,
+    dir: Option<&ProcessDir>,
+) -> Option<i32> {
+    if dir.is_some_and(|dir| dir.exit().is_ok_and(|exit| exit.is_some())) {
         return None;
     }
-    let told = journal::read(container).unwrap_or_default().into_iter();
-    let told = told.filter(|event| event.process == *id).filter_map(|event| match event.kind {
-        EventKind::Created { pid } => Some(pid),
-        _ => None,
-    });
-    let record = dir.load().ok();
+    let mut told = Vec::new();
+    for event in journal::read(container).unwrap_or_default() {
+        match event.kind {
+            EventKind::Created { pid } if event.process == *id => told.push(pid),
+            EventKind::Exited { .. } if event.process == *id => return None,
+            _ => {}
+        }
+    }
+    let record = dir.and_then(|dir| dir.load().ok());
     let may_be_it = |pid: &i32| {
         let handle = Handle::open(*pid).ok().flatten().filter(|handle| handle.pidfd.is_alive());
         handle
             .is_some_and(|handle| record.as_ref().is_none_or(|record| handle.is_process_of(record)))
     };
-    dir.pid().ok().flatten().into_iter().chain(told).find(may_be_it)
+    let named = dir.and_then(|dir| dir.pid().ok().flatten());
+    named.into_iter().chain(told).find(may_be_it)
 }
