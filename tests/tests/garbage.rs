@@ -3,6 +3,9 @@
 //!
 //! Each case damages one entry, opens the supervisor, looks, and puts everything back.
 
+// All of this file is a test, its helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
@@ -89,7 +92,7 @@ impl Kind {
             Self::Huge => File::create(path).unwrap().set_len(GIB).unwrap(),
             Self::Unreadable => {
                 fs::write(path, "?").unwrap();
-                fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
             }
             Self::Gone => {}
         }
@@ -156,7 +159,15 @@ impl Field {
     }
 
     /// Damages `entry` of `container`, opens the supervisor, looks, and puts everything back.
-    async fn case(&mut self, container: &str, entry: &str, what: &str, damage: impl Fn(&Path)) {
+    /// `intact` says whether the damaged entry is what it was made, or that with more at its end.
+    async fn case(
+        &mut self,
+        container: &str,
+        entry: &str,
+        what: &str,
+        damage: impl Fn(&Path),
+        intact: impl Fn(&Path) -> bool,
+    ) {
         let case = format!("{container}/{entry} {what}");
         let dir = self.root().join(container);
         let runtime = self.root().join(".runtime");
@@ -178,12 +189,20 @@ impl Field {
 
         self.put_back(container, &case);
         assert!(dir.is_dir(), "{case}: the directory is gone");
+        assert!(intact(&dir.join(entry)), "{case}: it was changed");
         remove(&dir.join(entry));
         if was_there {
             fs::rename(&kept, dir.join(entry)).unwrap();
         }
         rewrite(&dir, &before);
         rewrite(&runtime, &runtime_before);
+    }
+
+    /// As [`case`](Self::case), with other content in a file.
+    async fn case_of(&mut self, container: &str, entry: &str, what: &str, content: &[u8]) {
+        let put = |path: &Path| fs::write(path, content).unwrap();
+        let intact = |path: &Path| fs::read(path).unwrap().starts_with(content);
+        self.case(container, entry, what, put, intact).await;
     }
 
     /// Every process but those of the damaged container is as it was; of those nothing is wrong.
@@ -381,13 +400,8 @@ async fn an_entry_that_is_something_else_or_gone_harms_nobody() {
     let mut field = Field::new().await;
     for (container, entry) in entries() {
         for kind in KINDS {
-            let at = field.root().join(container).join(&entry);
-            field
-                .case(container, &entry, &format!("{kind:?}"), |path| {
-                    assert_eq!(path, at);
-                    kind.put(path);
-                })
-                .await;
+            let (put, intact) = (|path: &Path| kind.put(path), |path: &Path| kind.is_at(path));
+            field.case(container, &entry, &format!("{kind:?}"), put, intact).await;
         }
     }
     field.close().await;
@@ -409,11 +423,7 @@ async fn a_file_cut_short_at_any_length_harms_nobody() {
     for (container, entry, content) in regular(&field) {
         for length in 0..content.len() {
             let what = format!("cut to {length} bytes");
-            field
-                .case(container, &entry, &what, |path| {
-                    fs::write(path, &content[..length]).unwrap();
-                })
-                .await;
+            field.case_of(container, &entry, &what, &content[..length]).await;
         }
     }
     field.close().await;
@@ -430,9 +440,7 @@ async fn a_file_with_any_byte_flipped_harms_nobody() {
                 let mut flipped = content.clone();
                 flipped[place] ^= 1 << bit;
                 let what = format!("with bit {bit} of byte {place} flipped");
-                field
-                    .case(container, &entry, &what, |path| fs::write(path, &flipped).unwrap())
-                    .await;
+                field.case_of(container, &entry, &what, &flipped).await;
             }
         }
     }
