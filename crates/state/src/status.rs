@@ -150,6 +150,29 @@ pub fn parse_status_file(content: &[u8]) -> Option<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_success_comes_out_of_what_is_none(content in proptest::collection::vec(any::<u8>(), 0..16)) {
+            let text = String::from_utf8_lossy(&content);
+            let digits = text.trim().trim_start_matches("%!u(uint32=").trim_end_matches(')');
+            let is_zero = digits.trim_start_matches('+').trim_start_matches('0').is_empty()
+                && digits.contains('0');
+            let success = parse_status_file(&content).is_some_and(ExitStatus::success);
+            prop_assert!(!success || is_zero, "{text:?}");
+        }
+
+        #[test]
+        fn any_code_and_signal_comes_back(code in any::<u8>(), signal in any::<i32>()) {
+            for status in [ExitStatus::Code(code), ExitStatus::Signal(signal)] {
+                let record = ExitRecord::now(status, Evidence::Shim);
+                let json = serde_json::to_vec(&record).unwrap();
+                prop_assert_eq!(serde_json::from_slice::<ExitRecord>(&json).unwrap(), record);
+                prop_assert_eq!(status.as_number() == 0, status.success());
+            }
+        }
+    }
 
     #[test]
     fn status_files_of_ours_and_of_the_seed() {
