@@ -131,6 +131,18 @@ fn announcer<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Announcer>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_line_is_an_announcement_or_nothing(
+            line in prop_oneof![any::<String>(), "(created|exited)( (code|signal))? -?[0-9]{0,12}"])
+        {
+            if let Some(said) = Announcement::parse(&line) {
+                prop_assert_eq!(Announcement::parse(said.to_string().trim_end()), Some(said));
+            }
+        }
+    }
 
     #[test]
     fn lines_read_back() {

@@ -40,6 +40,17 @@ pub fn line(level: &str, msg: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_comes_back_as_one_line(text in any::<String>(), noise in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut log = noise;
+            log.push(b'\n');
+            log.extend(line("error", &text).bytes());
+            prop_assert_eq!(first_error(&log), Some(text));
+        }
+    }
 
     #[test]
     fn the_first_error_among_foreign_and_torn_lines() {

@@ -7,8 +7,12 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
+use crate::directory::is_damage;
 use crate::status::parse_status_file;
-use crate::{Directory, Evidence, ExitRecord, ProcessRecord, RecordError, Timestamp};
+use crate::{
+    Directory, Evidence, ExitRecord, ExitStatus, ProcessRecord, RecordError, Timestamp,
+    UnknownReason,
+};
 
 /// The record; see [`ProcessRecord`]. Written by the supervisor.
 pub const PROCESS_JSON: &str = "process.json";
@@ -51,6 +55,18 @@ pub enum LoadError {
     /// The file makes no sense.
     #[error("{PROCESS_JSON}: {0}")]
     Record(#[from] RecordError),
+}
+
+impl LoadError {
+    /// Whether there is no sound record. One of a newer build is sound, and so may one be that
+    /// can't be read now.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Io(error) => is_damage(error),
+            Self::Record(error) => !matches!(error, RecordError::NewerSchema { .. }),
+        }
+    }
 }
 
 impl ProcessDir {
@@ -140,26 +156,35 @@ impl ProcessDir {
     }
 
     /// How the process ended, if that is on disk. `exit.json` says it in full; without it (the
-    /// seed wrote none) `exitStatus` alone counts.
+    /// seed wrote none, and one that is damaged says nothing) `exitStatus` alone counts. Two that
+    /// contradict each other leave the status unknown: one of them is wrong, nobody knows which.
     pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
-        match self.0.read(EXIT_JSON, SMALL_LIMIT) {
-            Ok(content) => {
-                if let Ok(record) = serde_json::from_slice(&content) {
-                    return Ok(Some(record));
-                }
+        let full = self.read_sound(EXIT_JSON)?;
+        let full = full.and_then(|content| serde_json::from_slice::<ExitRecord>(&content).ok());
+        let number = self.read_sound(EXIT_STATUS)?;
+        let number = number.and_then(|content| parse_status_file(&content));
+        let unreadable = ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+        Ok(match (full, number) {
+            (Some(full), Some(number))
+                if number != unreadable && number.as_number() != full.status.as_number() =>
+            {
+                Some(ExitRecord { status: unreadable, evidence: Evidence::None, time: full.time })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            (Some(full), _) => Some(full),
+            (None, number) => number.map(|status| ExitRecord {
+                status,
+                evidence: Evidence::StatusFile,
+                time: Timestamp::now(),
+            }),
+        })
+    }
+
+    /// `None` if it is not there, or is no file of ours.
+    fn read_sound(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match self.0.read(name, SMALL_LIMIT) {
+            Err(error) if is_damage(&error) => Ok(None),
+            other => other.map(Some),
         }
-        let content = match self.0.read(EXIT_STATUS, SMALL_LIMIT) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        Ok(parse_status_file(&content).map(|status| ExitRecord {
-            status,
-            evidence: Evidence::StatusFile,
-            time: Timestamp::now(),
-        }))
     }
 
     /// Records how the process ended. The first record stands: if one is there, it is returned and
@@ -232,7 +257,6 @@ impl AsFd for ProcessDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ExitStatus, UnknownReason};
     use std::io::Read;
 
     fn scratch() -> (tempfile::TempDir, ProcessDir) {
@@ -281,6 +305,40 @@ mod tests {
         assert_eq!(dir.exit().unwrap(), None);
         dir.directory().write_atomic(EXIT_STATUS, b"%!u(uint32=137)").unwrap();
         assert_eq!(dir.exit().unwrap().unwrap().status, ExitStatus::Code(137));
+    }
+
+    #[test]
+    fn a_damaged_status_is_made_up_for_or_unknown_and_never_invented() {
+        let (temp, dir) = scratch();
+        // Unsynced: it is written a thousand times.
+        let write = |name, content: &[u8]| std::fs::write(temp.path().join(name), content).unwrap();
+        let first = ExitRecord::now(ExitStatus::Code(1), Evidence::Shim);
+        dir.record_exit(&first).unwrap();
+        let json = serde_json::to_vec(&first).unwrap();
+        for number in [&b""[..], b"x", b"257"] {
+            write(EXIT_STATUS, number);
+            assert_eq!(dir.exit().unwrap().as_ref(), Some(&first), "{number:?}");
+        }
+        let unknown = ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+        write(EXIT_STATUS, b"0");
+        assert_eq!(dir.exit().unwrap().unwrap().status, unknown);
+        write(EXIT_STATUS, b"1");
+        for length in 0..json.len() {
+            write(EXIT_JSON, &json[..length]);
+            assert_eq!(dir.exit().unwrap().unwrap().status, first.status, "of {length} bytes");
+        }
+        for place in 0..json.len() {
+            for bit in 0..8 {
+                let mut flipped = json.clone();
+                flipped[place] ^= 1 << bit;
+                write(EXIT_JSON, &flipped);
+                let status = dir.exit().unwrap().unwrap().status;
+                assert!(status == first.status || status == unknown, "{status} of {flipped:?}");
+            }
+        }
+        dir.directory().unlink(EXIT_JSON).unwrap();
+        dir.directory().create_dir(EXIT_JSON).unwrap();
+        assert_eq!(dir.exit().unwrap().unwrap().status, first.status);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl EventLog {
     /// Goes on after the events that the journal has.
     pub(crate) fn new(container: ContainerId, past: &[Event]) -> Self {
         let last = past.iter().map(|event| event.seq).max().unwrap_or(0);
-        Self { container, next: Mutex::new(last + 1) }
+        Self { container, next: Mutex::new(last.saturating_add(1)) }
     }
 
     /// Numbers an event, writes it down and tells it. The number's lock is held all the while, so
@@ -92,7 +92,7 @@ impl EventLog {
     fn tell(&self, hub: &Hub, process: &ProcessId, kind: EventKind, write: impl FnOnce(&Event)) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let event = Event { seq: *next, time: Timestamp::now(), process: process.clone(), kind };
-        *next += 1;
+        *next = next.saturating_add(1);
         write(&event);
         // An error means that nobody listens.
         let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });

@@ -41,7 +41,8 @@ pub struct RestoreReport {
     pub containers: usize,
     /// How long that took.
     pub elapsed: Duration,
-    /// What could not be loaded, and was left where it is.
+    /// What could not be loaded. It was set aside if it was damaged and nothing of it may still run,
+    /// and else left where it is. What was set aside at an earlier time is told again.
     pub problems: Vec<Problem>,
 }
 
