@@ -38,7 +38,7 @@ pub struct Trial {
 /// If even that goes wrong.
 pub async fn points(runtime: Runtime, who: Who) -> Vec<Point> {
     let mut life = Life::new(runtime, who, &[]).await;
-    life.live().await;
+    life.live(After::Finish).await;
     assert_eq!(life.violations, [""; 0], "an undisturbed life");
     life.tracer.ended().await;
     life.tracer.calls()
@@ -67,7 +67,7 @@ pub async fn trial(runtime: Runtime, who: Who, point: Point, after: After) -> Tr
 async fn lived(runtime: Runtime, who: Who, point: Point, after: After) -> Trial {
     let began = Instant::now();
     let mut life = Life::new(runtime, who, &[Rule::once(&point, Deed::Kill)]).await;
-    life.live().await;
+    life.live(after).await;
     let step = life.step();
     let reached = life.tracer.has_done();
     if reached || !life.violations.is_empty() {
@@ -89,7 +89,7 @@ struct Count {
     tried: u32,
     not_reached: u32,
     finished: u32,
-    exited_meanwhile: u32,
+    further: u32,
     forced: u32,
     violated: u32,
 }
@@ -122,7 +122,7 @@ impl Summary {
                 trial if !trial.violations.is_empty() => &mut count.violated,
                 Trial { reached: false, .. } => &mut count.not_reached,
                 Trial { after: After::Finish, .. } => &mut count.finished,
-                Trial { after: After::ExitMeanwhile, .. } => &mut count.exited_meanwhile,
+                Trial { after: After::Further, .. } => &mut count.further,
                 Trial { after: After::Force, .. } => &mut count.forced,
             };
             *outcome += 1;
@@ -140,7 +140,7 @@ impl Summary {
             "at",
             "trials",
             "finished",
-            "exited meanwhile",
+            "further",
             "forced",
             "not reached",
             "VIOLATED"
@@ -153,7 +153,7 @@ impl Summary {
                 call,
                 count.tried,
                 count.finished,
-                count.exited_meanwhile,
+                count.further,
                 count.forced,
                 count.not_reached,
                 count.violated
@@ -172,7 +172,7 @@ impl Summary {
                 json!({
                     "killed": format!("{who:?}"), "runtime": format!("{runtime:?}"), "at": call,
                     "trials": count.tried, "finished": count.finished,
-                    "exitedMeanwhile": count.exited_meanwhile, "forced": count.forced,
+                    "further": count.further, "forced": count.forced,
                     "notReached": count.not_reached, "violated": count.violated,
                 })
             })

@@ -78,8 +78,9 @@ pub enum Runtime {
 pub enum After {
     /// What was begun is gone on with to its end.
     Finish,
-    /// The same, and the programs may end before there is a daemon again.
-    ExitMeanwhile,
+    /// The same. If the daemon was killed, the programs may end before there is one again; if a shim
+    /// was, the daemon is killed after it.
+    Further,
     /// It is deleted by force at once.
     Force,
 }
@@ -159,7 +160,8 @@ impl Life {
     }
 
     /// Lives until its end, or until a step fails. That is fine only if a process was killed.
-    pub async fn live(&mut self) {
+    pub async fn live(&mut self, after: After) {
+        let mut looked = false;
         for step in Step::ALL {
             (self.begun, self.answered) = (step, false);
             let done = self.take(step).await;
@@ -171,6 +173,17 @@ impl Life {
                 return;
             }
             self.answered = true;
+            if self.who != Who::Daemon && self.tracer.has_done() && !looked {
+                looked = true;
+                if after != After::Finish {
+                    return;
+                }
+                if step != Step::Down
+                    && let Err(error) = self.look().await
+                {
+                    self.violated(error);
+                }
+            }
         }
     }
 
@@ -295,7 +308,7 @@ impl Life {
     pub async fn reckon(&mut self, after: After) {
         if self.who == Who::Daemon && !self.is_answered(Step::Down) {
             self.tracer.ended().await;
-            if after == After::ExitMeanwhile && self.is_begun(Step::Start) {
+            if after == After::Further && self.is_begun(Step::Start) {
                 self.open_exec_gate();
                 self.open_gate();
             }
@@ -303,7 +316,10 @@ impl Life {
                 self.violated(format!("the daemon does not come up again:\n{said}"));
                 return;
             }
-        } else if self.is_answered(Step::Down) {
+        } else if self.is_answered(Step::Down) || after == After::Further {
+            if !self.is_answered(Step::Down) {
+                self.holdfast.kill_daemon().await;
+            }
             if let Err(said) = self.start_daemon(binary("holdfast")).await {
                 self.violated(format!("the daemon does not come up again:\n{said}"));
                 return;
@@ -313,7 +329,7 @@ impl Life {
             self.violated(error);
         }
         let ended = match after {
-            After::Finish | After::ExitMeanwhile => self.finish().await,
+            After::Finish | After::Further => self.finish().await,
             After::Force => self.force().await,
         };
         if let Err(error) = ended {

@@ -76,10 +76,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     println!("{point}");
                     continue;
                 }
-                for after in [After::Finish, After::ExitMeanwhile, After::Force] {
-                    if after == After::ExitMeanwhile && who != Who::Daemon {
-                        continue;
-                    }
+                for after in [After::Finish, After::Further, After::Force] {
                     let trial = crash::trial(runtime, who, point.clone(), after).await;
                     let word = match (&trial.violations.is_empty(), trial.reached) {
                         (true, true) => "ok",

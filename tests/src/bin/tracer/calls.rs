@@ -23,6 +23,11 @@ impl Call {
         format!("{} {}", self.name, self.what).trim().to_owned()
     }
 
+    /// Whether it starts a process.
+    pub(crate) fn spawns(&self) -> bool {
+        self.name == "spawn"
+    }
+
     /// `None` if it changes nothing outside of the process, or nothing below `base`.
     pub(crate) fn decode(
         leader: Pid,

@@ -56,6 +56,17 @@ fn main() -> Outcome<()> {
     tracer.run()
 }
 
+/// What is to be done at the end of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    Nothing,
+    /// Say that it has failed.
+    Fail(i32),
+    /// Tell of a point of its own: what was started is at work now, and nothing that its starter does
+    /// until its end may be a call that counts.
+    Spawned,
+}
+
 struct Tracer {
     leader: Pid,
     base: PathBuf,
@@ -64,8 +75,8 @@ struct Tracer {
     rules: Vec<Rule>,
     /// Whether the process has become the program that is meant.
     live: bool,
-    /// Threads in a system call, and how it is to end where it was made to fail.
-    inside: HashMap<Pid, Option<i32>>,
+    /// Threads in a system call, and what is to be done at its end.
+    inside: HashMap<Pid, AtEnd>,
     /// How often each call was made.
     seen: HashMap<String, u32>,
 }
@@ -115,45 +126,51 @@ impl Tracer {
     /// A thread is on its way into a system call or out of one.
     fn at_call(&mut self, thread: Pid) -> Outcome<()> {
         let Ok(regs) = ptrace::getregs(thread) else { return Ok(()) };
-        if let Some(failure) = self.inside.remove(&thread) {
-            if let Some(errno) = failure {
-                ptrace::setregs(thread, calls::with_error(regs, errno))?;
+        match self.inside.remove(&thread) {
+            Some(AtEnd::Nothing) => return Ok(()),
+            Some(AtEnd::Fail(errno)) => {
+                return Ok(ptrace::setregs(thread, calls::with_error(regs, errno))?);
             }
-            return Ok(());
+            Some(AtEnd::Spawned) => {
+                return self.decide(thread, &regs, "spawned".to_owned()).map(drop);
+            }
+            None => {}
         }
-        let mut failure = None;
+        let mut at_end = AtEnd::Nothing;
         if self.live
             && let Some(call) = Call::decode(self.leader, thread, &regs, (&self.base, &self.id))
         {
-            failure = self.decide(thread, &regs, &call)?;
+            at_end = self.decide(thread, &regs, call.key())?;
+            if call.spawns() && at_end == AtEnd::Nothing {
+                at_end = AtEnd::Spawned;
+            }
         }
-        self.inside.insert(thread, failure);
+        self.inside.insert(thread, at_end);
         Ok(())
     }
 
-    fn decide(&mut self, thread: Pid, regs: &Regs, call: &Call) -> Outcome<Option<i32>> {
-        let key = call.key();
+    fn decide(&mut self, thread: Pid, regs: &Regs, key: String) -> Outcome<AtEnd> {
         let time = self.seen.entry(key.clone()).or_insert(0);
         *time += 1;
         let time = *time;
         let point = Point { key: key.clone(), time };
         tell(&Report::Call(point.clone()));
         let rule = self.rules.iter().find(|rule| rule.applies(&key, time));
-        let Some(rule) = rule else { return Ok(None) };
+        let Some(rule) = rule else { return Ok(AtEnd::Nothing) };
         tell(&Report::Done(point));
         match rule.deed {
             Deed::Kill => {
                 // The call is not made any more: the kernel looks for a fatal signal first.
                 kill(self.leader, Signal::SIGKILL)?;
-                Ok(None)
+                Ok(AtEnd::Nothing)
             }
             Deed::Fail(errno) => {
                 ptrace::setregs(thread, calls::without_call(*regs))?;
-                Ok(Some(errno))
+                Ok(AtEnd::Fail(errno))
             }
             Deed::Short(length) => {
                 ptrace::setregs(thread, calls::with_length(*regs, length))?;
-                Ok(None)
+                Ok(AtEnd::Nothing)
             }
         }
     }
