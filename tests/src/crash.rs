@@ -44,6 +44,18 @@ pub async fn points(runtime: Runtime, who: Who) -> Vec<Point> {
     life.tracer.calls()
 }
 
+/// Points at which a bug is known that is not fixed yet. The long form tries them all the same.
+#[must_use]
+pub fn is_known(who: Who, point: &Point) -> bool {
+    // bug: the process of an exec whose shim dies between starting the runtime and announcing what
+    // came of it is told as failed, and runs on in the container, known to nobody.
+    who == Who::ExecShim
+        && matches!(
+            point.key.as_str(),
+            "spawned" | "reap" | "write ID/RANDOM/exit" | "write ID/RANDOM/output.log"
+        )
+}
+
 /// Every so manieth point, from one that the seed says.
 pub fn choose(points: &[Point], every: usize, seed: u64) -> impl Iterator<Item = Point> {
     let first = usize::try_from(seed).unwrap_or(usize::MAX) % every;

@@ -5,7 +5,9 @@
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
+//! | `crash_points` | the daemon and the shims, killed at each step that they take |
 
+mod crash_points;
 mod demo;
 mod setup;
 mod test;
@@ -24,12 +26,15 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Kill the daemon, and the shims, at each system call that changes the world
+    CrashPoints(crash_points::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::CrashPoints(options) => crash_points::run(&options),
     }
 }
 

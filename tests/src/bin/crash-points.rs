@@ -1,7 +1,7 @@
 //! The long form of the crash points; `cargo xtask crash-points` builds and runs it.
 //!
-//! `crash-points [--only daemon|shim] [--runtime fake|runc] [--every N] [--limit N] [--seed S]
-//! [--points KEY] [--list] [--out FILE]`
+//! `crash-points [--only daemon|shim] [--runtime fake|runc] [--every N] [--runc-every N] [--limit N]
+//! [--seed S] [--points KEY] [--list] [--out FILE]`
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ struct Options {
     who: Vec<Who>,
     runtimes: Vec<Runtime>,
     every: usize,
+    runc_every: usize,
     limit: usize,
     seed: u64,
     points: String,
@@ -25,8 +26,9 @@ struct Options {
 fn options() -> Result<Options, Box<dyn Error>> {
     let mut options = Options {
         who: vec![Who::Daemon, Who::InitShim, Who::ExecShim],
-        runtimes: vec![Runtime::Fake],
+        runtimes: vec![Runtime::Fake, Runtime::Runc],
         every: 1,
+        runc_every: 8,
         limit: usize::MAX,
         seed: 0,
         points: String::new(),
@@ -46,6 +48,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             ("--runtime", "fake") => options.runtimes = vec![Runtime::Fake],
             ("--runtime", "runc") => options.runtimes = vec![Runtime::Runc],
             ("--every", number) => options.every = number.parse::<usize>()?.max(1),
+            ("--runc-every", number) => options.runc_every = number.parse::<usize>()?.max(1),
             ("--limit", number) => options.limit = number.parse()?,
             ("--seed", number) => options.seed = number.parse()?,
             ("--points", part) => part.clone_into(&mut options.points),
@@ -69,7 +72,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             learned.push(json!({
                 "killed": format!("{who:?}"), "runtime": format!("{runtime:?}"), "points": points.len(),
             }));
-            let chosen = crash::choose(&points, options.every, options.seed);
+            let every = match runtime {
+                Runtime::Fake => options.every,
+                Runtime::Runc => options.every * options.runc_every,
+            };
+            let chosen = crash::choose(&points, every, options.seed);
             let chosen = chosen.filter(|point| point.to_string().contains(&options.points));
             for (number, point) in chosen.take(options.limit).enumerate() {
                 if options.list {
@@ -99,6 +106,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         result["cores"] = json!(std::thread::available_parallelism()?.get());
         result["seed"] = json!(options.seed);
         result["every"] = json!(options.every);
+        result["runcEvery"] = json!(options.every * options.runc_every);
         result["points"] = json!(learned);
         std::fs::write(path, serde_json::to_string_pretty(&result)? + "\n")?;
     }
