@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use nix::libc;
 use serde_json::{Value, json};
 
 use crate::life::{After, Life, Runtime, Who};
@@ -21,6 +22,10 @@ pub struct Trial {
     pub runtime: Runtime,
     /// Where.
     pub point: Point,
+    /// What was done to it.
+    pub deed: Deed,
+    /// What was told of it.
+    pub errors: Vec<String>,
     /// What was done then.
     pub after: After,
     /// Whether the point was come by at all: threads and signals don't come the same way twice.
@@ -63,12 +68,14 @@ pub fn choose(points: &[Point], every: usize, seed: u64) -> impl Iterator<Item =
 }
 
 /// Lives with a death at this point.
-pub async fn trial(runtime: Runtime, who: Who, point: Point, after: After) -> Trial {
-    let task = tokio::spawn(lived(runtime, who, point.clone(), after));
+pub async fn trial(runtime: Runtime, who: Who, point: Point, deed: Deed, after: After) -> Trial {
+    let task = tokio::spawn(lived(runtime, who, point.clone(), deed, after));
     task.await.unwrap_or_else(|panic| Trial {
         who,
         runtime,
         point,
+        deed,
+        errors: Vec::new(),
         after,
         reached: true,
         found: String::new(),
@@ -76,9 +83,9 @@ pub async fn trial(runtime: Runtime, who: Who, point: Point, after: After) -> Tr
     })
 }
 
-async fn lived(runtime: Runtime, who: Who, point: Point, after: After) -> Trial {
+async fn lived(runtime: Runtime, who: Who, point: Point, deed: Deed, after: After) -> Trial {
     let began = Instant::now();
-    let mut life = Life::new(runtime, who, &[Rule::once(&point, Deed::Kill)]).await;
+    let mut life = Life::new(runtime, who, &[Rule::once(&point, deed)]).await;
     life.live(after).await;
     let step = life.step();
     let reached = life.tracer.has_done();
@@ -92,7 +99,28 @@ async fn lived(runtime: Runtime, who: Who, point: Point, after: After) -> Trial 
     life.scrub();
     let found = format!("{step:?}: {} ({} ms)", life.found, began.elapsed().as_millis());
     let violations = std::mem::take(&mut life.violations);
-    Trial { who, runtime, point, after, reached, found, violations }
+    let errors = std::mem::take(&mut life.errors);
+    Trial { who, runtime, point, deed, errors, after, reached, found, violations }
+}
+
+/// The ways in which a call can fail: for want of space, of memory or of descriptors, by a broken
+/// disk or by a signal, and half-way.
+#[must_use]
+pub fn faults(point: &Point) -> Vec<Deed> {
+    let errors: &[i32] = match point.call() {
+        "openat" => &[libc::ENOSPC, libc::EIO, libc::EMFILE, libc::ENOMEM, libc::EINTR],
+        "write" => &[libc::ENOSPC, libc::EIO, libc::EINTR],
+        "fsync" | "ftruncate" => &[libc::ENOSPC, libc::EIO, libc::EINTR],
+        "rename" | "mkdir" | "mknod" | "link" => &[libc::ENOSPC, libc::EIO, libc::ENOMEM],
+        "unlink" | "chmod" | "chown" | "fchown" => &[libc::EIO],
+        "spawn" => &[libc::ENOMEM],
+        _ => &[],
+    };
+    let mut deeds: Vec<Deed> = errors.iter().copied().map(Deed::Fail).collect();
+    if point.call() == "write" {
+        deeds.push(Deed::Short(1));
+    }
+    deeds
 }
 
 /// Counts by system call.
@@ -195,7 +223,8 @@ impl Summary {
             .map(|trial| {
                 json!({
                     "killed": format!("{:?}", trial.who), "runtime": format!("{:?}", trial.runtime),
-                    "point": trial.point.to_string(), "after": format!("{:?}", trial.after),
+                    "point": trial.point.to_string(), "deed": format!("{:?}", trial.deed),
+                    "errors": trial.errors, "after": format!("{:?}", trial.after),
                     "found": trial.found, "violations": trial.violations,
                 })
             })

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::tracer::{Rule, Tracer};
+use crate::tracer::{Deed, Rule, Tracer};
 use crate::{Gate, Holdfast, binary, cgroups_of, processes, unique_id};
 
 /// What the container exits with.
@@ -102,7 +102,11 @@ pub struct Life {
     begun: Step,
     /// Whether that step was answered.
     answered: bool,
-    /// Follows who is to be killed.
+    /// Whether it is a death that is tried, not a failure.
+    kills: bool,
+    /// What was told of failures.
+    pub errors: Vec<String>,
+    /// Follows who is to be killed, or to fail.
     pub tracer: Tracer,
     /// What was not as it must be.
     pub violations: Vec<String>,
@@ -135,6 +139,8 @@ impl Life {
             exec_exit_begun: false,
             begun: Step::Up,
             answered: false,
+            kills: rules.iter().all(|rule| rule.deed == Deed::Kill),
+            errors: Vec::new(),
             tracer,
             violations: Vec::new(),
             found: String::new(),
@@ -159,22 +165,33 @@ impl Life {
         step <= self.begun
     }
 
-    /// Lives until its end, or until a step fails. That is fine only if a process was killed.
+    /// Lives until its end, or until a step fails. That is fine only if a process was killed. Where a
+    /// call was made to fail, the step may fail too, and is taken once more, which must succeed.
     pub async fn live(&mut self, after: After) {
+        let daemon_dies = self.kills && self.who == Who::Daemon;
         let mut looked = false;
         for step in Step::ALL {
             (self.begun, self.answered) = (step, false);
-            let done = self.take(step).await;
-            // Dead is who was killed: only then is it known what was done to it.
-            if let Err(error) = done {
+            if let Err(error) = self.take(step).await {
                 // What the tracer tells comes by another way than the step's failure.
                 if until(|| self.tracer.has_done()).await.is_err() {
-                    self.violated(format!("{step:?} failed, and nobody was killed: {error}"));
+                    self.violated(format!("{step:?} failed, and nobody was at fault: {error}"));
+                    return;
                 }
-                return;
+                self.errors.push(error);
+                if self.kills {
+                    return;
+                }
+                if let Err(again) = self.take(step).await {
+                    // What it had begun is gone for everyone, and swept by the next daemon.
+                    if step != Step::Delete || !again.contains("no such container") {
+                        self.violated(format!("{step:?} fails again: {again}"));
+                        return;
+                    }
+                }
             }
             self.answered = true;
-            if self.who != Who::Daemon && self.tracer.has_done() && !looked {
+            if !daemon_dies && self.tracer.has_done() && !looked {
                 looked = true;
                 if after != After::Finish {
                     return;
@@ -307,7 +324,7 @@ impl Life {
 
     /// What must hold after the life was lived or cut short, and after all is over.
     pub async fn reckon(&mut self, after: After) {
-        if self.who == Who::Daemon && !self.is_answered(Step::Down) {
+        if self.kills && self.who == Who::Daemon && !self.is_answered(Step::Down) {
             self.tracer.ended().await;
             if after == After::Further && self.is_begun(Step::Start) {
                 self.open_exec_gate();

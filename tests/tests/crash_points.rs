@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_tests::crash::{self, Summary};
 use holdfast_tests::life::{After, Runtime, Who};
+use holdfast_tests::tracer::Deed;
 
 /// How many points a test tries, at the most.
 const TRIALS: usize = 24;
@@ -39,7 +40,7 @@ async fn some_points(victims: &[Who]) {
             break;
         }
         let after = afters[(first + number) % afters.len()];
-        summary.add(crash::trial(Runtime::Fake, who, point, after).await);
+        summary.add(crash::trial(Runtime::Fake, who, point, Deed::Kill, after).await);
     }
     println!("{}", summary.table());
     assert!(summary.violations().is_empty(), "seed {seed}: {:#?}", summary.violations());

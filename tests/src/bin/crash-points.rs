@@ -1,13 +1,14 @@
 //! The long form of the crash points; `cargo xtask crash-points` builds and runs it.
 //!
 //! `crash-points [--only daemon|shim] [--runtime fake|runc] [--every N] [--runc-every N] [--limit N]
-//! [--seed S] [--points KEY] [--list] [--out FILE]`
+//! [--seed S] [--points KEY] [--faults] [--list] [--out FILE]`. With `--faults` calls fail in place of processes that die.
 
 use std::error::Error;
 use std::path::PathBuf;
 
-use holdfast_tests::crash::{self, Summary};
+use holdfast_tests::crash::{self, Summary, Trial};
 use holdfast_tests::life::{After, Runtime, Who};
+use holdfast_tests::tracer::Deed;
 use serde_json::json;
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ struct Options {
     seed: u64,
     points: String,
     list: bool,
+    faults: bool,
     out: Option<PathBuf>,
 }
 
@@ -33,12 +35,17 @@ fn options() -> Result<Options, Box<dyn Error>> {
         seed: 0,
         points: String::new(),
         list: false,
+        faults: false,
         out: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        if arg == "--list" {
-            options.list = true;
+        match arg.as_str() {
+            "--list" => options.list = true,
+            "--faults" => options.faults = true,
+            _ => {}
+        }
+        if matches!(arg.as_str(), "--list" | "--faults") {
             continue;
         }
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
@@ -57,6 +64,19 @@ fn options() -> Result<Options, Box<dyn Error>> {
         }
     }
     Ok(options)
+}
+
+fn show(number: usize, trial: &Trial) {
+    let word = match (&trial.violations.is_empty(), trial.reached) {
+        (true, true) => "ok",
+        (true, false) => "not reached",
+        (false, _) => "VIOLATED",
+    };
+    let Trial { who, point, deed, after, found, errors, .. } = trial;
+    println!("{who:?} {number} {point} {deed:?} {after:?} → {word}; {found} {errors:?}");
+    for violation in &trial.violations {
+        println!("    {violation}");
+    }
 }
 
 #[tokio::main]
@@ -83,18 +103,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     println!("{point}");
                     continue;
                 }
-                for after in [After::Finish, After::Further, After::Force] {
-                    let trial = crash::trial(runtime, who, point.clone(), after).await;
-                    let word = match (&trial.violations.is_empty(), trial.reached) {
-                        (true, true) => "ok",
-                        (true, false) => "not reached",
-                        (false, _) => "VIOLATED",
-                    };
-                    println!("{who:?} {number} {point} {after:?} → {word}; {}", trial.found);
-                    for violation in &trial.violations {
-                        println!("    {violation}");
+                let deeds = if options.faults { crash::faults(&point) } else { vec![Deed::Kill] };
+                for deed in deeds {
+                    for after in [After::Finish, After::Further, After::Force] {
+                        // What fails and goes on is looked at as it goes on, and after a restart.
+                        if after == After::Force && options.faults {
+                            continue;
+                        }
+                        let trial = crash::trial(runtime, who, point.clone(), deed, after).await;
+                        show(number, &trial);
+                        summary.add(trial);
                     }
-                    summary.add(trial);
                 }
             }
         }
