@@ -9,6 +9,7 @@
 //! | `tracer` | a process followed from system call to system call, killed or failed at one |
 //! | `life` | a container's whole life, and what must hold wherever it was cut short |
 //! | `crash` | crash points: such a life, cut short at each system call that changes the world |
+//! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
 
 pub mod crash;
@@ -16,12 +17,14 @@ pub mod daemon;
 pub mod life;
 pub mod listen;
 pub mod processes;
+pub mod pty;
 pub mod scratch;
 pub mod tracer;
 
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
+pub use pty::Pty;
 pub use scratch::{Gate, Scratch, busybox_bundle, cgroups_of, edit_json, unique_id};
 
 use std::path::PathBuf;

@@ -107,6 +107,7 @@ pub fn in_words(event: &ContainerEvent) -> String {
         EventKind::Started => "started",
         EventKind::Exited { status, .. } => &format!("exited {status}"),
         EventKind::ShimLost => "shim lost",
+        EventKind::Adopted => "adopted",
         EventKind::Pausing => "pausing",
         EventKind::Paused => "paused",
         EventKind::Resuming => "resuming",

@@ -168,6 +168,12 @@ impl Gate {
         waits_at(&self.path.display().to_string(), first)
     }
 
+    /// A script that does `first`, waits at the gate, and goes on.
+    #[must_use]
+    pub fn wait(&self, first: &str) -> String {
+        format!("{first}; read -r _ < {}", self.inside)
+    }
+
     /// Lets the script through.
     pub fn open(&self, code: u8) {
         (&self.fifo).write_all(format!("{code}\n").as_bytes()).expect("write to a FIFO");

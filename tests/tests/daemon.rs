@@ -317,7 +317,7 @@ async fn twenty_healthy_containers_are_not_held_up_by_a_runtime_that_hangs() {
     shim_of(&holdfast.root(), &id, "init").signal(Signal::SIGTERM);
     let hanging = hanging.end().await;
     assert_eq!((hanging.code, hanging.stdout.as_str()), (Some(125), ""));
-    assert_eq!(hanging.stderr, "holdfast: shim error: the start was cancelled\n");
+    assert_eq!(hanging.stderr, "holdfast: shim error: the start was given up\n");
     assert!(hang.iter().all(|process| !process.exists()), "{hang:?}");
     assert_eq!(holdfast.leftovers(), [""; 0]);
     holdfast.close().await;

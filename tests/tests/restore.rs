@@ -59,7 +59,7 @@ async fn exits_without_a_supervisor_are_known_exactly_and_told_once() {
     let mut expected = BTreeMap::new();
     for (gate, code) in gates.iter().zip(codes) {
         let id = unique_id("ends");
-        let options = scratch.script(&gate.script("echo ready; echo warn >&2")).id(id.clone());
+        let options = scratch.script(&gate.script("echo warn >&2; echo ready")).id(id.clone());
         let container = supervisor.run(options).await.unwrap();
         said(&container, "ready").await;
         processes.insert(id.clone(), process(&container));
@@ -67,7 +67,7 @@ async fn exits_without_a_supervisor_are_known_exactly_and_told_once() {
     }
     let id = unique_id("killed");
     let gate = scratch.gate();
-    let options = scratch.script(&gate.script("echo ready; echo warn >&2")).id(id.clone());
+    let options = scratch.script(&gate.script("echo warn >&2; echo ready")).id(id.clone());
     let container = supervisor.run(options).await.unwrap();
     said(&container, "ready").await;
     let killed = process(&container);
@@ -311,8 +311,14 @@ async fn a_shim_killed_while_no_supervisor_is_there_costs_no_status_either() {
     assert_eq!(record.status, ExitStatus::Code(17));
     assert!(matches!(record.evidence, Evidence::Pidfd | Evidence::Zombie), "{record:?}");
     let told = history(&supervisor).await.remove(&runs).unwrap();
-    let expected =
-        ["init created", "init started", "init shim lost", "init exited 17", "init deleted"];
+    let expected = [
+        "init created",
+        "init started",
+        "init shim lost",
+        "init adopted",
+        "init exited 17",
+        "init deleted",
+    ];
     assert_eq!(told, expected);
     drop(container);
     scratch.close(supervisor).await;

@@ -6,11 +6,13 @@
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
+//! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod crash_points;
 mod demo;
 mod setup;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,6 +30,8 @@ enum Task {
     Test(test::Options),
     /// Kill the daemon, and the shims, at each system call that changes the world
     CrashPoints(crash_points::Options),
+    /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
+    VmTest(vm::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
         Task::CrashPoints(options) => crash_points::run(&options),
+        Task::VmTest(options) => vm::run(&options),
     }
 }
 
@@ -64,7 +69,10 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Where cargo puts the executables of a profile.
 fn executables(profile: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(profile)
+    target().join(profile)
+}
+
+/// Where cargo puts all that it makes.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }

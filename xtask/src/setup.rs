@@ -19,6 +19,13 @@ pub(crate) const BUSYBOX: Program = Program { name: "busybox", package: "busybox
 /// Counts system calls.
 pub(crate) const STRACE: Program = Program { name: "strace", package: "strace" };
 
+/// Makes a root file system of Debian.
+pub(crate) const MMDEBSTRAP: Program = Program { name: "mmdebstrap", package: "mmdebstrap" };
+/// Makes a file system from a directory.
+pub(crate) const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
+/// Starts a program that dies with its parent.
+pub(crate) const SETPRIV: Program = Program { name: "setpriv", package: "util-linux" };
+
 /// Makes sure that the programs are there.
 pub(crate) fn ensure(programs: &[Program]) -> anyhow::Result<()> {
     let missing: Vec<_> = programs.iter().filter(|program| !is_installed(program.name)).collect();
@@ -40,8 +47,7 @@ pub(crate) fn ensure(programs: &[Program]) -> anyhow::Result<()> {
             .output()
             .context("apt-get cannot be started; is this Debian?")
     };
-    // The lists of a fresh machine may be missing or old; a failure of this alone means nothing.
-    let _ = apt(&["update"])?;
+    update_lists();
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&packages);
     let output = apt(&install)?;
@@ -60,12 +66,35 @@ pub(crate) fn ensure(programs: &[Program]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_installed(program: &str) -> bool {
+/// Has apt read its lists anew. Those of a fresh machine may be missing or old; a failure of this
+/// alone means nothing.
+pub(crate) fn update_lists() {
+    let _ = Command::new("apt-get").arg("update").output();
+}
+
+/// Runs a program to its end and returns its standard output; a failure has all that it said.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("{program} cannot be started"))?;
+    if !output.status.success() {
+        bail!(
+            "{program} failed ({}):\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a program is in `PATH`.
+pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-fn is_root() -> bool {
+/// Whether we may install packages and make device files.
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self")
         .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

@@ -33,7 +33,7 @@ impl RequestError {
             return None;
         }
         let text = &self.0.message;
-        if text.contains("executable file not found")
+        if text.contains("executable file") && text.contains("not found")
             || text.contains("no such file or directory") && text.contains("exec")
         {
             Some(127)

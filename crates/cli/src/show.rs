@@ -45,6 +45,17 @@ pub(crate) fn info(info: &Info, as_json: bool) -> anyhow::Result<()> {
         Some(program) => println!("runtime   {} ({})", program.display(), info.runtime.reason),
         None => println!("runtime   none: {}", info.runtime.reason),
     }
+    let abilities = &info.abilities;
+    let yes_no = |able: bool| if able { "yes" } else { "no" };
+    println!("kernel    {}, cgroups {}", abilities.kernel, abilities.cgroups);
+    println!(
+        "          tells how a process ended after it was reaped: {}",
+        yes_no(abilities.tells_endings)
+    );
+    println!(
+        "          handles of processes for the record: {}",
+        yes_no(abilities.process_handles)
+    );
     for problem in &info.problems {
         println!("problem   {}: {}", problem.path.display(), problem.reason);
     }

@@ -28,8 +28,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use holdfast_supervisor::{
-    ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus, LogDriver,
-    OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, TerminalSize,
+    Abilities, ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus,
+    LogDriver, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, TerminalSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ pub struct Info {
     pub restore_micros: u64,
     /// Which OCI runtime containers get that name none, and why.
     pub runtime: RuntimeChoice,
+    /// What this kernel can do for it.
+    pub abilities: Abilities,
     /// What it could not load.
     pub problems: Vec<Problem>,
 }

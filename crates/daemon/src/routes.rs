@@ -85,6 +85,7 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
         pid: std::process::id(),
         root: supervisor.root().to_owned(),
         runtime: supervisor.default_runtime(),
+        abilities: supervisor.abilities().clone(),
         restored: report.containers,
         restore_micros: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
         problems,

@@ -54,7 +54,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let mut builder = Supervisor::builder(&config.root).container_nofile(raise_nofile());
+    let mut builder =
+        Supervisor::builder(&config.root).container_nofile(raise_nofile()).subreaper();
     if let Some(runtime) = &config.runtime {
         builder = builder.runtime(runtime);
     }

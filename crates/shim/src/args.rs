@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
 
-/// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`
+/// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`
 #[derive(Debug)]
 pub(crate) struct Args {
     /// The process's directory.
     pub(crate) dir: PathBuf,
+    /// Whether to take over a process whose shim died, instead of starting one.
+    pub(crate) adopt: bool,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
     /// Whether output goes to `output.log`; otherwise to nowhere.
@@ -39,6 +41,7 @@ pub(crate) enum Log {
 pub(crate) fn parse() -> Result<Args, lexopt::Error> {
     let mut args = Args {
         dir: PathBuf::new(),
+        adopt: false,
         timeout: None,
         log: Log::None,
         owner: None,
@@ -53,6 +56,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("dir") => args.dir = parser.value()?.into(),
+            Arg::Long("adopt") => args.adopt = true,
             Arg::Long("timeout-ms") => {
                 args.timeout = Some(Duration::from_millis(parser.value()?.parse()?))
             }
@@ -82,7 +86,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    if args.dir.as_os_str().is_empty() || args.runtime.is_empty() {
+    if args.dir.as_os_str().is_empty() || (args.runtime.is_empty() && !args.adopt) {
         return Err("usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)".into());
     }
     Ok(args)

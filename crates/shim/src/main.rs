@@ -13,17 +13,21 @@
 //! | `terminal` | how a terminal comes from the runtime |
 //! | `relay` | from a pipe or terminal into the log |
 //! | `pump` | between a terminal and a FIFO |
-//! | `shim` | the loop: one `poll`, three phases |
+//! | `shim` | the loop: one `poll`, and what each phase does |
+//! | `starting` | the first phase: from the runtime to a process of ours, or back to nothing |
+//! | `legacy` | what a dead shim leaves to the one that adopts |
 //!
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
 
 mod args;
+mod legacy;
 mod pump;
 mod relay;
 mod runtime;
 mod setup;
 mod shim;
+mod starting;
 mod stdio;
 mod terminal;
 
@@ -36,7 +40,8 @@ fn log(level: &str, message: &str) {
 
 fn main() -> ExitCode {
     let outcome = args::parse().map_err(|error| error.to_string()).and_then(|args| {
-        shim::Shim::start(&args).and_then(|shim| shim.run()).map_err(|error| error.to_string())
+        let shim = if args.adopt { shim::Shim::adopt(&args) } else { shim::Shim::start(&args) };
+        shim.and_then(shim::Shim::run).map_err(|error| error.to_string())
     });
     match outcome {
         Ok(code) => code,

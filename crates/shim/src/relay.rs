@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 use holdfast_state::cri::{self, Stream};
-use holdfast_state::time;
+use holdfast_state::process_dir::OUTPUT_LOG;
+use holdfast_state::{ProcessDir, time};
+use nix::fcntl::OFlag;
 
 /// How much is read at once: what a pipe holds by default.
 const READ_SIZE: usize = 64 * 1024;
@@ -30,6 +33,20 @@ impl OutputLog {
             output: Vec::with_capacity(WRITE_SIZE),
             dropped: 0,
         }
+    }
+
+    /// Ends a line that a shim had begun when it died, so that ours begins a new one.
+    pub(crate) fn mend(&mut self, dir: &ProcessDir) -> io::Result<()> {
+        let file = File::from(dir.directory().open_at(OUTPUT_LOG, OFlag::O_RDONLY)?);
+        let length = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if length > 0 {
+            file.read_exact_at(&mut last, length - 1)?;
+        }
+        if last != *b"\n" {
+            self.file.write_all(b"\n")?;
+        }
+        Ok(())
     }
 
     /// Writes out what has been gathered. A full disk must not stop the container, so what can't
@@ -110,6 +127,10 @@ pub(crate) enum Progress {
 impl Relay {
     pub(crate) fn new(from: OwnedFd, stream: Stream, kind: Kind) -> Self {
         Self { from, stream, kind }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Moves one read's worth into the log, so that one stream can't starve the rest of the loop.

@@ -1,9 +1,9 @@
 //! The loop: one `poll` over signals, control messages and output, in three phases.
 //!
 //! ```text
-//! Starting ── the runtime exits 0, its pid file names a child of ours ──▶ Running
+//! Starting ── the runtime exits 0, its pid file names a child of ours ──▶ Running, or Adopted
 //!     │                                                                      │ the process exits:
-//!     │ the runtime fails, the deadline passes, SIGTERM                      │ drain, record, announce, reap
+//!     │ the runtime fails, the deadline passes, it is given up               │ drain, record, announce
 //!     ▼                                                                      ▼
 //! all descendants killed, exit code 1                        Exited ── output ended ──▶ exit code 0
 //! ```
@@ -14,9 +14,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use holdfast_state::announce::Announcement;
+use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::control::{self, Control};
-use holdfast_state::{Evidence, ExitRecord, ProcessDir};
+use holdfast_state::{Evidence, ExitRecord, ExitStatus, ProcessDir, UnknownReason};
+use holdfast_sys::ending::{Ending, ending};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination};
 use nix::errno::Errno;
@@ -27,30 +28,42 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::args::Args;
+use crate::legacy::Legacy;
 use crate::log;
 use crate::runtime;
 use crate::setup;
 use crate::stdio::Stdio;
 use crate::terminal::ConsoleSocket;
 
-/// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
-const KILL_GRACE: Duration = Duration::from_secs(5);
-
-/// The exit code that says that the start took too long, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
+/// When a start must be done, and how much time that was.
+pub(crate) type Deadline = Option<(Instant, Duration)>;
 
 #[derive(Debug)]
-enum Phase {
+pub(crate) enum Phase {
     /// The runtime works.
-    Starting { runtime: i32, deadline: Option<(Instant, Duration)> },
+    Starting { runtime: i32, deadline: Deadline },
+    /// It has succeeded, and its process is not ours yet: crun works in a grandchild, which may
+    /// outlive it by a moment and is the process's parent until then.
+    TakingOver { deadline: Deadline },
     /// The container's process lives, or is a zombie that we have yet to look at.
     Running { pid: i32, process: PidFd },
+    /// The same of a process whose first shim died. It is not our child.
+    Adopted { pid: i32, process: PidFd, end: End },
     /// Its status is recorded. Background processes may still write.
     Exited,
 }
 
+/// What is known of the end of an adopted process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It has not come.
+    Ahead,
+    /// It has come, and the kernel tells how once someone has reaped it.
+    Hidden,
+}
+
 /// Why a start came to nothing. The supervisor reads it from `shim-log.json`.
-enum Failure {
+pub(crate) enum Failure {
     /// Our own trouble: an error of the shim's.
     Shim(String),
     /// The runtime said no; its own log says why.
@@ -60,19 +73,19 @@ enum Failure {
 }
 
 pub(crate) struct Shim {
-    dir: ProcessDir,
+    pub(crate) dir: ProcessDir,
     /// The exit FIFO. It closes when we are gone, however we went.
     exit: File,
     control: File,
     /// The beginning of a control message whose end has not come yet.
     control_line: Vec<u8>,
-    signals: SignalFd,
-    stdio: Stdio,
+    pub(crate) signals: SignalFd,
+    pub(crate) stdio: Stdio,
     /// There as long as the runtime owes us a terminal.
-    console: Option<ConsoleSocket>,
-    /// Someone wants the start given up.
-    cancelled: bool,
-    phase: Phase,
+    pub(crate) console: Option<ConsoleSocket>,
+    /// Someone wants the start given up, or the last output not waited for.
+    pub(crate) cancelled: bool,
+    pub(crate) phase: Phase,
 }
 
 impl Shim {
@@ -109,9 +122,36 @@ impl Shim {
         })
     }
 
+    /// Takes over a process whose shim has died: its pidfd and what its shim read from come through
+    /// our standard input.
+    pub(crate) fn adopt(args: &Args) -> io::Result<Self> {
+        let legacy = Legacy::receive(&io::stdin())?;
+        let (signals, exit) = setup::become_shim()?;
+        let dir = ProcessDir::open(&args.dir)?;
+        let control = dir.control_reader()?;
+        let pid = dir.pid()?.ok_or_else(|| io::Error::other("there is no pid to adopt"))?;
+        let process = legacy.process.ok_or_else(|| io::Error::other("no pidfd was sent"))?;
+        let stdio = Stdio::adopt(args, &dir, legacy.stdio)?;
+        let mut shim = Self {
+            dir,
+            exit,
+            control,
+            control_line: Vec::with_capacity(control::MAX_LINE),
+            signals,
+            stdio,
+            console: None,
+            cancelled: false,
+            phase: Phase::Adopted { pid, process, end: End::Ahead },
+        };
+        shim.announce(Announcement::Adopted { shim: shim.announcer() });
+        // It may have ended long ago.
+        shim.look_at_orphan()?;
+        Ok(shim)
+    }
+
     pub(crate) fn run(mut self) -> io::Result<ExitCode> {
         loop {
-            if matches!(self.phase, Phase::Exited) && self.stdio.is_over() {
+            if matches!(self.phase, Phase::Exited) && (self.stdio.is_over() || self.cancelled) {
                 return Ok(ExitCode::SUCCESS);
             }
             let ready = self.wait()?;
@@ -121,6 +161,9 @@ impl Shim {
             }
             if ready.console {
                 self.receive_terminal()?;
+            }
+            if ready.orphan {
+                self.look_at_orphan()?;
             }
             while let Some(signal) = self.signals.read_signal()? {
                 self.cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
@@ -133,7 +176,8 @@ impl Shim {
 
     fn wait(&self) -> io::Result<Ready> {
         let timeout = match self.phase {
-            Phase::Starting { deadline: Some((deadline, _)), .. } => round_up(deadline),
+            Phase::Starting { deadline: Some((deadline, _)), .. }
+            | Phase::TakingOver { deadline: Some((deadline, _)) } => round_up(deadline),
             _ => PollTimeout::NONE,
         };
         let [first, second, input] = self.stdio.waits_for();
@@ -144,6 +188,12 @@ impl Shim {
             first,
             second,
             input,
+            match &self.phase {
+                Phase::Adopted { process, end: End::Ahead, .. } => for_input(process),
+                // That it was reaped shows without being asked for.
+                Phase::Adopted { process, .. } => Some((process.as_fd(), PollFlags::empty())),
+                _ => None,
+            },
         ];
         // What is not waited for keeps its place in the set and asks for nothing.
         let nothing = (self.signals.as_fd(), PollFlags::empty());
@@ -158,10 +208,15 @@ impl Shim {
         let ready = |index: usize| {
             waits[index].is_some() && set[index].revents().is_some_and(|events| !events.is_empty())
         };
-        Ok(Ready { control: ready(1), console: ready(2), stdio: [ready(3), ready(4), ready(5)] })
+        Ok(Ready {
+            control: ready(1),
+            console: ready(2),
+            stdio: [ready(3), ready(4), ready(5)],
+            orphan: ready(6),
+        })
     }
 
-    fn receive_terminal(&mut self) -> io::Result<()> {
+    pub(crate) fn receive_terminal(&mut self) -> io::Result<()> {
         if let Some(console) = &mut self.console
             && let Some(master) = console.receive(&self.dir)?
         {
@@ -205,12 +260,19 @@ impl Shim {
     fn act(&mut self, message: Control) {
         match (message, &self.phase) {
             (Control::CloseStdin, _) => self.stdio.close_stdin(),
-            (Control::Signal(signal), Phase::Running { process, .. }) => {
+            (
+                Control::Signal(signal),
+                Phase::Running { process, .. } | Phase::Adopted { process, .. },
+            ) => {
                 if let Err(error) = process.send_signal(signal) {
                     log("warning", &format!("control: signal {signal}: {error}"));
                 }
             }
-            (Control::Signal(SIGKILL), Phase::Starting { .. }) => self.cancelled = true,
+            // Of a start, or of waiting for the last output, enough.
+            (
+                Control::Signal(SIGKILL),
+                Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited,
+            ) => self.cancelled = true,
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
             (Control::Resize { width, height }, _) => match self.stdio.terminal() {
                 Some(master) => {
@@ -225,26 +287,8 @@ impl Shim {
 
     /// Asks what has become of our children and of the deadline, and moves on to the next phase.
     fn look_at_children(&mut self) -> io::Result<Result<(), Failure>> {
-        if let Phase::Starting { runtime, deadline } = self.phase {
-            // Nothing but the runtime is reaped yet: a zombie may be the container's process,
-            // which has ended before we know its pid.
-            match wait::reap(runtime)? {
-                Some(Termination::Exited(0)) => match self.take_over()? {
-                    Ok(()) => {}
-                    failure => return Ok(failure),
-                },
-                Some(end) => return Ok(Err(Failure::Runtime(end))),
-                None if self.cancelled => {
-                    return Ok(Err(Failure::Shim("the start was cancelled".to_owned())));
-                }
-                None => {
-                    if let Some((deadline, timeout)) = deadline
-                        && Instant::now() >= deadline
-                    {
-                        return Ok(Err(Failure::TimedOut(timeout)));
-                    }
-                }
-            }
+        if let Err(failure) = self.look_at_start()? {
+            return Ok(Err(failure));
         }
         while let Phase::Running { .. } | Phase::Exited = self.phase {
             match wait::peek(Child::Any) {
@@ -257,104 +301,64 @@ impl Shim {
         Ok(Ok(()))
     }
 
-    /// The runtime is done: its pid file names the process that we are the parent of now.
-    fn take_over(&mut self) -> io::Result<Result<(), Failure>> {
-        let failed = |text: String| Ok(Err(Failure::Shim(text)));
-        let pid = match self.dir.pid() {
-            Ok(Some(pid)) => pid,
-            Ok(None) => return failed("the runtime succeeded and wrote no pid".to_owned()),
-            Err(error) => return failed(error.to_string()),
-        };
-        // Our child, dead or alive, keeps its pid until we reap it: this can open no other process.
-        if let Err(error) = wait::peek(Child::Pid(pid)) {
-            return failed(format!(
-                "the runtime's process {pid} did not become our child: {error}"
-            ));
-        }
-        let process = PidFd::open(pid)?;
-        // Sent before the runtime ended, so it is there by now.
-        self.receive_terminal()?;
-        if self.console.is_some() {
-            return failed("the runtime succeeded and sent no terminal".to_owned());
-        }
-        self.phase = Phase::Running { pid, process };
-        self.announce(Announcement::Created { pid });
-        Ok(Ok(()))
-    }
-
     fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<()> {
         if matches!(self.phase, Phase::Running { pid: own, .. } if own == pid) {
-            self.stdio.drain()?;
             // On disk before it is reaped: should we die in between, the zombie still tells, and
             // as long as there is no status the pid can't be anyone else's.
-            if let Err(error) = self.dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim)) {
-                log("error", &format!("exit of process {pid} ({end}) not recorded: {error}"));
-            }
-            self.announce(Announcement::Exited(end));
-            self.phase = Phase::Exited;
+            self.process_ended(end.into(), Evidence::Shim)?;
         }
-        wait::reap(pid)?;
+        wait::reap(Child::Pid(pid))?;
         Ok(())
     }
 
-    /// Tells the supervisor, if there is one: the files have said it already.
-    fn announce(&mut self, announcement: Announcement) {
-        let _ = self.exit.write_all(announcement.to_string().as_bytes());
-    }
-
-    /// Ends a start that came to nothing: no descendant of ours survives it.
-    fn give_up(&mut self, failure: Failure) -> io::Result<ExitCode> {
-        let killed = self.kill_descendants();
-        self.stdio.drain()?;
-        // The supervisor takes the first error that it finds, so what is the runtime's to explain
-        // is no error of ours.
-        let code = match failure {
-            Failure::Shim(text) => {
-                log("error", &text);
-                ExitCode::FAILURE
+    /// An adopted process is not our child; its pidfd tells of its end, and others how it ended.
+    fn look_at_orphan(&mut self) -> io::Result<()> {
+        let Phase::Adopted { pid, process, end } = &mut self.phase else { return Ok(()) };
+        match ending(*pid, process) {
+            Ending::Alive => Ok(()),
+            Ending::Hidden => {
+                *end = End::Hidden;
+                Ok(())
             }
-            Failure::Runtime(end) => {
-                log("warning", &format!("the runtime failed: {end}"));
-                ExitCode::FAILURE
+            Ending::Exact(end, source) => self.process_ended(end.into(), source.into()),
+            Ending::Lost => {
+                let unknown = ExitStatus::Unknown(UnknownReason::ReapedByAnother);
+                self.process_ended(unknown, Evidence::None)
             }
-            Failure::TimedOut(timeout) => {
-                log("warning", &format!("the container did not start within {timeout:?}"));
-                ExitCode::from(TIMED_OUT)
-            }
-        };
-        killed.map(|()| code)
-    }
-
-    /// Kills our children until none is left. Orphans of the killed come to us, the subreaper, and
-    /// are killed in turn; those in a pid namespace die with its init.
-    fn kill_descendants(&self) -> io::Result<()> {
-        let give_up_at = Instant::now() + KILL_GRACE;
-        loop {
-            for pid in holdfast_sys::proc::own_children()? {
-                // A child of ours keeps its pid until it is reaped below.
-                if let Ok(child) = PidFd::open(pid) {
-                    let _ = child.send_signal(Signal::SIGKILL as i32);
-                }
-            }
-            loop {
-                match wait::peek(Child::Any) {
-                    Ok(Some((pid, _))) => _ = wait::reap(pid)?,
-                    Ok(None) => break,
-                    Err(_) => return Ok(()),
-                }
-            }
-            if Instant::now() >= give_up_at {
-                return Err(io::Error::other(
-                    "processes of the failed start survive SIGKILL: they hang in the kernel",
-                ));
-            }
-            let mut set = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut set, round_up(give_up_at)) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            while self.signals.read_signal()?.is_some() {}
         }
+    }
+
+    /// Puts the rest of the output into the log, then the end on disk, then tells of it.
+    fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) -> io::Result<()> {
+        self.stdio.drain()?;
+        // Of an orphan someone else may have known better and been faster.
+        let standing = self.dir.record_exit(&ExitRecord::now(status, evidence));
+        if let Err(error) = &standing {
+            log("error", &format!("exit ({status}) not recorded: {error}"));
+        }
+        let (status, evidence) =
+            standing.map_or((status, evidence), |record| (record.status, record.evidence));
+        let end = match status {
+            ExitStatus::Code(code) => Some(Termination::Exited(code)),
+            ExitStatus::Signal(signal) => Some(Termination::Signaled(signal)),
+            // The file says why; its reader finds it when we are gone.
+            ExitStatus::Unknown(_) => None,
+        };
+        if let Some(end) = end {
+            self.announce(Announcement::Exited { end, evidence });
+        }
+        self.phase = Phase::Exited;
+        Ok(())
+    }
+
+    /// Who we are, for the supervisor to keep copies of what we read from.
+    pub(crate) fn announcer(&self) -> Announcer {
+        Announcer { pid: std::process::id().cast_signed(), stdio: self.stdio.fds() }
+    }
+
+    /// Tells the supervisor, if there is one: the files have said it already.
+    pub(crate) fn announce(&mut self, announcement: Announcement) {
+        let _ = self.exit.write_all(announcement.to_string().as_bytes());
     }
 }
 
@@ -363,6 +367,7 @@ struct Ready {
     control: bool,
     console: bool,
     stdio: [bool; 3],
+    orphan: bool,
 }
 
 fn for_input(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
@@ -370,7 +375,7 @@ fn for_input(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
 }
 
 /// The time until `deadline` in whole milliseconds, rounded up so that a wait never ends before it.
-fn round_up(deadline: Instant) -> PollTimeout {
+pub(crate) fn round_up(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
 }

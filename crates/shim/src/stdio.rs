@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use holdfast_state::ProcessDir;
+use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
 use holdfast_state::process_dir::OUTPUT_LOG;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,6 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::{Args, Log};
+use crate::legacy::LegacyStdio;
 use crate::pump::Pump;
 use crate::relay::{Kind, OutputLog, Progress, Relay};
 use crate::terminal::END_OF_INPUT;
@@ -65,21 +67,14 @@ impl Stdio {
             terminal: None,
         };
         let mut stdin = null()?;
-        if let Some(path) = &args.stdin {
-            let reader = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        if let (Some(path), false) = (&args.stdin, args.terminal) {
+            stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
             ours.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
-            if args.terminal {
-                ours.waiting_stdin = Some(reader);
-            } else {
-                // The container expects a descriptor that waits.
-                fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
-                stdin = reader;
-            }
+            // The container expects a descriptor that waits.
+            fcntl(&stdin, FcntlArg::F_SETFL(OFlag::empty()))?;
         }
         let (stdout, stderr) = if args.terminal {
-            if let Some(path) = &args.stdout {
-                ours.waiting_stdout = Some(open_fifo(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
-            }
+            ours.open_for_terminal(args)?;
             // What the runtime itself has to say before there is a terminal.
             (null()?, ours.output(args, None, Stream::Stderr)?)
         } else {
@@ -109,7 +104,8 @@ impl Stdio {
     /// The terminal has come.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         if let Some(fifo) = self.waiting_stdin.take() {
-            self.input = Some(Pump::new(fifo.into(), master.try_clone()?));
+            let pump = Pump::new(fifo.into(), master.try_clone()?);
+            self.input = Some(pump.ending_with(END_OF_INPUT));
         }
         self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
             Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
@@ -123,6 +119,62 @@ impl Stdio {
         };
         self.terminal = Some(master);
         Ok(())
+    }
+
+    /// Takes over what a dead shim read from. What is in the pipes is still there.
+    pub(crate) fn adopt(args: &Args, dir: &ProcessDir, legacy: LegacyStdio) -> io::Result<Self> {
+        let logged = args.log == Log::Cri
+            && (legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal);
+        let mut ours = Self {
+            outputs: [None, None],
+            log: if logged { Some(open_log(dir, args.owner)?) } else { None },
+            input: None,
+            stdin_holder: None,
+            waiting_stdin: None,
+            waiting_stdout: None,
+            terminal: None,
+        };
+        if let Some(log) = &mut ours.log {
+            log.mend(dir)?;
+        }
+        let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
+        for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
+            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            let relay = Relay::new(pipe, stream, Kind::Pipe);
+            ours.outputs[stream as usize] = Some(Output::Logged(relay));
+        }
+        if let Some(master) = legacy.terminal {
+            ours.open_for_terminal(args)?;
+            ours.take_terminal(master)?;
+        }
+        Ok(ours)
+    }
+
+    /// Opens the FIFOs that are to be joined to a terminal.
+    fn open_for_terminal(&mut self, args: &Args) -> io::Result<()> {
+        if let Some(path) = &args.stdin {
+            self.waiting_stdin = Some(open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+            self.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+        }
+        if let Some(path) = &args.stdout {
+            self.waiting_stdout = Some(open_fifo(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
+        }
+        Ok(())
+    }
+
+    /// What we read from, for the supervisor to keep copies.
+    pub(crate) fn fds(&self) -> StdioFds {
+        let pipe = |output: &Option<Output>| match output {
+            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => {
+                Some(relay.as_fd().as_raw_fd())
+            }
+            _ => None,
+        };
+        StdioFds {
+            stdout: pipe(&self.outputs[Stream::Stdout as usize]),
+            stderr: pipe(&self.outputs[Stream::Stderr as usize]),
+            terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
+        }
     }
 
     pub(crate) fn terminal(&self) -> Option<&OwnedFd> {
@@ -169,10 +221,6 @@ impl Stdio {
             && input.pass()? == Progress::Ended
         {
             self.input = None;
-            if let Some(master) = &self.terminal {
-                // Full or gone: then nobody waits for input.
-                let _ = nix::unistd::write(master, &[END_OF_INPUT]);
-            }
         }
         Ok(())
     }

@@ -51,8 +51,10 @@ pub enum EventKind {
         /// How that is known.
         evidence: Evidence,
     },
-    /// Its shim died; the process runs on and is watched by the daemon itself.
+    /// Its shim died; the process runs on.
     ShimLost,
+    /// A new shim has taken it over.
+    Adopted,
     /// The container and all that was kept of it is gone. The last event of its stream.
     Deleted,
 }

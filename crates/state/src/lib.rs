@@ -22,6 +22,7 @@ pub mod directory;
 pub mod event;
 pub mod id;
 pub mod journal;
+pub mod legacy;
 pub mod log;
 pub mod process_dir;
 pub mod record;
@@ -34,7 +35,9 @@ pub use directory::Directory;
 pub use event::{Event, EventKind};
 pub use id::{ContainerId, InvalidId, ProcessId};
 pub use process_dir::ProcessDir;
-pub use record::{Launch, LogDriver, OrphanPolicy, Policies, ProcessRecord, RecordError};
+pub use record::{
+    Launch, LogDriver, OrphanPolicy, Policies, ProcessRecord, RecordError, ShimRecord,
+};
 pub use root::{ContainerDir, LockError, Problem, StateRoot};
 pub use status::{Evidence, ExitRecord, ExitStatus, UnknownReason};
 pub use time::Timestamp;

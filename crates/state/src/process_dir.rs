@@ -172,8 +172,15 @@ impl ProcessDir {
             }
             other => other.map(|()| record.clone())?,
         };
-        match self.0.write_once(EXIT_STATUS, standing.status.as_number().to_string().as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(standing),
+        let number = standing.status.as_number().to_string();
+        match self.0.write_once(EXIT_STATUS, number.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // The seed wrote in place, and a crash may have left its file empty.
+                if parse_status_file(&self.0.read(EXIT_STATUS, SMALL_LIMIT)?).is_none() {
+                    self.0.write_atomic(EXIT_STATUS, number.as_bytes())?;
+                }
+                Ok(standing)
+            }
             other => other.map(|()| standing),
         }
     }
@@ -245,6 +252,15 @@ mod tests {
         assert_eq!(dir.record_exit(&second).unwrap(), first);
         assert_eq!(dir.exit().unwrap(), Some(first));
         assert_eq!(dir.directory().read(EXIT_STATUS, 10).unwrap(), b"137");
+    }
+
+    #[test]
+    fn an_empty_status_file_is_none_and_is_made_up_for() {
+        let (temp, dir) = scratch();
+        std::fs::write(temp.path().join(EXIT_STATUS), "").unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        dir.record_exit(&ExitRecord::now(ExitStatus::Code(3), Evidence::Pidfd)).unwrap();
+        assert_eq!(dir.directory().read(EXIT_STATUS, 10).unwrap(), b"3");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::Timestamp;
+use crate::announce::StdioFds;
 
 /// The version of the `holdfast` object that this build writes. A newer one is refused by name and
 /// left alone; all older ones are read.
@@ -103,9 +104,29 @@ pub struct Policies {
     pub auto_remove: bool,
     /// How long its start may take, in milliseconds.
     pub start_timeout_ms: u64,
+    /// Its handle in pidfs, as [`holdfast_sys::pidfs::Handle`] writes it: proof of identity on
+    /// kernels that have those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pidfs: Option<String>,
+    /// The shim that has it; `None` until there is a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<ShimRecord>,
     /// Fields of a later build.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// Who the shim of a process is, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShimRecord {
+    /// Its pid.
+    pub pid: i32,
+    /// Field 22 of its `/proc/PID/stat`.
+    pub start_time: String,
+    /// The descriptors by which it reads the output of the process.
+    #[serde(flatten)]
+    pub stdio: StdioFds,
 }
 
 /// How the runtime brings a process to life.

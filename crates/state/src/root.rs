@@ -15,6 +15,8 @@ use crate::{ContainerId, Directory, ProcessDir, ProcessId};
 
 const LOCK: &str = ".lock";
 const RUNTIME: &str = ".runtime";
+/// Within that: the boot whose containers are there.
+const BOOT_ID: &str = ".boot-id";
 const BUNDLE: &str = ".bundle";
 const STAGED: &str = ".new-";
 const REMOVED: &str = ".gone-";
@@ -124,6 +126,28 @@ impl StateRoot {
         self.path().join(RUNTIME).join(name)
     }
 
+    /// Clears away what runtimes keep of containers of an earlier boot. They sync nothing, so after
+    /// a power loss it may be torn (runc then can't even delete), and none of it is alive.
+    pub fn forget_runtimes_of_other_boots(&self, boot_id: &str) -> io::Result<()> {
+        let runtime = match self.directory.create_dir(RUNTIME) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.directory.open_dir(RUNTIME)?
+            }
+            other => other?,
+        };
+        match runtime.read(BOOT_ID, 128) {
+            Ok(known) if known == boot_id.as_bytes() => return Ok(()),
+            // Nobody knows, so nothing is taken for dead.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => {
+                for name in runtime.names()? {
+                    runtime.remove_all(&name)?;
+                }
+            }
+        }
+        runtime.write_atomic(BOOT_ID, boot_id.as_bytes())
+    }
+
     /// Begins a container's directory under a hidden name. It does not exist for anyone until it
     /// is [published](Staged::publish), and a crash before that leaves something to sweep only.
     pub fn stage_container(&self) -> io::Result<Staged<'_>> {
@@ -223,6 +247,8 @@ fn remove(parent: &Directory, counter: &AtomicU64, name: &str) -> io::Result<()>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     }
+    // Durable before the caller is told: after a power loss it must not be back.
+    parent.sync()?;
     parent.remove_all(&hidden)
 }
 
@@ -359,6 +385,19 @@ mod tests {
         root.remove_container(&id).unwrap();
         root.remove_container(&id).unwrap();
         assert_eq!(root.directory.names().unwrap(), [LOCK]);
+    }
+
+    #[test]
+    fn what_a_runtime_kept_is_forgotten_with_its_boot() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        root.forget_runtimes_of_other_boots("one").unwrap();
+        let kept = root.runtime_root("runc").join("c");
+        std::fs::create_dir_all(&kept).unwrap();
+        root.forget_runtimes_of_other_boots("one").unwrap();
+        assert!(kept.exists());
+        root.forget_runtimes_of_other_boots("two").unwrap();
+        assert!(!kept.exists());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use holdfast_sys::Termination;
+use holdfast_sys::ending::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
@@ -95,6 +96,8 @@ impl fmt::Display for ExitStatus {
 pub enum Evidence {
     /// The shim, as the parent, by `waitid(2)`.
     Shim,
+    /// The daemon, to whom the process had come as an orphan, by `waitid(2)`.
+    Parent,
     /// The kernel, asked through a pidfd after the process was reaped (Linux 6.15+).
     Pidfd,
     /// The zombie's entry in `/proc`.
@@ -103,6 +106,39 @@ pub enum Evidence {
     StatusFile,
     /// Nobody; the status says why.
     None,
+}
+
+impl Evidence {
+    /// The word by which it is told and recorded.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Shim => "shim",
+            Self::Parent => "parent",
+            Self::Pidfd => "pidfd",
+            Self::Zombie => "zombie",
+            Self::StatusFile => "status-file",
+            Self::None => "none",
+        }
+    }
+
+    /// What a word stands for.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let all =
+            [Self::Shim, Self::Parent, Self::Pidfd, Self::Zombie, Self::StatusFile, Self::None];
+        all.into_iter().find(|evidence| evidence.word() == word)
+    }
+}
+
+impl From<Source> for Evidence {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Parent => Self::Parent,
+            Source::Pidfd => Self::Pidfd,
+            Source::Zombie => Self::Zombie,
+        }
+    }
 }
 
 /// `exit.json`: the end of a process in full, where `exitStatus` has only the seed's number.
@@ -163,6 +199,15 @@ mod tests {
         assert_eq!(parse_status_file(b"255"), unknown(UnknownReason::RecordedAsUnknown));
         for garbage in [&b"256"[..], b"-1", b"x", b"\xff\xfe", b"%!u(uint32=)"] {
             assert_eq!(parse_status_file(garbage), unknown(UnknownReason::UnreadableRecord));
+        }
+    }
+
+    #[test]
+    fn an_evidence_is_recorded_by_its_word() {
+        for evidence in [Evidence::Shim, Evidence::Parent, Evidence::StatusFile, Evidence::None] {
+            let json = serde_json::to_value(evidence).unwrap();
+            assert_eq!(json, evidence.word());
+            assert_eq!(Evidence::of_word(evidence.word()), Some(evidence));
         }
     }
 

@@ -48,6 +48,9 @@ pub(crate) fn default_config(
         .bounding(capabilities.clone())
         .effective(capabilities.clone())
         .permitted(capabilities)
+        // None of them goes to a program by itself that another user runs.
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
         .build()?;
     let process = ProcessBuilder::default()
         .terminal(false)

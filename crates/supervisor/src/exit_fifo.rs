@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 
+use holdfast_state::ExitRecord;
 use holdfast_state::announce::Announcement;
-use holdfast_sys::Termination;
 use tokio::net::unix::pipe::Receiver;
 
 /// Longer than any announcement; a longer line is nonsense and passed over.
@@ -58,10 +58,12 @@ impl ExitFifo {
     }
 
     /// An exit that was announced and not asked for yet.
-    pub(crate) fn announced_exit(&self) -> Option<Termination> {
+    pub(crate) fn announced_exit(&self) -> Option<ExitRecord> {
         self.pending.iter().find_map(|announcement| match announcement {
-            Announcement::Exited(end) => Some(*end),
-            Announcement::Created { .. } => None,
+            Announcement::Exited { end, evidence } => {
+                Some(ExitRecord::now((*end).into(), *evidence))
+            }
+            Announcement::Created { .. } | Announcement::Adopted { .. } => None,
         })
     }
 

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_state::ProcessRecord;
-use holdfast_sys::PidFd;
+use holdfast_sys::ending::is_reaped;
 use holdfast_sys::proc::Stat;
+use holdfast_sys::{PidFd, pidfs};
 
 /// A process that we hold: signals go through the descriptor, the number is for showing.
 #[derive(Debug)]
@@ -30,24 +31,29 @@ impl Handle {
         Ok(Some(Self { pid, pidfd: Arc::new(pidfd), start_time }))
     }
 
+    /// Takes hold of the process of a record. `None` if that is gone, whoever has its number now.
+    ///
+    /// By its handle where there is one; else by its number and start time. A record without start
+    /// time says nothing, and counts as the same: the seed's rule.
+    pub(crate) fn of_record(pid: i32, record: &ProcessRecord) -> io::Result<Option<Self>> {
+        let written = record.holdfast.as_ref().and_then(|policies| policies.pidfs.as_ref());
+        if let Some(handle) = written.and_then(|text| text.parse::<pidfs::Handle>().ok()) {
+            match handle.open() {
+                Ok(pidfd) => {
+                    let start_time = Some(record.start_time.clone());
+                    return Ok(Some(Self { pid, pidfd: Arc::new(pidfd), start_time }));
+                }
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESTALE) => return Ok(None),
+                // A kernel that has none, older than the one that wrote it.
+                Err(error) => tracing::debug!(pid, %error, "handle not opened"),
+            }
+        }
+        Ok(Self::open(pid)?.filter(|handle| handle.is_process_of(record)))
+    }
+
     /// Whether it is the process of the record. A record without start time says nothing, and
     /// counts as the same: the seed's rule.
-    pub(crate) fn is_process_of(&self, record: &ProcessRecord) -> bool {
+    fn is_process_of(&self, record: &ProcessRecord) -> bool {
         record.start_time.is_empty() || self.start_time.as_deref() == Some(&record.start_time)
     }
-}
-
-/// Whether nobody can have mistaken the process's number for another's up to now: a zombie still
-/// takes signals, a reaped process does not.
-fn is_reaped(pidfd: &PidFd) -> bool {
-    pidfd.send_signal(0).is_err_and(|error| error.raw_os_error() == Some(nix::libc::ESRCH))
-}
-
-/// The zombie's entry in `/proc`, if it still is one and we may see its status.
-pub(crate) fn zombie_stat(handle: &Handle) -> Option<Stat> {
-    let stat = Stat::read(handle.pid).ok()?;
-    // To those without ptrace access the kernel shows 0 for the status, which would be a lie.
-    let exe = std::fs::read_link(format!("/proc/{}/exe", handle.pid));
-    let permitted = !exe.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    (permitted && !is_reaped(&handle.pidfd)).then_some(stat)
 }

@@ -5,6 +5,41 @@ use std::path::PathBuf;
 use holdfast_state::{ContainerId, ExitRecord, ProcessId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+/// What this kernel can do for Holdfast; see docs/reliability.md for what follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abilities {
+    /// The kernel's release, as in `6.18`.
+    pub kernel: String,
+    /// It tells how a process ended after someone else has reaped it (Linux 6.15+).
+    pub tells_endings: bool,
+    /// It has handles of processes that can be written down (Linux 6.14+).
+    pub process_handles: bool,
+    /// `v2`, `v1`, or `hybrid`: v1 with an empty v2 beside it.
+    pub cgroups: String,
+}
+
+impl Abilities {
+    /// Asks the kernel.
+    pub(crate) fn probe() -> Self {
+        let (major, minor) = holdfast_sys::kernel::release();
+        let exists = |path: &str| std::path::Path::new(path).exists();
+        let cgroups = if exists("/sys/fs/cgroup/cgroup.controllers") {
+            "v2"
+        } else if exists("/sys/fs/cgroup/unified/cgroup.controllers") {
+            "hybrid"
+        } else {
+            "v1"
+        };
+        Self {
+            kernel: format!("{major}.{minor}"),
+            tells_endings: holdfast_sys::kernel::tells_endings(),
+            process_handles: holdfast_sys::pidfs::has_handles(),
+            cgroups: cgroups.to_owned(),
+        }
+    }
+}
+
 /// The state of a container, in the words of the OCI runtime specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,14 +1,17 @@
 //! From a process on disk to a shim at work, and back where that comes to nothing.
 
+use std::fs::File;
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
-use holdfast_state::{LogDriver, ProcessDir};
+use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord};
+use holdfast_sys::pidfs;
 use tokio::time::Instant;
 
+use crate::adoption::Copies;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::layout::Job;
@@ -35,37 +38,16 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
     let start_deadline = Some(Instant::now() + job.timeout + SHIM_SLACK);
     let spawned = {
         let core = core.clone();
-        blocking(move || {
-            spawn_shim(&core, &job).and_then(|(reader, shim)| Ok((ExitFifo::new(reader)?, shim)))
-        })
-        .await
+        blocking(move || spawn_shim(&core, &job)).await
     };
-    match spawned {
-        Ok((exit, shim)) => {
-            let watch = Watch {
-                core: core.clone(),
-                process: process.clone(),
-                exit: Some(exit),
-                shim: Some(shim),
-                start_deadline,
-                oom: None,
-            };
-            core.tasks.spawn(watch.run());
-        }
-        Err(error) => {
-            process.fail(Error::io(format!("start {}", core.shim.display()))(error));
+    let (exit, shim) = spawned
+        .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), Some(shim))))
+        .unwrap_or_else(|error| {
             // Nothing runs yet, so the watch finds nothing but the clearing away to do.
-            let watch = Watch {
-                core: core.clone(),
-                process: process.clone(),
-                exit: None,
-                shim: None,
-                start_deadline,
-                oom: None,
-            };
-            core.tasks.spawn(watch.run());
-        }
-    }
+            process.fail(Error::io(format!("start {}", core.shim.display()))(error));
+            (None, None)
+        });
+    core.tasks.spawn(Watch::new(core, &process, exit, shim, start_deadline).run());
     let state = tokio::select! {
         state = process.reached(|state| *state != State::Creating) => state,
         () = core.stop.cancelled() => return Err(Error::ShuttingDown),
@@ -78,45 +60,66 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
     }
 }
 
-fn spawn_shim(core: &Core, job: &Job) -> io::Result<(std::fs::File, Child)> {
+fn spawn_shim(core: &Core, job: &Job) -> io::Result<(File, Child)> {
+    let ShimEnds { mut command, reader } = shim_command(core, &job.dir, &job.record)?;
+    command.arg("--timeout-ms").arg(job.timeout.as_millis().to_string());
+    if let Some(soft) = core.container_nofile {
+        command.arg("--nofile").arg(soft.to_string());
+    }
+    command.arg("--").args(&job.command);
+    Ok((reader, core.spawned.spawn(command.stdin(Stdio::null()))?))
+}
+
+/// A shim's command, still to be completed, and the reader of what it will announce.
+pub(crate) struct ShimEnds {
+    pub(crate) command: Command,
+    pub(crate) reader: File,
+}
+
+/// What the commands of all shims have in common.
+pub(crate) fn shim_command(
+    core: &Core,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+) -> io::Result<ShimEnds> {
     // The reader first, or the writer could not be opened; and the writer before there is a shim,
     // so that from the first moment its death reads as the end of the FIFO.
-    let reader = job.dir.exit_reader()?;
-    let announcements = job.dir.exit_writer()?;
-    let own_log = job.dir.directory().append(SHIM_LOG)?;
+    let reader = dir.exit_reader()?;
+    let announcements = dir.exit_writer()?;
+    let own_log = dir.directory().append(SHIM_LOG)?;
     let mut command = Command::new(&core.shim);
-    command.arg("--dir").arg(job.dir.path());
-    command.arg("--timeout-ms").arg(job.timeout.as_millis().to_string());
-    let policies = job.record.holdfast.as_ref();
+    command.arg("--dir").arg(dir.path());
+    let policies = record.holdfast.as_ref();
     let log = match policies.map(|policies| policies.log).unwrap_or_default() {
         LogDriver::Cri => "cri",
         LogDriver::None => "none",
     };
     command.arg("--log").arg(log);
-    let owner = bundle::stdio_owner(&job.record);
+    let owner = bundle::stdio_owner(record);
     command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
-    if let Some(soft) = core.container_nofile {
-        command.arg("--nofile").arg(soft.to_string());
-    }
-    if job.record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {
+    if record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {
         command.arg("--terminal");
     }
-    let paths = [&job.record.stdin, &job.record.stdout, &job.record.stderr];
+    let paths = [&record.stdin, &record.stdout, &record.stderr];
     for (option, path) in ["--stdin", "--stdout", "--stderr"].into_iter().zip(paths) {
         if !path.is_empty() {
             command.arg(option).arg(path);
         }
     }
-    command.arg("--").args(&job.command);
-    let child = command.stdin(Stdio::null()).stdout(announcements).stderr(own_log).spawn()?;
-    Ok((reader, child))
+    command.stdout(announcements).stderr(own_log);
+    Ok(ShimEnds { command, reader })
 }
 
 /// Takes hold of a process that its shim has just announced, and writes down its start time.
 ///
 /// The shim reaps a process only after the status is on disk. So if there is no status after the
 /// pid was opened, the pid was still that of the process.
-pub(crate) async fn take_identity(core: &Arc<Core>, process: &Arc<Process>, pid: i32) {
+pub(crate) async fn take_identity(
+    core: &Arc<Core>,
+    process: &Arc<Process>,
+    pid: i32,
+    shim: Option<ShimRecord>,
+) {
     let (core, process) = (core.clone(), process.clone());
     let (container, id) = (process.container.clone(), process.id.clone());
     let taken = blocking(move || {
@@ -125,19 +128,52 @@ pub(crate) async fn take_identity(core: &Arc<Core>, process: &Arc<Process>, pid:
         if dir.exit()?.is_some() {
             return Ok(());
         }
+        let mut record = dir.load().map_err(io::Error::other)?;
         if let Some(start_time) = &handle.start_time {
-            let mut record = dir.load().map_err(io::Error::other)?;
             record.start_time.clone_from(start_time);
-            dir.save(&record)?;
+        }
+        if let Some(policies) = &mut record.holdfast {
+            policies.pidfs = pidfs::Handle::of(&handle.pidfd).ok().map(|handle| handle.to_string());
         }
         process.set_handle(Some(Arc::new(handle)));
-        Ok(())
+        write_shim(&process, &dir, record, shim)
     });
     if let Err(error) = taken.await {
         // It runs, and its shim will tell of its exit; what is missing is the proof of identity
         // after a restart.
         tracing::error!(%container, process = %id, pid, %error, "identity not recorded");
     }
+}
+
+/// Writes down which shim has taken a process over.
+pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shim: ShimRecord) {
+    let (core, process) = (core.clone(), process.clone());
+    let (container, id) = (process.container.clone(), process.id.clone());
+    let recorded = blocking(move || {
+        let dir = core.process_dir(&process.container, &process.id)?;
+        let record = dir.load().map_err(io::Error::other)?;
+        write_shim(&process, &dir, record, Some(shim))
+    });
+    if let Err(error) = recorded.await {
+        tracing::error!(%container, process = %id, %error, "adopter not recorded");
+    }
+}
+
+/// Saves a record with its shim, and keeps copies of what that reads from.
+fn write_shim(
+    process: &Process,
+    dir: &ProcessDir,
+    mut record: ProcessRecord,
+    shim: Option<ShimRecord>,
+) -> io::Result<()> {
+    if let Some(policies) = &mut record.holdfast {
+        policies.shim.clone_from(&shim);
+    }
+    dir.save(&record)?;
+    if let Some(shim) = shim {
+        process.keep_copies(Copies::of_shim(&shim)?);
+    }
+    Ok(())
 }
 
 /// Explains a start that came to nothing and removes all that is left of it.

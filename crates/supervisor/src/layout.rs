@@ -45,7 +45,7 @@ pub(crate) fn container(
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
-    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), &core.root)?;
+    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?;
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
@@ -81,6 +81,8 @@ pub(crate) fn container(
     };
     let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
     fill(dir, &mut record, &options.stdio)?;
+    // Before the container is to be seen: a checkpoint that can't be read must not leave one.
+    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
@@ -90,7 +92,6 @@ pub(crate) fn container(
     let stream = Arc::new(EventLog::new(id.clone(), &[]));
     let process =
         Arc::new(Process::new(&id, &init, &record, &stream, State::Creating, None, Origin::Made));
-    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let container = Arc::new(ContainerState::new(id, runtime, stream, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
 }
@@ -169,6 +170,8 @@ fn policies(
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        pidfs: None,
+        shim: None,
         unknown: Map::new(),
     }
 }

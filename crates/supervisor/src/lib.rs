@@ -24,6 +24,7 @@
 //! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
 //! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
 //! | `restore` | from what is on disk back to tasks |
+//! | `adoption`, `reaper` | what happens to a process whose shim died, and to others that come to us then |
 //! | `evidence` | how a process ended when its shim can't say |
 //! | `identity` | whether a pid is still the process that we mean |
 //! | `runtime`, `checkpoint` | the OCI runtime's command line |
@@ -32,6 +33,7 @@
 //! | `programs` | where runtimes and our own programs are found |
 //! | `bundle`, `default_config` | the bundle that the runtime is given |
 
+mod adoption;
 mod bundle;
 mod cgroup;
 mod checkpoint;
@@ -54,6 +56,7 @@ mod operate;
 mod options;
 mod process;
 mod programs;
+mod reaper;
 mod restore;
 mod runtime;
 mod stdin;
@@ -66,7 +69,7 @@ pub use container::Container;
 pub use error::Error;
 pub use events::{ContainerEvent, EventStream, Lagged, Replay};
 pub use exec::ExecProcess;
-pub use info::{ContainerInfo, ExecInfo, Status};
+pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
 pub use logs::{LogChunk, LogReader};
 pub use operate::ProcessEntry;
 pub use options::{Builder, ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};

@@ -102,6 +102,9 @@ impl Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shim {
     Present,
+    /// It died, and another one is taking over.
+    Adopting,
+    /// It died, and the supervisor watches alone.
     Gone,
 }
 
@@ -117,6 +120,8 @@ pub(crate) enum Input {
     Recorded(ExitRecord),
     /// The exit FIFO hung up.
     ShimGone,
+    /// A new shim has taken over.
+    Adopted,
     /// The pidfd says that the process is a zombie or reaped.
     ProcessGone,
     /// The time that the shim had for recording the exit is over.
@@ -150,6 +155,8 @@ pub(crate) enum Action {
     RecordExit(ExitRecord),
     /// Kill the process that has lost its shim (the seed's policy).
     KillOrphan,
+    /// Start a shim that takes over, and come back with `Adopted`, or with `ShimGone` if it can't.
+    Adopt,
     /// Explain the failed start, clear away what is left of it, and come back with `Cleared`.
     ClearAway,
 }
@@ -212,11 +219,13 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             (state.clone(), vec![Action::Publish(EventKind::Checkpointed)])
         }
 
-        (State::Live { activity, shim: Shim::Present }, Input::ProcessGone) => {
-            (State::Exiting { activity: *activity, shim: Shim::Present }, vec![Action::AwaitRecord])
-        }
-        (State::Live { activity, shim: Shim::Gone }, Input::ProcessGone) => {
-            (State::Exiting { activity: *activity, shim: Shim::Gone }, vec![Action::FindEnding])
+        (State::Live { activity, shim }, Input::ProcessGone) => {
+            let next = State::Exiting { activity: *activity, shim: *shim };
+            let action = match shim {
+                Shim::Present | Shim::Adopting => Action::AwaitRecord,
+                Shim::Gone => Action::FindEnding,
+            };
+            (next, vec![action])
         }
 
         (
@@ -228,18 +237,26 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
         }
 
         (State::Live { activity, shim }, Input::ShimGone) => {
-            let mut actions = Vec::new();
-            // Told once; but who was to be killed and was not, because we died, is killed now.
-            if *shim == Shim::Present {
-                actions.push(Action::Publish(EventKind::ShimLost));
-            }
-            if nature.on_orphan == OrphanPolicy::Kill {
-                actions.push(Action::KillOrphan);
-            }
-            (State::Live { activity: *activity, shim: Shim::Gone }, actions)
+            let (shim, actions) = shim_gone(nature, *shim);
+            (State::Live { activity: *activity, shim }, actions)
         }
-        (State::Exiting { activity, shim: Shim::Present }, Input::ShimGone) => {
+        // Its last output may still be in the pipes, so it is adopted all the same.
+        (State::Exiting { activity, shim: Shim::Present }, Input::ShimGone)
+            if nature.on_orphan == OrphanPolicy::Adopt =>
+        {
+            let (shim, actions) = shim_gone(nature, Shim::Present);
+            (State::Exiting { activity: *activity, shim }, actions)
+        }
+        (State::Exiting { activity, .. }, Input::ShimGone) => {
             (State::Exiting { activity: *activity, shim: Shim::Gone }, vec![Action::FindEnding])
+        }
+        (State::Live { activity, shim: Shim::Adopting }, Input::Adopted) => (
+            State::Live { activity: *activity, shim: Shim::Present },
+            vec![Action::Publish(EventKind::Adopted)],
+        ),
+        // Should this one die as well, there is no third: what remains is to find the status.
+        (State::Exiting { activity: _, shim: Shim::Adopting }, Input::Adopted) => {
+            (state.clone(), vec![Action::Publish(EventKind::Adopted)])
         }
         (State::Exiting { .. }, Input::GraceOver) => (state.clone(), vec![Action::FindEnding]),
 
@@ -248,6 +265,27 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
         }
 
         (state, _) => (state.clone(), vec![]),
+    }
+}
+
+/// What follows from the death of a shim. Told once; but who was to be killed or adopted and was
+/// not, because we died, is now. An adopter that dies before it has begun is not followed by
+/// another, which would die of the same cause.
+fn shim_gone(nature: Nature, shim: Shim) -> (Shim, Vec<Action>) {
+    let mut actions = Vec::new();
+    if shim == Shim::Present {
+        actions.push(Action::Publish(EventKind::ShimLost));
+    }
+    match (nature.on_orphan, shim) {
+        (OrphanPolicy::Kill, _) => {
+            actions.push(Action::KillOrphan);
+            (Shim::Gone, actions)
+        }
+        (OrphanPolicy::Adopt, Shim::Adopting) => (Shim::Gone, actions),
+        (OrphanPolicy::Adopt, _) => {
+            actions.push(Action::Adopt);
+            (Shim::Adopting, actions)
+        }
     }
 }
 
@@ -274,6 +312,7 @@ mod tests {
             Just(Input::Recorded(record(Evidence::Shim))),
             Just(Input::Found(record(Evidence::Pidfd))),
             Just(Input::ShimGone),
+            Just(Input::Adopted),
             Just(Input::ProcessGone),
             Just(Input::GraceOver),
             prop_oneof![Just(Change::Start), Just(Change::Pause), Just(Change::Resume)]
@@ -335,10 +374,10 @@ mod tests {
 
         #[test]
         fn a_lost_shim_loses_no_exit(nature in natures(), mut inputs in proptest::collection::vec(inputs(), 0..20)) {
-            // Whatever came before: once process and shim are gone, someone looks for the status;
+            // Whatever came before: once process, shim and adopter are gone, someone looks for the status;
             // what was found is written down, and then it is stopped.
             inputs.insert(0, Input::Created { pid: 5 });
-            inputs.extend([Input::ProcessGone, Input::ShimGone]);
+            inputs.extend([Input::ProcessGone, Input::ShimGone, Input::ShimGone]);
             let (_, actions) = run(nature, inputs.clone());
             let asked = actions.contains(&Action::FindEnding)
                 || actions.iter().any(|action| matches!(action, Action::Publish(EventKind::Exited { .. })));

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use holdfast_sys::reactor;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -13,12 +15,19 @@ use crate::cgroup::Cgroups;
 use crate::file_watch::Watched;
 use crate::supervisor::Core;
 
+/// How often, at the most, and how soon the count is looked at after a notice, each time after twice
+/// the time: for two seconds in all.
+const LOOKS: u32 = 11;
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+
 /// A container's count of such kills, and how its growth is noticed.
 #[derive(Debug)]
 pub(crate) struct OomWatch {
     cgroups: Cgroups,
     told: u64,
     notice: Notice,
+    /// How often the count is still to be looked at for the kill that a notice announced.
+    looks: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -48,7 +57,7 @@ impl OomWatch {
             (None, None) => Notice::None,
         };
         let told = cgroups.oom_kills().unwrap_or(0);
-        Ok(Self { cgroups, told, notice })
+        Ok(Self { cgroups, told, notice, looks: AtomicU32::new(0) })
     }
 
     /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
@@ -64,20 +73,40 @@ impl OomWatch {
                     grown.await;
                 }
                 Notice::Event(event) => {
-                    if self.is_new() {
+                    if self.is_new() || self.follows().await {
                         return;
                     }
                     let Ok(mut ready) = event.readable().await else {
                         return std::future::pending().await;
                     };
                     let mut count = [0; 8];
-                    let _ =
+                    let read =
                         ready.try_io(|event| Ok(nix::unistd::read(event.get_ref(), &mut count)?));
+                    if let Ok(Ok(_)) = read {
+                        self.looks.store(LOOKS, Ordering::Relaxed);
+                    }
                 }
                 Notice::None => return std::future::pending().await,
             }
             if self.is_new() {
                 return;
+            }
+        }
+    }
+
+    /// Whether a kill follows a notice. v1 gives notice when memory is wanting, just before the
+    /// kernel looks for whom to kill; of the kill itself nothing tells. Cancel safe: what is left to
+    /// be looked at is looked at by the next call.
+    async fn follows(&self) -> bool {
+        loop {
+            let left = self.looks.load(Ordering::Relaxed);
+            if left == 0 {
+                return false;
+            }
+            tokio::time::sleep(FIRST_LOOK * (1 << (LOOKS - left))).await;
+            self.looks.store(left - 1, Ordering::Relaxed);
+            if self.is_new() {
+                return true;
             }
         }
     }
@@ -102,6 +131,8 @@ fn register_event(
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let control = File::open(control)?;
     let mut register = File::options().write(true).open(register)?;
-    write!(register, "{} {}", event.as_raw_fd(), control.as_raw_fd())?;
+    // In one write: the kernel takes each for a whole line.
+    let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+    register.write_all(line.as_bytes())?;
     reactor::readable(event.as_fd().try_clone_to_owned()?)
 }

@@ -19,6 +19,7 @@ pub struct Builder {
     pub(crate) runtime: String,
     pub(crate) start_timeout: Duration,
     pub(crate) container_nofile: Option<u64>,
+    pub(crate) subreaper: bool,
 }
 
 impl Builder {
@@ -29,6 +30,7 @@ impl Builder {
             runtime: programs::AUTO.to_owned(),
             start_timeout: START_TIMEOUT,
             container_nofile: None,
+            subreaper: false,
         }
     }
 
@@ -61,6 +63,15 @@ impl Builder {
     #[must_use]
     pub fn container_nofile(mut self, soft: Option<u64>) -> Self {
         self.container_nofile = soft;
+        self
+    }
+
+    /// Makes this process a subreaper (prctl(2)), so that a container whose shim died becomes its
+    /// child, and its status is known exactly on every kernel. For a process that has no children
+    /// but those of this library: orphans that nobody waits for are reaped.
+    #[must_use]
+    pub fn subreaper(mut self) -> Self {
+        self.subreaper = true;
         self
     }
 

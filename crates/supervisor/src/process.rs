@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
+use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::identity::Handle;
 use crate::lifecycle::{Action, Activity, Input, Nature, State, step};
@@ -40,6 +41,8 @@ pub(crate) struct Process {
     state: watch::Sender<State>,
     /// There as long as the process may still be signalled.
     handle: Mutex<Option<Arc<Handle>>>,
+    /// Copies of what the shim reads from, for the one that will adopt.
+    copies: Mutex<Option<Copies>>,
     /// Why the start was abandoned; taken by whoever asked for it.
     failure: Mutex<Option<Error>>,
     /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
@@ -75,6 +78,7 @@ impl Process {
             stream: stream.clone(),
             state: watch::Sender::new(state),
             handle: Mutex::new(handle),
+            copies: Mutex::new(None),
             failure: Mutex::new(None),
             unwatched: CancellationToken::new(),
         }
@@ -138,6 +142,14 @@ impl Process {
 
     pub(crate) fn set_handle(&self, handle: Option<Arc<Handle>>) {
         *lock(&self.handle) = handle;
+    }
+
+    pub(crate) fn keep_copies(&self, copies: Copies) {
+        *lock(&self.copies) = Some(copies);
+    }
+
+    pub(crate) fn take_copies(&self) -> Option<Copies> {
+        lock(&self.copies).take()
     }
 
     /// Says why the start fails. The first reason stands: later ones are its consequences.

@@ -9,10 +9,11 @@ use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
     ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
-    ProcessDir, ProcessId, ProcessRecord, UnknownReason, journal,
+    ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason, journal,
 };
 
 use crate::Error;
+use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
@@ -33,13 +34,19 @@ struct Restored {
     missing: Vec<EventKind>,
     /// Whether the runtime must be asked what came of a change that was begun.
     doubtful: bool,
+    /// Its shim, if that lives.
+    shim: Option<ShimRecord>,
 }
 
 /// Takes up every container in the state root and returns what could not be.
 pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     let scan = {
         let core = core.clone();
-        blocking(move || core.root.scan()).await
+        blocking(move || {
+            core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
+            core.root.scan()
+        })
+        .await
     };
     let scan =
         scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
@@ -68,7 +75,7 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
         inits.into_iter().next().ok_or_else(|| problem("no process init in it".to_owned()))?;
     let record = init_dir.load().map_err(|error| problem(error.to_string()))?;
     let runtime = match &record.holdfast {
-        Some(policies) => Runtime::at(policies.runtime.clone(), &core.root),
+        Some(policies) => Runtime::at(policies.runtime.clone(), core),
         None => {
             runtime_of_seed(core, &found.directory).map_err(|error| problem(error.to_string()))?
         }
@@ -109,27 +116,33 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
 /// The seed wrote the runtime down beside the processes; without that it is taken for the default.
 fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Error> {
     let state = SeedState::load(directory).map_err(Error::io("read state.json"))?;
-    state.map_or_else(|| Runtime::find(&core.runtime, &core.root), |state| Runtime::of_seed(&state))
+    state.map_or_else(|| Runtime::find(&core.runtime, core), |state| Runtime::of_seed(&state, core))
 }
 
 /// Publishes what the journal lacks and begins to watch what is not over.
 fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
-    let Restored { process, exit, missing, doubtful } = restored;
+    let Restored { process, exit, missing, doubtful, shim } = restored;
     for kind in missing {
         process.stream.publish(&core.root, &core.events, &process.id, kind);
     }
     if doubtful {
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
-    let watch = Watch {
-        core: core.clone(),
-        process: process.clone(),
-        exit,
-        shim: None,
-        start_deadline: None,
-        oom: None,
-    };
-    core.tasks.spawn(watch.run());
+    let watch = Watch::new(core, &process, exit, None, None);
+    core.tasks.spawn(async move {
+        // After all containers are there; nobody waits for this.
+        if let Some(shim) = shim
+            && !process.is_stopped()
+        {
+            match Copies::of_shim(&shim) {
+                Ok(copies) => process.keep_copies(copies),
+                Err(error) => {
+                    tracing::debug!(container = %process.container, %error, "no copies of the shim's pipes");
+                }
+            }
+        }
+        watch.run().await;
+    });
 }
 
 /// Asks the runtime whether a change that was begun came about.
@@ -171,8 +184,10 @@ fn restore_process(
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
+    let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.clone());
     Ok(Restored {
         process: Arc::new(process),
+        shim: shim.filter(|_| exit.has_shim()),
         exit: exit.has_shim().then_some(exit),
         missing,
         doubtful,
@@ -195,9 +210,9 @@ fn state_of(
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    if let Some(end) = exit.announced_exit() {
+    if let Some(record) = exit.announced_exit() {
         // A shim that could not write (a full disk) has still said it.
-        return stopped(dir.record_exit(&ExitRecord::now(end.into(), Evidence::Shim))?);
+        return stopped(dir.record_exit(&record)?);
     }
     if record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
@@ -208,19 +223,19 @@ fn state_of(
             None => Err(io::Error::other("the seed's record of a process that was never started")),
         };
     };
-    let handle = Handle::open(pid)?;
-    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
-    // shim and no record the number was still that of the process.
+    let handle = Handle::of_record(pid, record)?;
+    // Asked again now that the process was opened: it may have been recorded meanwhile.
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    match handle {
-        Some(handle) if exit.has_shim() || handle.is_process_of(record) => {
-            let shim = if past.shim_lost { Shim::Gone } else { Shim::Present };
-            Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
-        }
-        _ => lost(UnknownReason::ExitedUnwatched),
-    }
+    let Some(handle) = handle else { return lost(UnknownReason::ExitedUnwatched) };
+    let shim = match (past.shim_lost, exit.has_shim()) {
+        (true, false) => Shim::Gone,
+        // One that took over while nobody heard it say so.
+        (true, true) => Shim::Adopting,
+        (false, _) => Shim::Present,
+    };
+    Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
 }
 
 /// What the journal says of one process.
@@ -252,8 +267,8 @@ impl Past {
                 EventKind::Paused => Activity::Paused,
                 EventKind::Resuming => Activity::Resuming,
                 EventKind::Resumed => Activity::Running,
-                EventKind::ShimLost => {
-                    past.shim_lost = true;
+                EventKind::ShimLost | EventKind::Adopted => {
+                    past.shim_lost = event.kind == EventKind::ShimLost;
                     continue;
                 }
                 EventKind::Exited { .. } => {

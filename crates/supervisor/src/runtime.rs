@@ -4,17 +4,20 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::process_dir::{PID, PROCESS_JSON, RUNTIME_LOG};
 use holdfast_state::seed::SeedState;
-use holdfast_state::{ContainerId, Launch, ProcessRecord, StateRoot};
+use holdfast_state::{ContainerId, Launch, ProcessRecord};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::reaper::Spawned;
+use crate::supervisor::Core;
 use crate::{Error, checkpoint, programs};
 
 /// How much of a runtime's error output is kept.
@@ -25,25 +28,27 @@ const ERROR_LIMIT: u64 = 64 * 1024;
 pub(crate) struct Runtime {
     program: PathBuf,
     root: PathBuf,
+    spawned: Arc<Spawned>,
 }
 
 impl Runtime {
     /// Finds a runtime by name or by path.
-    pub(crate) fn find(name: &str, root: &StateRoot) -> Result<Self, Error> {
-        Ok(Self::at(programs::find_runtime(name)?, root))
+    pub(crate) fn find(name: &str, core: &Core) -> Result<Self, Error> {
+        Ok(Self::at(programs::find_runtime(name)?, core))
     }
 
     /// The runtime of a container of the seed's, whose state is where the seed had it.
-    pub(crate) fn of_seed(state: &SeedState) -> Result<Self, Error> {
+    pub(crate) fn of_seed(state: &SeedState, core: &Core) -> Result<Self, Error> {
         let program = programs::find_runtime(&state.runtime)?;
-        Ok(Self { program, root: state.runtime_root.clone() })
+        let spawned = core.spawned.clone();
+        Ok(Self { program, root: state.runtime_root.clone(), spawned })
     }
 
     /// The runtime at this path. Its state is kept apart by its name.
-    pub(crate) fn at(program: PathBuf, root: &StateRoot) -> Self {
+    pub(crate) fn at(program: PathBuf, core: &Core) -> Self {
         let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
-        let root = root.runtime_root(&name);
-        Self { program, root }
+        let root = core.root.runtime_root(&name);
+        Self { program, root, spawned: core.spawned.clone() }
     }
 
     pub(crate) fn program(&self) -> &Path {
@@ -152,22 +157,26 @@ impl Runtime {
         limit: Duration,
     ) -> Result<Vec<u8>, Error> {
         args.push(id.as_str().into());
-        run(format!("{} {verb} {id}", self.program.display()), &args, limit).await
+        run(&self.spawned, format!("{} {verb} {id}", self.program.display()), &args, limit).await
     }
 }
 
 /// Runs a runtime command and returns its output. One that takes too long is killed with all it
 /// started that stayed in its process group.
-async fn run(command: String, args: &[OsString], limit: Duration) -> Result<Vec<u8>, Error> {
-    let mut child = Command::new(&args[0])
-        .args(&args[1..])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(Error::io(format!("run {command}")))?;
+async fn run(
+    spawned: &Spawned,
+    command: String,
+    args: &[OsString],
+    limit: Duration,
+) -> Result<Vec<u8>, Error> {
+    let start = || {
+        let mut command = Command::new(&args[0]);
+        command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true).spawn()
+    };
+    let started = spawned.enter(start, |child| child.id().unwrap_or_default());
+    let mut child = started.map_err(Error::io(format!("run {command}")))?;
+    let pid = child.id().unwrap_or_default();
     let group = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
@@ -175,6 +184,9 @@ async fn run(command: String, args: &[OsString], limit: Duration) -> Result<Vec<
         Ok::<_, io::Error>((output?, errors?, status?))
     };
     let finished = timeout(limit, work).await;
+    if finished.is_ok() {
+        spawned.leave(pid);
+    }
     let (output, errors, status) = match finished {
         Ok(result) => result.map_err(Error::io(format!("run {command}")))?,
         Err(_elapsed) => {
@@ -183,6 +195,9 @@ async fn run(command: String, args: &[OsString], limit: Duration) -> Result<Vec<
                 let _ = killpg(group, Signal::SIGKILL);
             }
             let _ = child.wait().await;
+            spawned.leave(pid);
+            // What it left in other process groups may come to us.
+            spawned.expect_strangers();
             return Err(Error::RuntimeTimeout { command, after: limit });
         }
     };

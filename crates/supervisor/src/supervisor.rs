@@ -1,6 +1,6 @@
 //! The supervisor itself: what all parts share, and the list of containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +15,11 @@ use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
+use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
-use crate::{ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore};
+use crate::{
+    Abilities, ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore,
+};
 
 /// The shim's executable.
 const SHIM: &str = "holdfast-shim";
@@ -48,6 +51,7 @@ pub(crate) struct Core {
     /// Given free by a shutdown, else with the last task and the last handle of a caller's.
     pub(crate) root: StateRoot,
     pub(crate) boot_id: String,
+    pub(crate) abilities: Abilities,
     pub(crate) shim: PathBuf,
     /// The default runtime's name or path.
     pub(crate) runtime: String,
@@ -56,8 +60,11 @@ pub(crate) struct Core {
     pub(crate) container_nofile: Option<u64>,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
+    pub(crate) spawned: Arc<Spawned>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// For calls that are no futures, and may come from a thread of another event loop.
+    pub(crate) reactor: tokio::runtime::Handle,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
 }
 
@@ -101,6 +108,13 @@ impl Core {
 
     pub(crate) fn container(&self, id: &ContainerId) -> Option<Arc<ContainerState>> {
         self.containers().get(id).cloned()
+    }
+
+    /// The numbers of all processes that are watched.
+    pub(crate) fn watched_pids(&self) -> HashSet<i32> {
+        let containers = self.containers();
+        let processes = containers.values().flat_map(|container| container.processes());
+        processes.filter_map(|process| process.handle()).map(|handle| handle.pid).collect()
     }
 
     pub(crate) fn ids(&self) -> Vec<ContainerId> {
@@ -201,16 +215,22 @@ impl Supervisor {
         let core = Arc::new(Core {
             root,
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
+            abilities: Abilities::probe(),
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
             container_nofile: builder.container_nofile,
             events: Hub::new(),
             files: FileWatch::default(),
+            spawned: Arc::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
+            reactor: tokio::runtime::Handle::current(),
             containers: Mutex::default(),
         });
+        if builder.subreaper {
+            reaper::become_subreaper(&core).map_err(Error::io("become a subreaper"))?;
+        }
         let problems = restore::restore(&core).await?;
         let containers = core.containers().len();
         let report = Arc::new(RestoreReport { containers, elapsed: began.elapsed(), problems });
@@ -227,6 +247,12 @@ impl Supervisor {
     #[must_use]
     pub fn restore_report(&self) -> &RestoreReport {
         &self.report
+    }
+
+    /// What this kernel can do for it, as it was when it was opened.
+    #[must_use]
+    pub fn abilities(&self) -> &Abilities {
+        &self.core.abilities
     }
 
     /// Which OCI runtime containers get that name none, and why.

@@ -6,12 +6,14 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::announce::Announcement;
-use holdfast_state::{Evidence, ExitRecord};
-use holdfast_sys::{PidFd, reactor};
+use holdfast_state::announce::{Announcement, Announcer};
+use holdfast_state::{ExitRecord, ShimRecord};
+use holdfast_sys::proc::Stat;
+use holdfast_sys::{PidFd, reactor, wait};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+use crate::adoption;
 use crate::evidence;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
@@ -26,18 +28,18 @@ use crate::supervisor::{Core, blocking};
 /// status is taken from the kernel.
 const RECORD_GRACE: Duration = Duration::from_secs(10);
 
-/// What a watch begins with.
+/// The watch of one process.
 pub(crate) struct Watch {
-    pub(crate) core: Arc<Core>,
-    pub(crate) process: Arc<Process>,
+    core: Arc<Core>,
+    process: Arc<Process>,
     /// `None` when the shim is known to be gone.
-    pub(crate) exit: Option<ExitFifo>,
+    exit: Option<ExitFifo>,
     /// The shim, if it is a child of ours and must be reaped.
-    pub(crate) shim: Option<Child>,
+    shim: Option<Child>,
     /// When a start that the shim itself should have ended by now is ended from here.
-    pub(crate) start_deadline: Option<Instant>,
+    start_deadline: Option<Instant>,
     /// There as long as there is memory to watch.
-    pub(crate) oom: Option<OomWatch>,
+    oom: Option<OomWatch>,
 }
 
 /// One piece of news.
@@ -50,6 +52,17 @@ enum News {
 }
 
 impl Watch {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        process: &Arc<Process>,
+        exit: Option<ExitFifo>,
+        shim: Option<Child>,
+        start_deadline: Option<Instant>,
+    ) -> Self {
+        let (core, process) = (core.clone(), process.clone());
+        Self { core, process, exit, shim, start_deadline, oom: None }
+    }
+
     /// Watches until the process has ended and its shim is gone.
     pub(crate) async fn run(mut self) {
         let _unwatched = self.process.unwatched.clone().drop_guard();
@@ -66,6 +79,8 @@ impl Watch {
             if final_state {
                 (pidfd, deadline) = (None, None);
                 self.oom = None;
+                self.process.take_copies();
+                self.reap_orphan();
                 self.process.set_handle(None);
                 if self.exit.is_none() {
                     break;
@@ -81,21 +96,32 @@ impl Watch {
                 () = self.core.stop.cancelled() => return,
             };
             match news {
-                News::Said(Announcement::Created { pid }) => {
+                News::Said(Announcement::Created { pid, shim }) => {
                     deadline = None;
-                    launch::take_identity(&self.core, &self.process, pid).await;
+                    let shim = shim_record(shim);
+                    launch::take_identity(&self.core, &self.process, pid, shim).await;
                     pidfd = self.process.handle().and_then(watched);
                     self.watch_memory();
                     self.feed(Input::Created { pid }, &mut deadline).await;
                 }
-                News::Said(Announcement::Exited(end)) => {
-                    let record = ExitRecord::now(end.into(), Evidence::Shim);
+                News::Said(Announcement::Adopted { shim }) => {
+                    if let Some(shim) = shim_record(shim) {
+                        launch::record_adopter(&self.core, &self.process, shim).await;
+                    }
+                    self.feed(Input::Adopted, &mut deadline).await;
+                }
+                News::Said(Announcement::Exited { end, evidence }) => {
+                    let record = ExitRecord::now(end.into(), evidence);
                     self.feed(Input::Recorded(record), &mut deadline).await;
                 }
                 News::ShimGone => {
                     self.exit = None;
                     if let Some(shim) = &mut self.shim {
-                        reap(shim).await;
+                        let ended_well = reap(shim).await;
+                        self.core.spawned.leave(shim.id());
+                        if !ended_well {
+                            self.core.spawned.expect_strangers();
+                        }
                     }
                     self.feed(Input::ShimGone, &mut deadline).await;
                 }
@@ -154,6 +180,12 @@ impl Watch {
                         inputs.push(Input::Recorded(self.record_exit(record).await));
                     }
                     Action::KillOrphan => self.kill_orphan(),
+                    Action::Adopt => {
+                        if let Err(error) = self.adopt().await {
+                            tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted; watched without a shim");
+                            inputs.push(Input::ShimGone);
+                        }
+                    }
                     Action::ClearAway => {
                         let shim_code =
                             self.shim.as_mut().and_then(|shim| shim.try_wait().ok()??.code());
@@ -165,17 +197,26 @@ impl Watch {
         }
     }
 
+    async fn adopt(&mut self) -> io::Result<()> {
+        let (exit, shim) = adoption::adopt(&self.core, &self.process).await?;
+        (self.exit, self.shim) = (Some(exit), Some(shim));
+        Ok(())
+    }
+
     async fn find_ending(&self) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
-        blocking(move || {
+        let found = blocking(move || {
             let dir = core.process_dir(&process.container, &process.id)?;
-            Ok(evidence::find(&dir, process.handle().as_deref()))
-        })
-        .await
-        .unwrap_or_else(|error: io::Error| {
-            tracing::warn!(container = %self.process.container, %error, "state directory lost");
-            evidence::from_kernel(self.process.handle().as_deref())
-        })
+            Ok(evidence::on_disk(&dir))
+        });
+        match found.await {
+            Ok(Some(record)) => return record,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(container = %self.process.container, %error, "state directory lost");
+            }
+        }
+        evidence::from_kernel(self.process.handle().as_deref()).await
     }
 
     /// Writes the end down and returns what stands there: a shim may have been faster.
@@ -189,6 +230,14 @@ impl Watch {
             tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
             record
         })
+    }
+
+    /// A process that came to us, a subreaper, is ours to reap, now that its end is on disk.
+    fn reap_orphan(&self) {
+        if let Some(handle) = self.process.handle() {
+            // Of another's child this is an error, which says just that.
+            let _ = wait::reap(wait::Child::Held(&handle.pidfd));
+        }
     }
 
     fn kill_orphan(&self) {
@@ -213,6 +262,14 @@ impl Watch {
             core.clone().tasks.spawn(async move { core.remove_exited(&process).await });
         }
     }
+}
+
+/// A shim as it goes on disk. `None` if it is gone already.
+fn shim_record(shim: Announcer) -> Option<ShimRecord> {
+    // Should it have died and its number be another's by now, that one's start time is written down,
+    // and nothing is found at the descriptors.
+    let start_time = Stat::read(shim.pid).ok()?.start_time;
+    Some(ShimRecord { pid: shim.pid, start_time, stdio: shim.stdio })
 }
 
 async fn next(exit: &mut Option<ExitFifo>) -> Option<Announcement> {
@@ -244,13 +301,13 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
 }
 
 /// Reaps a shim that has hung up. Its end is a matter of its last instructions, but nothing here
-/// waits on a thread for it.
-async fn reap(shim: &mut Child) {
+/// waits on a thread for it. Whether it ended of itself, and leaves nobody behind.
+async fn reap(shim: &mut Child) -> bool {
     // Our child keeps its pid until it is reaped, so this is no other process.
     if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
         && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
     {
         let _ = pidfd.readable().await;
     }
-    let _ = shim.try_wait();
+    shim.try_wait().is_ok_and(|status| status.is_some_and(|status| status.success()))
 }

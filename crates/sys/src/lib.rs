@@ -4,7 +4,10 @@
 //!
 //! | module | kernel interface |
 //! |---|---|
-//! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `PIDFD_GET_INFO` |
+//! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `pidfd_getfd(2)`, `PIDFD_GET_INFO` |
+//! | [`pidfs`] | handles of processes that can be written down |
+//! | [`ending`] | how a process ended, by whoever knows |
+//! | [`kernel`] | the release |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
@@ -13,9 +16,12 @@
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
+pub mod ending;
 pub mod fd;
 pub mod fd_passing;
+pub mod kernel;
 pub mod pidfd;
+pub mod pidfs;
 pub mod proc;
 #[cfg(feature = "tokio")]
 pub mod reactor;

@@ -52,16 +52,40 @@ impl PidFd {
     /// (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`). `None` while it lives or is a zombie, and on
     /// kernels that do not know the question.
     pub fn termination(&self) -> io::Result<Option<Termination>> {
-        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-        // SAFETY: `info` is a live struct of the size that the request number encodes.
-        match unsafe { pidfd_get_info(self.0.as_raw_fd(), &raw mut info) } {
-            Ok(_) if info.mask & PIDFD_INFO_EXIT != 0 => {
+        match self.info() {
+            Ok(info) if info.mask & PIDFD_INFO_EXIT != 0 => {
                 Ok(Some(Termination::from_wait_status(info.exit_code)))
             }
             // ESRCH: reaped, and the kernel has no exit information; ENOTTY and EINVAL: too old.
             Ok(_) | Err(nix::Error::ESRCH | nix::Error::ENOTTY | nix::Error::EINVAL) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn info(&self) -> nix::Result<PidfdInfo> {
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: `info` is a live struct of the size that the request number encodes.
+        unsafe { pidfd_get_info(self.0.as_raw_fd(), &raw mut info) }.map(|_| info)
+    }
+
+    /// Takes a copy of a descriptor of the process (`pidfd_getfd(2)`, Linux 5.6+): both then share
+    /// one open file. Needs ptrace access to it.
+    pub fn copy_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
+        // SAFETY: pidfd_getfd takes three integers and touches no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.0.as_raw_fd(), number, 0) };
+        let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just returned `fd`, so it is open and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+impl From<OwnedFd> for PidFd {
+    /// For one that came from elsewhere. Something else than a pidfd fails at its first use.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 }
 

@@ -5,6 +5,9 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::PidFd;
 
 /// How a process ended, as `waitid(2)` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,31 +40,34 @@ impl fmt::Display for Termination {
 }
 
 /// Which child to ask about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Child {
+#[derive(Debug, Clone, Copy)]
+pub enum Child<'a> {
     /// Whichever ended first.
     Any,
     /// This one.
     Pid(i32),
+    /// The one that is held, which may be nobody's child of ours (Linux 5.4+).
+    Held(&'a PidFd),
 }
 
 /// Returns the pid and end of a child that is a zombie, and leaves it one: its pid stays taken
 /// until [`reap`]. `None` if no such child has ended; `ECHILD` if there is no such child at all.
-pub fn peek(child: Child) -> io::Result<Option<(i32, Termination)>> {
+pub fn peek(child: Child<'_>) -> io::Result<Option<(i32, Termination)>> {
     waitid(child, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Takes a zombie child out of the process table. `None` if it has not ended.
-pub fn reap(pid: i32) -> io::Result<Option<Termination>> {
-    Ok(waitid(Child::Pid(pid), libc::WEXITED | libc::WNOHANG)?.map(|(_, end)| end))
+pub fn reap(child: Child<'_>) -> io::Result<Option<Termination>> {
+    Ok(waitid(child, libc::WEXITED | libc::WNOHANG)?.map(|(_, end)| end))
 }
 
-fn waitid(child: Child, options: libc::c_int) -> io::Result<Option<(i32, Termination)>> {
+fn waitid(child: Child<'_>, options: libc::c_int) -> io::Result<Option<(i32, Termination)>> {
     let (kind, id) = match child {
         Child::Any => (libc::P_ALL, 0),
         Child::Pid(pid) => {
             (libc::P_PID, libc::id_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?)
         }
+        Child::Held(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd().cast_unsigned()),
     };
     // SAFETY: siginfo_t is plain data for which all zero bytes are a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -102,7 +108,7 @@ mod tests {
             std::thread::yield_now();
         };
         assert_eq!(end, Termination::Exited(42));
-        assert_eq!(reap(pid).unwrap(), Some(Termination::Exited(42)));
+        assert_eq!(reap(Child::Pid(pid)).unwrap(), Some(Termination::Exited(42)));
         assert_eq!(peek(Child::Pid(pid)).unwrap_err().raw_os_error(), Some(libc::ECHILD));
         let _ = child.try_wait();
     }
@@ -113,7 +119,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         crate::PidFd::open(pid).unwrap().send_signal(37).unwrap();
         let end = loop {
-            if let Some(end) = reap(pid).unwrap() {
+            if let Some(end) = reap(Child::Pid(pid)).unwrap() {
                 break end;
             }
             std::thread::yield_now();

@@ -1,0 +1,190 @@
+//! runc's command line, as far as Holdfast, conmon and containerd's shim use it.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// What `--version` prints after the name: parsers of runc's output look for the second line.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.0.2");
+
+/// An OCI runtime that needs nothing but the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-oci", version = VERSION, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What stands before the command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where the state of containers is kept; it must not survive a reboot.
+    #[arg(long, default_value = "/run/holdfast-oci")]
+    pub(crate) root: PathBuf,
+    /// Append errors to this file too.
+    #[arg(long)]
+    pub(crate) log: Option<PathBuf>,
+    /// How the log's lines look.
+    #[arg(long, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Log what libcontainer does.
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Have systemd make the cgroup; `cgroupsPath` then is `slice:prefix:name`.
+    #[arg(long)]
+    pub(crate) systemd_cgroup: bool,
+    /// Accepted for compatibility: whether it is rootless is found out.
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) rootless: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a container whose program waits for `start`.
+    Create(Create),
+    /// Make a container and start it.
+    Run(Run),
+    /// Start the program of a created container.
+    Start(Id),
+    /// Run a further program in a container.
+    Exec(Exec),
+    /// Print what is known of a container.
+    State(Id),
+    /// Send a signal to a container's first process.
+    Kill(Kill),
+    /// Remove what is kept of a container.
+    Delete(Delete),
+    /// Suspend all processes of a container.
+    Pause(Id),
+    /// Let them go on.
+    Resume(Id),
+    /// Change the limits of a container.
+    Update(Update),
+    /// List the processes of a container.
+    Ps(Ps),
+    /// Print what a container uses.
+    Events(Events),
+    /// Print what this runtime can do.
+    Features,
+    /// Not supported.
+    Checkpoint(Ignored),
+    /// Not supported.
+    Restore(Ignored),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Id {
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The directory with config.json.
+    #[arg(long, short, default_value = ".")]
+    pub(crate) bundle: PathBuf,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Move the root by chroot: for root file systems in a ramdisk.
+    #[arg(long)]
+    pub(crate) no_pivot: bool,
+    /// Accepted for compatibility: no session keyring is ever made.
+    #[arg(long)]
+    pub(crate) no_new_keyring: bool,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) create: Create,
+}
+
+/// What a container's first process and a further one have in common.
+#[derive(Debug, Args)]
+pub(crate) struct ProcessArgs {
+    /// Where the process's number is written.
+    #[arg(long)]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// The socket that gets the terminal's master.
+    #[arg(long)]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// How many descriptors from 3 on the process keeps.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) preserve_fds: i32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// A file with the OCI process.
+    #[arg(long, short)]
+    pub(crate) process: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: ProcessArgs,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// Signal every process of the container.
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    pub(crate) id: String,
+    /// A number or a name, with or without SIG.
+    #[arg(default_value = "SIGTERM")]
+    pub(crate) signal: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// Kill it if it runs; that there is no such container is fine.
+    #[arg(long, short)]
+    pub(crate) force: bool,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// A file with OCI Linux resources, or - for the standard input.
+    #[arg(long, short)]
+    pub(crate) resources: PathBuf,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    #[arg(long, short, default_value = "table")]
+    pub(crate) format: PsFormat,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PsFormat {
+    Json,
+    Table,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Once, instead of for ever.
+    #[arg(long, action = ArgAction::SetTrue, required = true)]
+    pub(crate) stats: bool,
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ignored {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) rest: Vec<String>,
+}

@@ -1,0 +1,276 @@
+//! A container's cgroups, in every hierarchy of the machine.
+//!
+//! libcgroups makes them and applies limits. It finds no processes in nested cgroups when it
+//! removes, and waits for nothing; so killing and removing are done here.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use holdfast_sys::PidFd;
+use libcgroups::common::{
+    AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+/// How long killed processes may take to vanish. Only one that hangs in the kernel takes long.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+/// How long a cgroup without processes may stay busy. Version 1 announces nothing to wait for.
+const BUSY_GRACE: Duration = Duration::from_secs(2);
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+
+/// A container's cgroups.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Cgroup {
+    /// As the configuration has it.
+    pub(crate) path: PathBuf,
+    /// Whether systemd made it.
+    pub(crate) systemd: bool,
+    /// Its directory in each hierarchy.
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// The cgroups that a path stands for. Where systemd chooses, only a process in them tells.
+    pub(crate) fn new(path: &Path, systemd: bool, member: Option<i32>) -> anyhow::Result<Self> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let dirs = match get_cgroup_setup()? {
+            CgroupSetup::Unified => match member {
+                Some(pid) => vec![unified_dir(pid)?],
+                None if systemd && path.is_relative() => Vec::new(),
+                None => vec![Path::new("/sys/fs/cgroup").join(relative)],
+            },
+            CgroupSetup::Legacy | CgroupSetup::Hybrid => {
+                let mounts = v1_mounts()?.into_iter().filter(|mount| !is_systemds(mount));
+                mounts.map(|mount| mount.join(relative)).collect()
+            }
+        };
+        Ok(Self { path: path.to_owned(), systemd, dirs })
+    }
+
+    /// libcgroups' handle.
+    pub(crate) fn manager(&self, id: &str) -> anyhow::Result<AnyCgroupManager> {
+        Ok(create_cgroup_manager(CgroupConfig {
+            cgroup_path: self.path.clone(),
+            systemd_cgroup: self.systemd,
+            container_name: id.to_owned(),
+        })?)
+    }
+
+    /// All processes, those of nested cgroups too.
+    pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut all = HashSet::new();
+        for dir in &self.dirs {
+            walk(dir, &mut |dir| {
+                let text = ignore_missing(fs::read_to_string(dir.join("cgroup.procs")))?;
+                all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+                Ok(())
+            })?;
+        }
+        // A process of a pid namespace that is not ours has the number 0.
+        all.remove(&0);
+        let mut all: Vec<i32> = all.into_iter().collect();
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Whether the processes are suspended.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.dirs.iter().any(|dir| {
+            let reads = |name, value| {
+                fs::read_to_string(dir.join(name)).is_ok_and(|text| text.trim() == value)
+            };
+            reads("freezer.state", "FROZEN")
+                || reads("freezer.state", "FREEZING")
+                || reads("cgroup.freeze", "1")
+        })
+    }
+
+    /// Sends every process a signal. Suspended meanwhile, none starts another that gets none.
+    pub(crate) fn signal(&self, signal: i32) -> anyhow::Result<()> {
+        let was_frozen = self.is_frozen();
+        self.set_frozen(true);
+        let pids = self.pids();
+        for process in pids.iter().flatten().filter_map(|pid| PidFd::open(*pid).ok()) {
+            _ = process.send_signal(signal);
+        }
+        // A suspended process dies of nothing in version 1.
+        if !was_frozen || signal == SIGKILL {
+            self.set_frozen(false);
+        }
+        pids.map(drop).context("list the processes of the cgroup")
+    }
+
+    /// Kills every process and waits until none is left.
+    fn kill(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + KILL_GRACE;
+        loop {
+            let pids = self.pids().context("list the processes of the cgroup")?;
+            let own = i32::try_from(std::process::id())?;
+            if pids.contains(&own) {
+                bail!("the cgroup {} holds this runtime itself", self.path.display());
+            }
+            // Opened before they are killed: what is waited for is what was killed.
+            let processes: Vec<PidFd> =
+                pids.iter().filter_map(|pid| PidFd::open(*pid).ok()).collect();
+            if processes.iter().all(|process| !process.is_alive()) {
+                return Ok(());
+            }
+            self.signal(SIGKILL)?;
+            for process in &processes {
+                wait_for(process, deadline)?;
+            }
+            if Instant::now() >= deadline {
+                bail!("processes of the cgroup {} survive SIGKILL", self.path.display());
+            }
+        }
+    }
+
+    /// Kills every process and removes the directories, nested ones first.
+    pub(crate) fn destroy(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + BUSY_GRACE;
+        loop {
+            self.kill()?;
+            match self
+                .dirs
+                .iter()
+                .try_for_each(|dir| remove_tree(dir).map_err(|error| (error.kind(), error, dir)))
+            {
+                Ok(()) => return Ok(()),
+                // Busy with the dead, whom version 1 lets go a little later; or a process of a
+                // `create` that was killed itself has joined only now.
+                Err((ErrorKind::ResourceBusy, ..)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err((_, error, dir)) => {
+                    return Err(error).with_context(|| format!("remove {}", dir.display()));
+                }
+            }
+        }
+    }
+
+    /// Best effort: where there is no freezer, nothing is lost but a race.
+    fn set_frozen(&self, frozen: bool) {
+        for dir in &self.dirs {
+            let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+            for (name, value) in [("freezer.state", v1), ("cgroup.freeze", v2)] {
+                let file = dir.join(name);
+                if file.exists() {
+                    _ = fs::write(file, value);
+                }
+            }
+        }
+    }
+}
+
+/// The mounts of version 1's hierarchies; none on a machine without.
+pub(crate) fn v1_mounts() -> io::Result<Vec<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(parse_v1_mounts(&text))
+}
+
+/// See proc_pid_mountinfo(5): the type comes after a separator, as there are optional fields.
+fn parse_v1_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((mount, kind)) = line.split_once(" - ") else { continue };
+        let path = mount.split(' ').nth(4).map(PathBuf::from);
+        if let (true, Some(path)) = (kind.starts_with("cgroup "), path)
+            && path.starts_with("/sys/fs/cgroup")
+            && !all.contains(&path)
+        {
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// Whether a hierarchy is systemd's alone, into which libcgroups puts nobody.
+fn is_systemds(mount: &Path) -> bool {
+    mount.ends_with("systemd")
+}
+
+/// Waits for the end of a process, whoever reaps it.
+pub(crate) fn wait_for(process: &PidFd, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], left) {
+            Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The cgroup of a process in the unified hierarchy, whatever cgroup namespace it is in.
+fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let path = path.filter(|path| !path.is_empty() && !path.contains(".."));
+    Ok(Path::new("/sys/fs/cgroup").join(path.context("the process is in no cgroup of its own")?))
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    visit(dir)?;
+    let entries = match fs::read_dir(dir) {
+        Err(error) if is_missing(&error) => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), visit)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let mut dirs = Vec::new();
+    walk(dir, &mut |dir| {
+        dirs.push(dir.to_owned());
+        Ok(())
+    })?;
+    for dir in dirs.iter().rev() {
+        ignore_missing(fs::remove_dir(dir))?;
+    }
+    Ok(())
+}
+
+/// What vanishes under our eyes is gone, which is fine.
+fn ignore_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if is_missing(&error) => Ok(T::default()),
+        other => other,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    // ENODEV: reading a file of a cgroup that has been removed since.
+    error.kind() == ErrorKind::NotFound
+        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_by_their_type() {
+        let text = "24 19 0:22 / /sys/fs/cgroup rw shared:4 - tmpfs tmpfs rw,mode=755\n\
+             25 24 0:23 / /sys/fs/cgroup/cpu,cpuacct rw shared:5 - cgroup cgroup rw,cpu,cpuacct\n\
+             26 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             27 24 0:25 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+             28 24 0:26 / /elsewhere/pids rw - cgroup cgroup rw,pids\n";
+        let mounts = parse_v1_mounts(text);
+        let expected = ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
+        assert_eq!(mounts, expected);
+        assert!(!is_systemds(&mounts[0]) && is_systemds(&mounts[1]));
+    }
+}

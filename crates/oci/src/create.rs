@@ -1,0 +1,156 @@
+//! `create`, `run` and `start`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use holdfast_state::Timestamp;
+use holdfast_sys::PidFd;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::container::{Container, ContainerStatus};
+use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::args::{Create, Global};
+use crate::cgroup::{Cgroup, wait_for};
+use crate::log::Log;
+use crate::program::{Kind, Program};
+use crate::record::{Dir, Record, Status, write_atomic};
+use crate::spec::Config;
+use crate::{delete, hooks, stdio};
+
+/// Makes a container whose program waits for [`start`].
+pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
+    let dir = Dir::of(&global.root, &args.id)?;
+    if dir.exists() {
+        bail!("container with id {} exists already", args.id);
+    }
+    let config = Config::load(&args.bundle, &args.id, global.systemd_cgroup)?;
+    let cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, None)?;
+    let members = cgroup.pids().unwrap_or_default();
+    if !members.is_empty() {
+        // They would be killed with the container.
+        bail!(
+            "cgroup {} holds {} processes already; choose another cgroupsPath",
+            config.cgroup.display(),
+            members.len()
+        );
+    }
+    let mut record = Record {
+        bundle: config.bundle.clone(),
+        rootfs: config.rootfs.clone(),
+        created: Timestamp::now(),
+        pid: 0,
+        start_time: String::new(),
+        boot_id: String::new(),
+        user_namespace: config.has_user_namespace(),
+        annotations: config
+            .spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        cgroup,
+    };
+    dir.create()?;
+    // From here on there is something to undo.
+    let created = build(global, log, args, &dir, &config, &mut record);
+    if created.is_err() {
+        kill_children();
+        if let Err(error) = record.cgroup.destroy() {
+            tracing::error!("undo: {error:#}");
+        }
+        _ = std::fs::remove_dir_all(&dir.path);
+    }
+    created.context("runtime create failed: unable to start container process")
+}
+
+fn build(
+    global: &Global,
+    log: &Log,
+    args: &Create,
+    dir: &Dir,
+    config: &Config,
+    record: &mut Record,
+) -> anyhow::Result<()> {
+    // Held by every process that comes of this, until it becomes the container's program: see
+    // `delete`. Ours ends with this function, long before there is something to delete in order.
+    let lock = dir.lock_file("create.lock")?;
+    lock.lock().context("lock the container")?;
+    // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
+    dir.save(record)?;
+    config.save(&dir.path)?;
+    stdio::give_to_user(&config.spec);
+    let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
+        .with_root_path(&dir.path)?
+        .with_preserved_fds(args.process.preserve_fds)
+        .with_executor(Program::new(Kind::First, log.file(), global.log_format)?);
+    if let Some(socket) = &args.process.console_socket {
+        builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
+    }
+    let mut container = builder
+        .as_init(&dir.path)
+        .with_systemd(global.systemd_cgroup)
+        .with_detach(true)
+        .with_no_pivot(args.no_pivot)
+        .build()?;
+    let pid = container.pid().context("libcontainer made a container without a process")?;
+    record.set_process(pid.as_raw())?;
+    record.cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, Some(pid.as_raw()))?;
+    // The word by which libcontainer allows `exec`; what really is the case, we find out.
+    container.set_status(ContainerStatus::Running).save()?;
+    dir.save(record)?;
+    if let Some(file) = &args.process.pid_file {
+        write_atomic(file, pid.to_string().as_bytes())
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes a container and starts it; one that does not start is not left behind.
+pub(crate) fn run(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
+    create(global, log, args)?;
+    start(global, &args.id).inspect_err(|_| {
+        if let Err(error) = delete::delete(global, &args.id, delete::Force::Yes) {
+            tracing::error!("undo: {error:#}");
+        }
+    })
+}
+
+/// Lets the program of a created container begin.
+pub(crate) fn start(global: &Global, id: &str) -> anyhow::Result<()> {
+    let dir = Dir::of(&global.root, id)?;
+    let record = dir.record()?;
+    let lock = dir.lock_file("lock")?;
+    lock.lock().context("lock the container")?;
+    match dir.status(&record) {
+        Status::Created => {}
+        Status::Stopped => bail!("cannot start a container that has stopped"),
+        Status::Running | Status::Paused => bail!("cannot start an already running container"),
+        Status::Creating => bail!("cannot start a container that is being created"),
+    }
+    NotifySocket::new(dir.libcontainer().join(NOTIFY_FILE)).notify_container_start()?;
+    dir.mark_started().context("mark the container as started")?;
+    drop(lock);
+    let container = Container::load(dir.libcontainer())?;
+    let hooks = container.spec()?.hooks;
+    let hooks = hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    hooks::run(hooks, container, &record, Status::Running).context("run poststart hooks")
+}
+
+/// Ends what a command that failed has begun: its children, none of which a caller knows of.
+pub(crate) fn kill_children() {
+    let deadline = Instant::now() + std::time::Duration::from_secs(5);
+    for pid in holdfast_sys::proc::own_children().unwrap_or_default() {
+        // A child keeps its number until it is reaped, here.
+        if let Ok(child) = PidFd::open(pid) {
+            _ = child.send_signal(nix::sys::signal::Signal::SIGKILL as i32);
+            if wait_for(&child, deadline).is_ok() && !child.is_alive() {
+                _ = waitpid(Pid::from_raw(pid), None);
+            }
+        }
+    }
+}

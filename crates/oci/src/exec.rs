@@ -1,0 +1,81 @@
+//! `exec`: a further process in a container.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::{Process, Spec};
+
+use crate::args::{Exec, Global};
+use crate::create::kill_children;
+use crate::log::Log;
+use crate::program::{Kind, Program};
+use crate::record::{Dir, Status, write_atomic};
+use crate::{spec, stdio};
+
+/// Starts the process and writes its number.
+pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()> {
+    if !args.detach {
+        bail!("exec: only --detach is supported");
+    }
+    let dir = Dir::of(&global.root, &args.id)?;
+    let record = dir.record()?;
+    match dir.status(&record) {
+        Status::Running | Status::Created => {}
+        Status::Paused => bail!("cannot exec in a paused container"),
+        Status::Stopped => bail!("cannot exec in a stopped container"),
+        Status::Creating => bail!("cannot exec in a container that is being created"),
+    }
+    if record.user_namespace {
+        // libcontainer would leave the process in the host's user namespace: root is root there.
+        bail!("exec in a container with a user namespace is not supported by the embedded runtime");
+    }
+    let lock = dir.lock_file("exec.lock")?;
+    lock.lock_shared().context("lock the container for exec")?;
+    let started = start(global, log, args, &dir);
+    if started.is_err() {
+        kill_children();
+    }
+    // libcontainer leaves its sockets behind. Whoever is last, and only they, can tell that no
+    // other exec is just about to use one.
+    if lock.try_lock().is_ok() {
+        sweep(&dir.libcontainer());
+    }
+    started.context("runtime exec failed: unable to start container process")
+}
+
+fn start(global: &Global, log: &Log, args: &Exec, dir: &Dir) -> anyhow::Result<()> {
+    let mut process = spec::read_json(&args.process)?;
+    spec::normalise_process(&mut process);
+    let parsed: Process = serde_json::from_value(process.clone())
+        .with_context(|| format!("parse {}", args.process.display()))?;
+    let mut whole = Spec::load(dir.path.join("config.json"))?;
+    whole.set_process(Some(parsed));
+    stdio::give_to_user(&whole);
+    let own = dir.libcontainer().join(format!("tenant-process-{}.json", std::process::id()));
+    fs::write(&own, process.to_string()).with_context(|| format!("write {}", own.display()))?;
+    let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
+        .with_root_path(&dir.path)?
+        .with_preserved_fds(args.common.preserve_fds)
+        .with_executor(Program::new(Kind::Further, log.file(), global.log_format)?);
+    if let Some(socket) = &args.common.console_socket {
+        builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
+    }
+    let pid = builder.as_tenant().with_detach(true).with_process(Some(own)).build()?;
+    if let Some(file) = &args.common.pid_file {
+        write_atomic(file, pid.to_string().as_bytes())
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what belongs to processes that have been started.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("tenant-") {
+            _ = fs::remove_file(entry.path());
+        }
+    }
+}

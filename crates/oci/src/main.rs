@@ -1,0 +1,103 @@
+//! An OCI runtime on [libcontainer](https://docs.rs/libcontainer) (youki's library) that speaks the
+//! part of runc's command line that Holdfast uses. With it a machine needs no other runtime.
+//!
+//! | module | what |
+//! |---|---|
+//! | `args` | the command line |
+//! | `create`, `exec`, `delete`, `control`, `observe` | the commands |
+//! | `record` | what is kept of a container, and what state it is in |
+//! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
+//! | `program` | the last steps inside the container |
+//! | `cgroup`, `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
+//! | `log` | where errors go |
+//!
+//! # What it can't do, where runc can
+//!
+//! - Seccomp: libcontainer needs libseccomp for it, so a plain build refuses a bundle with a
+//!   profile. With the feature `seccomp` it is applied to the first process; to those of `exec`,
+//!   libcontainer applies none.
+//! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
+//!   in the host's.
+//! - Device rules on cgroup version 2 are not enforced (they take a BPF program, which libcontainer
+//!   builds with libbpf's C sources); on version 1 they are.
+//! - On version 1 the container stays in its caller's cgroup in the hierarchies without controllers
+//!   (`name=systemd` and the unified one).
+//! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
+//! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
+//!   absolute paths) instead of the bundle; later ones, the bundle.
+
+mod args;
+mod cgroup;
+mod control;
+mod create;
+mod delete;
+mod exec;
+mod hooks;
+mod log;
+mod observe;
+mod program;
+mod record;
+mod sealed;
+mod spec;
+mod stdio;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Parser;
+use nix::sys::signal::SigSet;
+
+use args::{Cli, Global, Verb};
+use log::Log;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A supervisor that reads its signals from a descriptor blocks them, and neither a hook nor a
+    // container must inherit that.
+    _ = SigSet::empty().thread_set_mask();
+    let mut log = match Log::open(&cli.global) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("holdfast-oci: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match act(&cli.global, &log, &cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
+    if matches!(verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
+        sealed::ensure()?;
+    }
+    match verb {
+        Verb::Create(args) => create::create(global, log, args),
+        Verb::Run(args) if args.detach => create::run(global, log, &args.create),
+        Verb::Run(_) => bail!("run: only --detach is supported"),
+        Verb::Start(args) => create::start(global, &args.id),
+        Verb::Exec(args) => exec::exec(global, log, args),
+        Verb::State(args) => observe::state(global, &args.id),
+        Verb::Kill(args) => delete::kill(global, args),
+        Verb::Delete(args) => {
+            let force = if args.force { delete::Force::Yes } else { delete::Force::No };
+            delete::delete(global, &args.id, force)
+        }
+        Verb::Pause(args) => control::pause(global, &args.id),
+        Verb::Resume(args) => control::resume(global, &args.id),
+        Verb::Update(args) => control::update(global, args),
+        Verb::Ps(args) => observe::ps(global, &args.id, args.format),
+        Verb::Events(args) => observe::stats(global, &args.id),
+        Verb::Features => observe::features(),
+        Verb::Checkpoint(_) => {
+            bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
+        }
+        Verb::Restore(_) => {
+            bail!("restore: not supported by the embedded runtime; use runc or crun with CRIU")
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A bundle's configuration, made such that libcontainer does with it what runc would.
+//!
+//! The container keeps this copy: what happens to the bundle later is of no consequence, as the
+//! runtime specification demands.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, bail};
+use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
+
+use crate::cgroup;
+
+/// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
+/// executes libraries that it finds in the container; so it must find it set.
+pub(crate) const NO_HOME: &str = "/.holdfast-oci-no-home";
+
+/// A configuration that was read.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// As JSON, with fields that `spec` does not know.
+    json: Value,
+    /// The same.
+    pub(crate) spec: Spec,
+    /// The bundle's path, absolute.
+    pub(crate) bundle: PathBuf,
+    /// The root file system's path, absolute.
+    pub(crate) rootfs: PathBuf,
+    /// The cgroup, or slice:prefix:name for systemd.
+    pub(crate) cgroup: PathBuf,
+}
+
+impl Config {
+    /// Reads a bundle.
+    pub(crate) fn load(bundle: &Path, id: &str, systemd: bool) -> anyhow::Result<Self> {
+        let bundle =
+            bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
+        let path = bundle.join("config.json");
+        let mut json = read_json(&path)?;
+        let root = json["root"]["path"].as_str().context("config.json: root.path is missing")?;
+        let rootfs = bundle.join(root);
+        let rootfs =
+            rootfs.canonicalize().with_context(|| format!("rootfs {}", rootfs.display()))?;
+        json["root"]["path"] = json!(rootfs);
+        if !json["linux"].is_object() {
+            bail!("config.json: linux is missing");
+        }
+        if json["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
+            json["linux"]["cgroupsPath"] =
+                if systemd { json!(format!(":holdfast:{id}")) } else { json!(format!("/{id}")) };
+        }
+        let cgroup = PathBuf::from(json["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+        absolute_bind_sources(&mut json["mounts"], &bundle);
+        let hierarchies = cgroup::v1_mounts()?;
+        protect_cgroups(&mut json, &hierarchies);
+        normalise_process(&mut json["process"]);
+        let spec: Spec = serde_json::from_value(json.clone())
+            .with_context(|| format!("parse {}", path.display()))?;
+        let config = Self { json, spec, bundle, rootfs, cgroup };
+        config.check(systemd)?;
+        Ok(config)
+    }
+
+    /// What libcontainer would do wrong silently is refused here.
+    fn check(&self, systemd: bool) -> anyhow::Result<()> {
+        let args = self.spec.process().as_ref().and_then(|process| process.args().as_ref());
+        if args.is_none_or(Vec::is_empty) {
+            bail!("config.json: process.args must not be empty");
+        }
+        let linux = self.spec.linux().as_ref();
+        if !cfg!(feature = "seccomp") && linux.is_some_and(|linux| linux.seccomp().is_some()) {
+            bail!(
+                "seccomp: config provided but seccomp not supported by the embedded runtime as \
+                 it was built; use runc or crun, or build holdfast-oci with the feature seccomp"
+            );
+        }
+        if !systemd {
+            check_cgroup(&self.cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the container gets a user namespace.
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        let namespaces = self.json["linux"]["namespaces"].as_array();
+        namespaces.is_some_and(|all| all.iter().any(|namespace| namespace["type"] == "user"))
+    }
+
+    /// Writes the copy that libcontainer reads.
+    pub(crate) fn save(&self, dir: &Path) -> anyhow::Result<()> {
+        let path = dir.join("config.json");
+        fs::write(&path, self.json.to_string()).with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// The cgroup is killed and removed with its container: it must be one of its own.
+fn check_cgroup(path: &Path) -> anyhow::Result<()> {
+    let mut names = 0;
+    for part in path.components() {
+        match part {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(_) => names += 1,
+            _ => bail!("cgroupsPath {} must not lead upwards", path.display()),
+        }
+    }
+    if names == 0 {
+        bail!("cgroupsPath {} is the root of all cgroups", path.display());
+    }
+    Ok(())
+}
+
+/// runc takes sources of bind mounts as relative to the bundle; libcontainer, to wherever it is.
+fn absolute_bind_sources(mounts: &mut Value, bundle: &Path) {
+    for mount in mounts.as_array_mut().into_iter().flatten() {
+        let bind = mount["type"] == "bind"
+            || mount["options"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|option| option == "bind" || option == "rbind"));
+        if let (true, Some(source)) = (bind, mount["source"].as_str()) {
+            mount["source"] = json!(bundle.join(source));
+        }
+    }
+}
+
+/// libcontainer mounts the hierarchies of version 1 writable, whatever the configuration says: root
+/// in the container could lift its own limits. Read-only paths it does respect.
+fn protect_cgroups(config: &mut Value, hierarchies: &[PathBuf]) {
+    let read_only = |mount: &Value| {
+        let options = mount["options"].as_array();
+        mount["type"] == "cgroup"
+            && options.is_some_and(|all| all.iter().any(|option| option == "ro"))
+    };
+    let mounts = config["mounts"].as_array().into_iter().flatten();
+    let destinations: Vec<PathBuf> = mounts
+        .filter(|mount| read_only(mount))
+        .filter_map(|mount| mount["destination"].as_str().map(PathBuf::from))
+        .collect();
+    for destination in destinations {
+        let names = hierarchies.iter().filter_map(|mount| mount.file_name());
+        let mut paths: Vec<Value> = names.map(|name| json!(destination.join(name))).collect();
+        if paths.is_empty() {
+            continue;
+        }
+        paths.push(json!(destination));
+        if !config["linux"]["readonlyPaths"].is_array() {
+            config["linux"]["readonlyPaths"] = json!([]);
+        }
+        if let Some(all) = config["linux"]["readonlyPaths"].as_array_mut() {
+            all.extend(paths);
+        }
+    }
+}
+
+/// Gives a process a HOME for [`NO_HOME`]'s reason.
+pub(crate) fn normalise_process(process: &mut Value) {
+    if !process.is_object() {
+        return;
+    }
+    if !process["env"].is_array() {
+        process["env"] = json!([]);
+    }
+    if let Some(env) = process["env"].as_array_mut() {
+        let home = |entry: &Value| {
+            entry.as_str().is_some_and(|entry| entry.len() > 5 && entry.starts_with("HOME="))
+        };
+        if !env.iter().any(home) {
+            env.push(json!(format!("HOME={NO_HOME}")));
+        }
+    }
+}
+
+/// Reads a file of JSON.
+pub(crate) fn read_json(path: &Path) -> anyhow::Result<Value> {
+    let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&content).with_context(|| format!("parse {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_that_is_not_the_containers_own_is_refused() {
+        for path in ["/", "", ".", "/a/../b", "../a"] {
+            assert!(check_cgroup(Path::new(path)).is_err(), "{path}");
+        }
+        for path in ["/a", "a", "/a/b.c"] {
+            assert!(check_cgroup(Path::new(path)).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_empty_home_counts_as_none() {
+        for env in [json!(null), json!([]), json!(["HOME="])] {
+            let mut process = json!({ "env": env });
+            normalise_process(&mut process);
+            let last = process["env"].as_array().unwrap().last().unwrap().clone();
+            assert_eq!(last, json!(format!("HOME={NO_HOME}")));
+        }
+        let mut process = json!({ "env": ["HOME=/a"] });
+        normalise_process(&mut process);
+        assert_eq!(process["env"], json!(["HOME=/a"]));
+    }
+
+    #[test]
+    fn read_only_cgroups_of_version_1_are_protected_one_by_one() {
+        let mount = |options: &[&str]| {
+            json!({
+                "destination": "/sys/fs/cgroup", "type": "cgroup", "options": options,
+            })
+        };
+        let hierarchies = ["/sys/fs/cgroup/cpu".into(), "/sys/fs/cgroup/pids".into()];
+        let mut config =
+            json!({ "mounts": [mount(&["ro"])], "linux": { "readonlyPaths": ["/a"] } });
+        protect_cgroups(&mut config, &hierarchies);
+        let expected = ["/a", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+        assert_eq!(config["linux"]["readonlyPaths"], json!(expected));
+        let mut config = json!({ "mounts": [mount(&["rw"])], "linux": {} });
+        protect_cgroups(&mut config, &hierarchies);
+        assert_eq!(config["linux"], json!({}));
+    }
+
+    #[test]
+    fn sources_of_bind_mounts_are_relative_to_the_bundle() {
+        let mut mounts = json!([
+            { "source": "data", "options": ["ro", "rbind"] },
+            { "source": "/abs", "type": "bind" },
+            { "source": "tmpfs", "type": "tmpfs" },
+        ]);
+        absolute_bind_sources(&mut mounts, Path::new("/bundle"));
+        let sources: Vec<&str> =
+            mounts.as_array().unwrap().iter().map(|m| m["source"].as_str().unwrap()).collect();
+        assert_eq!(sources, ["/bundle/data", "/abs", "tmpfs"]);
+    }
+}

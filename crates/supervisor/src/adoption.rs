@@ -1,0 +1,133 @@
+//! A process whose shim has died gets a new one.
+//!
+//! What the first shim read from is kept here as copies from the moment on that there is a process
+//! (and again after a restart): a pipe keeps what is in it as long as anyone holds it. The new shim
+//! gets those and the pidfd in a message on its standard input.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::sync::Arc;
+
+use holdfast_state::announce::StdioFds;
+use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_sys::proc::Stat;
+use holdfast_sys::{PidFd, fd_passing};
+use nix::libc::O_NONBLOCK;
+
+use crate::exit_fifo::ExitFifo;
+use crate::identity::Handle;
+use crate::launch::{ShimEnds, shim_command};
+use crate::process::Process;
+use crate::supervisor::{Core, blocking};
+
+/// Copies of what a shim reads from.
+#[derive(Debug, Default)]
+pub(crate) struct Copies {
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Copies {
+    /// Takes them from a shim that lives. It is not asked, and need not even be awake.
+    pub(crate) fn of_shim(shim: &ShimRecord) -> io::Result<Self> {
+        let StdioFds { stdout, stderr, terminal } = shim.stdio;
+        if (stdout, stderr, terminal) == (None, None, None) {
+            return Ok(Self::default());
+        }
+        let held = PidFd::open(shim.pid)?;
+        // The number is the shim's only if its start time says so, and was that when it was opened.
+        if Stat::read(shim.pid)?.start_time != shim.start_time || !held.is_alive() {
+            return Err(io::Error::other("the shim is gone"));
+        }
+        let pipe = |fd: Option<i32>| fd.map(|fd| open_pipe(shim.pid, fd)).transpose();
+        Ok(Self {
+            stdout: pipe(stdout)?,
+            stderr: pipe(stderr)?,
+            terminal: terminal.map(|fd| held.copy_fd(fd)).transpose()?,
+        })
+    }
+
+    /// What can still be had when the shim died without anyone's holding copies: the container's
+    /// own ends of its pipes, which are open for reading too. A terminal is lost.
+    fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
+        let logged =
+            record.holdfast.as_ref().is_some_and(|policies| policies.log == LogDriver::Cri);
+        let pipe = |fd: i32, fifo: &str| {
+            (logged && fifo.is_empty()).then(|| open_pipe(handle.pid, fd).ok()).flatten()
+        };
+        let copies = Self {
+            stdout: pipe(1, &record.stdout),
+            stderr: pipe(2, &record.stderr),
+            terminal: None,
+        };
+        // Opened by its number: what we have is the process's if it was alive after that.
+        if handle.pidfd.is_alive() { copies } else { Self::default() }
+    }
+
+    /// Each with the byte that says what it is.
+    fn message(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        let all = [
+            (legacy::STDOUT, &self.stdout),
+            (legacy::STDERR, &self.stderr),
+            (legacy::TERMINAL, &self.terminal),
+        ];
+        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd.as_ref()?.as_fd()))).unzip()
+    }
+}
+
+/// The reading end of a pipe that a process holds, as an open file of our own.
+fn open_pipe(pid: i32, fd: i32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    let link = std::fs::read_link(&path)?;
+    if !link.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+        return Err(io::Error::other(format!("{path} is no pipe")));
+    }
+    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(&path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        Ok(file.into())
+    } else {
+        Err(io::Error::other(format!("{path} is no pipe")))
+    }
+}
+
+/// Starts a shim that takes over.
+pub(crate) async fn adopt(
+    core: &Arc<Core>,
+    process: &Arc<Process>,
+) -> io::Result<(ExitFifo, Child)> {
+    let (core, process) = (core.clone(), process.clone());
+    let (reader, child) = blocking(move || {
+        let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
+        let dir = core.process_dir(&process.container, &process.id)?;
+        let record = dir.load().map_err(io::Error::other)?;
+        let copies = process.take_copies().unwrap_or_else(|| Copies::of_process(&handle, &record));
+        let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);
+        // Should this one die as well, what is in the pipes shall outlive it too.
+        process.keep_copies(copies);
+        spawned
+    })
+    .await?;
+    Ok((ExitFifo::new(reader)?, child))
+}
+
+fn spawn_adopter(
+    core: &Core,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+    handle: &Handle,
+    copies: &Copies,
+) -> io::Result<(File, Child)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let (mut kinds, mut fds) = copies.message();
+    kinds.push(legacy::PROCESS);
+    fds.push(handle.pidfd.as_fd());
+    fd_passing::send(&ours, &kinds, &fds)?;
+    let ShimEnds { mut command, reader } = shim_command(core, dir, record)?;
+    let child = core.spawned.spawn(command.arg("--adopt").stdin(OwnedFd::from(theirs)))?;
+    Ok((reader, child))
+}

@@ -1,0 +1,102 @@
+//! Orphans that come to this process when a shim dies, if it is a subreaper (prctl(2)).
+//!
+//! They are containers' processes, which their watches reap, and strangers that nobody waits for:
+//! what a container without a pid namespace left behind. A process that is no subreaper gets none,
+//! and then nothing here ever has anything to do.
+
+use std::collections::HashSet;
+use std::io;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use holdfast_sys::proc::{Stat, own_children};
+use holdfast_sys::wait;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::supervisor::Core;
+
+/// The children that this library started, and that others wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Spawned {
+    pids: Mutex<HashSet<i32>>,
+    /// Held for reading while a child is between its birth and its entry above.
+    spawning: RwLock<()>,
+    /// A shim has died, so strangers may come.
+    expecting: AtomicBool,
+    expected: Notify,
+}
+
+impl Spawned {
+    /// Starts a command as one of our own.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.enter(|| command.spawn(), |child| child.id())
+    }
+
+    /// Enters what `start` starts.
+    pub(crate) fn enter<T>(
+        &self,
+        start: impl FnOnce() -> io::Result<T>,
+        pid: impl FnOnce(&T) -> u32,
+    ) -> io::Result<T> {
+        let _spawning = self.spawning.read().unwrap_or_else(PoisonError::into_inner);
+        let child = start()?;
+        let pid = pid(&child).cast_signed();
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        Ok(child)
+    }
+
+    /// One of our own was reaped.
+    pub(crate) fn leave(&self, pid: u32) {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.cast_signed());
+    }
+
+    /// From now on strangers may come; some may have come already.
+    pub(crate) fn expect_strangers(&self) {
+        self.expecting.store(true, Ordering::Relaxed);
+        self.expected.notify_one();
+    }
+}
+
+/// Begins to adopt and reap.
+pub(crate) fn become_subreaper(core: &Arc<Core>) -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut children = signal(SignalKind::child())?;
+    let core = core.clone();
+    core.clone().tasks.spawn(async move {
+        let stop = core.stop.clone();
+        loop {
+            tokio::select! {
+                _ = children.recv() => {}
+                () = core.spawned.expected.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            if core.spawned.expecting.load(Ordering::Relaxed)
+                && let Err(error) = reap_strangers(&core)
+            {
+                tracing::warn!(%error, "orphans not reaped");
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Reaps zombies that are neither ours nor the process of a container.
+fn reap_strangers(core: &Core) -> io::Result<()> {
+    let _nobody_is_born = core.spawned.spawning.write().unwrap_or_else(PoisonError::into_inner);
+    let watched: HashSet<i32> = core.watched_pids();
+    let mut left = false;
+    for pid in own_children()? {
+        let ours = core.spawned.pids.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
+        if ours {
+            continue;
+        }
+        left = true;
+        if !watched.contains(&pid) && Stat::read(pid).is_ok_and(|stat| stat.state == b'Z') {
+            wait::reap(wait::Child::Pid(pid))?;
+        }
+    }
+    core.spawned.expecting.store(left, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! A process whose shim dies gets a new one, and nothing of it is lost.
+
+use holdfast_supervisor::{
+    ContainerOptions, EventKind, Evidence, ExecOptions, ExitStatus, Replay, Status, Stdin, Stdio,
+    TerminalSize,
+};
+use holdfast_tests::listen::in_words;
+use holdfast_tests::processes::shim_of;
+use holdfast_tests::{
+    Output, Proc, Scratch, events_until, read_all, said, soon, status, unique_id,
+};
+use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
+
+/// Kills the shim of a process and waits until another has taken over.
+async fn lose_shim(
+    scratch: &Scratch,
+    events: &mut holdfast_supervisor::EventStream,
+    container: &str,
+    process: &str,
+) {
+    shim_of(&scratch.root(), container, process).signal(Signal::SIGKILL);
+    events_until(events, |event| {
+        event.container.as_str() == container
+            && event.event.process.as_str() == process
+            && event.event.kind == EventKind::Adopted
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopter_takes_over_the_output_the_exit_and_the_next_adopter_takes_it_from_there() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let gates = [scratch.gate(), scratch.gate(), scratch.gate()];
+    let script = format!(
+        "{}; {}; {}",
+        gates[0].wait("echo ready; echo warn >&2"),
+        gates[1].wait("echo first; echo second >&2"),
+        gates[2].script("echo third")
+    );
+    let id = unique_id("again");
+    let container = supervisor.run(scratch.script(&script).id(id.clone())).await.unwrap();
+    said(&container, "ready").await;
+    for (gate, line) in gates.iter().zip(["first", "third"]) {
+        lose_shim(&scratch, &mut events, id.as_str(), "init").await;
+        assert_eq!(container.info().status, Status::Running);
+        gate.open(0);
+        said(&container, line).await;
+    }
+    gates[2].open(31);
+    let record = soon("the exit", container.exit()).await.unwrap();
+    assert_eq!(record.status, ExitStatus::Code(31));
+    assert!(matches!(record.evidence, Evidence::Pidfd | Evidence::Zombie), "{record:?}");
+    let output =
+        Output { stdout: b"ready\nfirst\nthird\nafter\n".into(), stderr: b"warn\nsecond\n".into() };
+    assert_eq!(read_all(container.logs().unwrap()).await, output);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_while_there_was_no_shim_is_in_the_log_though_the_container_is_gone() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    // A matter of who is faster, so more than once.
+    for _ in 0..10 {
+        let gate = scratch.gate();
+        let id = unique_id("gone");
+        let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+        let container = supervisor.run(options).await.unwrap();
+        said(&container, "ready").await;
+        // The shim does nothing from now on, so the end of the container is for the adopter alone.
+        let shim = shim_of(&scratch.root(), id.as_str(), "init");
+        shim.signal(Signal::SIGSTOP);
+        shim.reaches('T').await;
+        let process = Proc::of(container.info().pid.unwrap()).unwrap();
+        gate.open(3);
+        process.ended().await;
+        shim.signal(Signal::SIGKILL);
+        assert_eq!(status(&container).await, ExitStatus::Code(3));
+        assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+        soon("the delete", container.delete()).await.unwrap();
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_shim_and_supervisor_dead_the_next_supervisor_has_it_adopted() {
+    let scratch = Scratch::new();
+    let id = unique_id("both");
+    let gate = scratch.gate();
+    let supervisor = scratch.open().await;
+    let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+    let container = supervisor.run(options).await.unwrap();
+    said(&container, "ready").await;
+    let shim = shim_of(&scratch.root(), id.as_str(), "init");
+    drop(container);
+    soon("the shutdown", supervisor.shutdown()).await;
+    shim.signal(Signal::SIGKILL);
+    shim.ended().await;
+
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::Yes);
+    let told = events_until(&mut events, |event| event.event.kind == EventKind::Adopted).await;
+    let words: Vec<_> = told.iter().map(in_words).collect();
+    assert_eq!(words, ["init created", "init started", "init shim lost", "init adopted"]);
+    // The adopter's work is its own: it needs no supervisor either.
+    soon("the shutdown", supervisor.shutdown()).await;
+    let adopter = shim_of(&scratch.root(), id.as_str(), "init");
+    gate.open(4);
+    adopter.ended().await;
+    let supervisor = scratch.open().await;
+    let container = supervisor.get(&id).unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(4));
+    assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+    drop(container);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_survives_its_shim_in_both_directions() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let id = unique_id("terminal");
+    let size = TerminalSize { width: 91, height: 17 };
+    let stdio = Stdio::new().stdin(Stdin::Pipe).terminal(size);
+    let script = "stty -echo; echo ready; read line; echo \"got $line\"; stty size; exit 8";
+    let options = scratch.script(script).id(id.clone()).stdio(stdio);
+    let container = supervisor.run(options).await.unwrap();
+    heard(&container, "ready\r\n").await;
+    lose_shim(&scratch, &mut events, id.as_str(), "init").await;
+    container.resize(TerminalSize { width: 92, height: 18 }).unwrap();
+    container.stdin().unwrap().write_all(b"words\n").await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(8));
+    let output = read_all(container.logs().unwrap()).await;
+    assert_eq!(output, Output::of("ready\r\ngot words\r\n18 92\r\n"));
+    scratch.close(supervisor).await;
+}
+
+async fn heard(container: &holdfast_supervisor::Container, text: &str) {
+    let mut reader = container.logs().expect("open the output");
+    let mut all = Vec::new();
+    while !String::from_utf8_lossy(&all).contains(text) {
+        let chunk = soon(text, reader.follow()).await.expect("read output").expect("it ended");
+        all.extend_from_slice(&chunk.bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_is_adopted_like_a_container() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let id = unique_id("exec");
+    let options = ContainerOptions::bundle(scratch.bundle()).args(["sleep", "100000"]);
+    let container = supervisor.run(options.id(id.clone())).await.unwrap();
+    let gate = scratch.gate();
+    let exec = ExecOptions::new(["sh", "-c", &gate.script("echo exec")]);
+    let exec = container.exec(exec.id("more".parse().unwrap())).await.unwrap();
+    lose_shim(&scratch, &mut events, id.as_str(), "more").await;
+    gate.open(12);
+    assert_eq!(soon("the exec", exec.wait()).await.unwrap(), ExitStatus::Code(12));
+    assert_eq!(read_all(exec.logs().unwrap()).await, Output::of("exec\nafter\n"));
+    scratch.close(supervisor).await;
+}
