@@ -5,8 +5,10 @@
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
+//! | `crash_points` | the daemon and the shims, killed at each step that they take |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
+mod crash_points;
 mod demo;
 mod setup;
 mod test;
@@ -26,6 +28,8 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Kill the daemon, and the shims, at each system call that changes the world
+    CrashPoints(crash_points::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
 }
@@ -34,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::CrashPoints(options) => crash_points::run(&options),
         Task::VmTest(options) => vm::run(&options),
     }
 }
