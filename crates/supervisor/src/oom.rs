@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_sys::reactor;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -15,19 +14,16 @@ use crate::cgroup::Cgroups;
 use crate::file_watch::Watched;
 use crate::supervisor::Core;
 
-/// How often, at the most, and how soon the count is looked at after a notice, each time after twice
-/// the time: for two seconds in all.
-const LOOKS: u32 = 11;
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-
 /// A container's count of such kills, and how its growth is noticed.
 #[derive(Debug)]
 pub(crate) struct OomWatch {
     cgroups: Cgroups,
     told: u64,
+    /// The count when the watch began.
+    before: u64,
     notice: Notice,
-    /// How often the count is still to be looked at for the kill that a notice announced.
-    looks: AtomicU32,
+    /// Kills that the kernel has given notice of and may not have counted yet.
+    noticed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -57,7 +53,7 @@ impl OomWatch {
             (None, None) => Notice::None,
         };
         let told = cgroups.oom_kills().unwrap_or(0);
-        Ok(Self { cgroups, told, notice, looks: AtomicU32::new(0) })
+        Ok(Self { cgroups, told, before: told, notice, noticed: AtomicU64::new(0) })
     }
 
     /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
@@ -73,7 +69,7 @@ impl OomWatch {
                     grown.await;
                 }
                 Notice::Event(event) => {
-                    if self.is_new() || self.follows().await {
+                    if self.is_new() {
                         return;
                     }
                     let Ok(mut ready) = event.readable().await else {
@@ -83,7 +79,7 @@ impl OomWatch {
                     let read =
                         ready.try_io(|event| Ok(nix::unistd::read(event.get_ref(), &mut count)?));
                     if let Ok(Ok(_)) = read {
-                        self.looks.store(LOOKS, Ordering::Relaxed);
+                        self.noticed.fetch_add(u64::from_ne_bytes(count), Ordering::Relaxed);
                     }
                 }
                 Notice::None => return std::future::pending().await,
@@ -94,31 +90,22 @@ impl OomWatch {
         }
     }
 
-    /// Whether a kill follows a notice. v1 gives notice when memory is wanting, just before the
-    /// kernel looks for whom to kill; of the kill itself nothing tells. Cancel safe: what is left to
-    /// be looked at is looked at by the next call.
-    async fn follows(&self) -> bool {
-        loop {
-            let left = self.looks.load(Ordering::Relaxed);
-            if left == 0 {
-                return false;
-            }
-            tokio::time::sleep(FIRST_LOOK * (1 << (LOOKS - left))).await;
-            self.looks.store(left - 1, Ordering::Relaxed);
-            if self.is_new() {
-                return true;
-            }
-        }
+    fn is_new(&self) -> bool {
+        self.kills() > self.told
     }
 
-    fn is_new(&self) -> bool {
-        self.cgroups.oom_kills().is_some_and(|kills| kills > self.told)
+    /// v1 gives notice when memory is wanting and the kernel begins to look for whom to kill; of the
+    /// kill itself nothing tells. So a notice counts as a kill, and once that is counted as well,
+    /// it is the same one.
+    fn kills(&self) -> u64 {
+        let noticed = self.before + self.noticed.load(Ordering::Relaxed);
+        self.cgroups.oom_kills().unwrap_or(0).max(noticed)
     }
 
     /// Whether there are kills that were not told yet, which then count as told.
     pub(crate) fn take_new(&mut self) -> bool {
         let new = self.is_new();
-        self.told = self.cgroups.oom_kills().unwrap_or(self.told);
+        self.told = self.kills().max(self.told);
         new
     }
 }
