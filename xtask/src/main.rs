@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
+//! | `fuzz` | all readers of foreign bytes, fed with any bytes |
 //! | `test` | README's second command: all tests |
 
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -24,12 +26,15 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Run the fuzz targets, each for some seconds
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     }
 }
 
