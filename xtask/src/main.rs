@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
+//! | `fuzz` | all readers of foreign bytes, fed with any bytes |
 //! | `test` | README's second command: all tests |
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod crash_points;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 mod vm;
@@ -32,6 +34,8 @@ enum Task {
     CrashPoints(crash_points::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
+    /// Run the fuzz targets, each for some seconds
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -40,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::CrashPoints(options) => crash_points::run(&options),
         Task::VmTest(options) => vm::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     }
 }
 

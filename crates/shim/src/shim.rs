@@ -108,7 +108,7 @@ impl Shim {
             let id = command.len() - 1;
             command.splice(id..id, ["--console-socket".into(), path.into()]);
         }
-        let runtime = runtime::spawn(&command, &container_ends)?;
+        let runtime = runtime::spawn(&command, container_ends)?;
         Ok(Self {
             dir,
             exit,

@@ -104,6 +104,10 @@ pub(crate) async fn adopt(
     let (reader, child) = blocking(move || {
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
         let dir = core.process_dir(&process.container, &process.id)?;
+        if dir.control_writer().is_ok() {
+            // Its exit FIFO may have been removed; two shims would tear the output apart.
+            return Err(io::Error::other("its shim lives, and is not heard"));
+        }
         let record = dir.load().map_err(io::Error::other)?;
         let copies = process.take_copies().unwrap_or_else(|| Copies::of_process(&handle, &record));
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);

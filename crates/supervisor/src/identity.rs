@@ -24,11 +24,15 @@ impl Handle {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(None),
             other => other?,
         };
+        Ok(Some(Self::held(pid, pidfd)))
+    }
+
+    fn held(pid: i32, pidfd: PidFd) -> Self {
         let start_time = Stat::read(pid).ok().map(|stat| stat.start_time);
         // Read between the opening and this check, so the entry was that of the process we hold:
         // a pid is not given away before its process has been reaped.
         let start_time = start_time.filter(|_| !is_reaped(&pidfd));
-        Ok(Some(Self { pid, pidfd: Arc::new(pidfd), start_time }))
+        Self { pid, pidfd: Arc::new(pidfd), start_time }
     }
 
     /// Takes hold of the process of a record. `None` if that is gone, whoever has its number now.
@@ -41,16 +45,16 @@ impl Handle {
         told: impl IntoIterator<Item = i32>,
     ) -> io::Result<Option<Self>> {
         let written = record.holdfast.as_ref().and_then(|policies| policies.pidfs.as_ref());
-        if let Some(handle) = written.and_then(|text| text.parse::<pidfs::Handle>().ok()) {
-            match handle.open().and_then(|pidfd| Ok((pidfd.pid()?, pidfd))) {
-                Ok((pid, pidfd)) => {
-                    let start_time = Some(record.start_time.clone());
-                    return Ok(Some(Self { pid, pidfd: Arc::new(pidfd), start_time }));
-                }
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESTALE) => return Ok(None),
-                // A kernel that has none, older than the one that wrote it; or a damaged record.
-                Err(error) => tracing::debug!(%error, "handle not opened"),
-            }
+        let by_handle = written.and_then(|text| text.parse::<pidfs::Handle>().ok()).map(|handle| {
+            let pidfd = handle.open()?;
+            Ok::<_, io::Error>(Self::held(pidfd.pid()?, pidfd))
+        });
+        match by_handle {
+            // A damaged record may have another's.
+            Some(Ok(handle)) if handle.is_process_of(record) => return Ok(Some(handle)),
+            // Reaped; or damaged; or a kernel that has none, older than the one that wrote it.
+            Some(Err(error)) => tracing::debug!(%error, "handle not opened"),
+            Some(Ok(_)) | None => {}
         }
         for pid in told {
             if let Some(handle) = Self::open(pid)?.filter(|handle| handle.is_process_of(record)) {

@@ -45,7 +45,8 @@ pub(crate) fn container(
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
-    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?;
+    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?
+        .with_args(&options.runtime_args);
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,

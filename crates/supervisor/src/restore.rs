@@ -86,6 +86,7 @@ fn restore_container(
         Some(policies) => Runtime::at(policies.runtime.clone(), core),
         None => runtime_of_seed(core, &found.directory)?,
     };
+    let runtime = runtime.with_args(&record.runtime_args);
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
         restore_process(core, &stream, &past, &found.id, id, dir, record)
     };
