@@ -68,7 +68,6 @@ async fn a_paused_container_stays_so_over_a_restart_of_the_daemon_and_runs_on_wh
     assert!(wrong.contains("is paused, and exec needs it running"), "{wrong}");
     let wrong = holdfast.fails(1, &["delete", name]).await;
     assert!(wrong.contains("is paused"), "{wrong}");
-    gate.open(4);
 
     holdfast.kill_daemon().await;
     holdfast.start_daemon().await;
@@ -76,6 +75,8 @@ async fn a_paused_container_stays_so_over_a_restart_of_the_daemon_and_runs_on_wh
     assert_eq!((&info["status"], &info["restored"]), (&json!("paused"), &json!(true)));
     assert!(is_frozen(&id));
     assert_eq!(holdfast.ok(&["resume", name]).await, "");
+    // Not before: what ends as soon as it is thawed may have ended before that is told.
+    gate.open(4);
     assert_eq!(holdfast.ok(&["wait", name]).await, "4\n");
     let mut events = holdfast.begin(&["events", "--replay", "--json"]);
     let told = until(&mut events, "exited").await;
