@@ -316,20 +316,13 @@ async fn shim_killed_during_the_start(scratch: &Scratch) -> Supervisor {
 async fn a_shim_killed_during_the_start_is_told() {
     let scratch = Scratch::new();
     let supervisor = shim_killed_during_the_start(&scratch).await;
-    // See below.
-    for process in mentioning(scratch.path()) {
+    // The runtime dies with its shim; what it has started in a session of its own does not.
+    let left = mentioning(scratch.path());
+    assert!(left.iter().all(|process| !process.command().contains(" --bundle ")), "{left:?}");
+    for process in left {
         process.signal(Signal::SIGKILL);
         process.ended().await;
     }
-    scratch.close(supervisor).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: the runtime and what it has started outlive a shim that is killed during the start"]
-async fn a_shim_killed_during_the_start_leaves_nothing() {
-    let scratch = Scratch::new();
-    let supervisor = shim_killed_during_the_start(&scratch).await;
-    assert_eq!(scratch.leftovers(), [""; 0]);
     scratch.close(supervisor).await;
 }
 

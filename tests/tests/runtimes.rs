@@ -225,7 +225,6 @@ async fn no_pivot_and_arguments_of_the_users_reach_the_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "bug: pause, resume, update, checkpoint, state and delete get no arguments of the user's"]
 async fn arguments_of_the_users_reach_every_command_of_the_runtime() {
     let scratch = Scratch::new();
     recorded(&scratch, "");

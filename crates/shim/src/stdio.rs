@@ -239,9 +239,10 @@ impl Stdio {
 }
 
 fn open_log(dir: &ProcessDir, owner: Option<(u32, u32)>) -> io::Result<OutputLog> {
-    let file = dir.directory().append(OUTPUT_LOG)?;
-    give(&file, owner)?;
-    Ok(OutputLog::new(file))
+    let opened = dir.directory().append(OUTPUT_LOG);
+    let given = opened.and_then(|file| give(&file, owner).map(|()| file));
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{OUTPUT_LOG}: {error}"));
+    Ok(OutputLog::new(given.map_err(named)?))
 }
 
 fn null() -> io::Result<File> {

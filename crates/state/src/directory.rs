@@ -63,7 +63,8 @@ impl Directory {
 
     /// Opens an entry with `O_NOFOLLOW`, `O_CLOEXEC` and mode 0600 where it is created.
     pub fn open_at(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
-        Ok(openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, FILE_MODE)?)
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        Ok(uninterrupted(|| openat(&self.fd, name, flags, FILE_MODE))?)
     }
 
     /// Opens a regular file. A FIFO, a directory or a device in its place is an error at once,
@@ -131,7 +132,7 @@ impl Directory {
 
     /// Makes the entries themselves durable.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(nix::unistd::fsync(&self.fd)?)
+        Ok(uninterrupted(|| nix::unistd::fsync(&self.fd))?)
     }
 
     /// Opens a file for appending, creating it if need be.
@@ -251,6 +252,17 @@ pub fn is_damage(error: &io::Error) -> bool {
     // What open(2) says of a symbolic link and of a socket.
     let numbers = [Errno::ELOOP, Errno::ENXIO].map(|errno| Some(errno as i32));
     kinds.contains(&error.kind()) || numbers.contains(&error.raw_os_error())
+}
+
+/// A file system over the network or in user space may answer a signal with `EINTR`, which says nothing
+/// of the file.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
 }
 
 impl AsFd for Directory {

@@ -24,8 +24,13 @@ pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let mut file = directory.append(NAME)?;
-    file.write_all(&line)?;
-    if file.metadata()?.len() > COMPACT_ABOVE {
+    let length = file.metadata()?.len();
+    if let Err(error) = file.write_all(&line) {
+        // A disk that becomes full takes the beginning of a line, and the next would go on with it.
+        let _ = file.set_len(length);
+        return Err(error);
+    }
+    if length > COMPACT_ABOVE {
         let content = directory.read(NAME, LIMIT)?;
         directory.write_atomic(NAME, &newest_half(&content))?;
     }

@@ -129,7 +129,7 @@ impl ProcessDir {
 
     /// The control FIFO as the shim holds it: open for both, so that it never ends.
     pub fn control_reader(&self) -> io::Result<File> {
-        self.0.open_fifo(CONTROL, OFlag::O_RDWR)
+        self.0.open_fifo(CONTROL, OFlag::O_RDWR).map_err(|error| named(CONTROL, error))
     }
 
     /// The control FIFO for sending. Fails with `ENXIO` if there is no shim.
@@ -234,6 +234,11 @@ impl ProcessDir {
         let start = text.len().saturating_sub(STDERR_TAIL);
         String::from_utf8_lossy(&text[start..]).trim().to_owned()
     }
+}
+
+/// Says of which file an error is, for a message that has to stand by itself.
+fn named(name: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
 }
 
 /// How much of a standard error goes into an error message, in bytes.

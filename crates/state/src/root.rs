@@ -308,9 +308,17 @@ impl<'a> Staged<'a> {
 
     fn publish_as(mut self, name: &str) -> io::Result<Directory> {
         self.parent.rename_new(&self.name, name)?;
-        self.published = true;
-        self.parent.sync()?;
-        self.parent.open_dir(name)
+        match self.parent.sync().and_then(|()| self.parent.open_dir(name)) {
+            Ok(directory) => {
+                self.published = true;
+                Ok(directory)
+            }
+            Err(error) => {
+                // Nobody is told of it, so nobody would ever delete it: it is hidden again, and goes.
+                let _ = self.parent.rename_new(name, &self.name);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -88,7 +88,11 @@ pub(crate) fn container(
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
     })?;
-    let dir = published.process(&init).map_err(failed)?;
+    let dir = published.process(&init).map_err(|error| {
+        // Nobody knows of it yet who would clear it away.
+        let _ = core.root.remove_container(&id);
+        failed(error)
+    })?;
 
     let stream = Arc::new(EventLog::new(id.clone(), &[]));
     let process =
@@ -134,6 +138,7 @@ pub(crate) fn exec(
     let staged = core.root.stage_process(&parent).map_err(failed)?;
     let inner = staged.directory().open_dir(".").map_err(failed)?;
     fill(inner, &mut record, &options.stdio)?;
+    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
     let dir = staged.publish_process(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::ProcessExists(container.id.clone(), id.clone()),
         _ => failed(error),
@@ -148,7 +153,6 @@ pub(crate) fn exec(
         None,
         Origin::Made,
     ));
-    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
     Ok(Job { process, dir, record, command, timeout })
 }
 

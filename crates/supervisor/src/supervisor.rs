@@ -302,8 +302,15 @@ impl Supervisor {
                         let (container, job) = layout::container(&core, &options, launch)?;
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
-                        let log = LogReader::open(&core, &container.init)?;
-                        Ok::<_, Error>((container, job, log))
+                        match LogReader::open(&core, &container.init) {
+                            Ok(log) => Ok((container, job, log)),
+                            Err(error) => {
+                                // Nothing has been started that would clear it away.
+                                core.containers().remove(&container.id);
+                                let _ = core.root.remove_container(&container.id);
+                                Err(error)
+                            }
+                        }
                     })
                     .await
                     .unwrap_or(Err(Error::ShuttingDown))?
