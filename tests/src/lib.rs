@@ -7,11 +7,13 @@
 //! | `processes` | processes by what they mention, held by pid and start time |
 //! | `listen` | reading output and events to their end, never for ever |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
+//! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
 
 pub mod daemon;
 pub mod listen;
 pub mod processes;
 pub mod scratch;
+pub mod torture;
 
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
