@@ -122,7 +122,7 @@ fn one_batch(paths: &Paths, report: &mut Report, number: usize, batch: &Batch) -
     let carried_out = controller.carry_out(&batch.ops).and_then(|()| controller.quiet_down());
     let mut troubles: Vec<Trouble> = carried_out.err().into_iter().collect();
     if troubles.is_empty() {
-        troubles = controller.reckon(kernel, descriptors);
+        troubles = controller.reckon(kernel, &descriptors);
     }
     if troubles.is_empty()
         && let Some(daemon) = controller.daemon.take()

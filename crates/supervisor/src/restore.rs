@@ -228,10 +228,14 @@ fn state_of(
     if let Some(record) = dir.exit()? {
         return stopped(record);
     }
-    let Some(handle) = handle else { return lost(UnknownReason::ExitedUnwatched) };
+    if handle.is_none() && !exit.has_shim() {
+        return lost(UnknownReason::ExitedUnwatched);
+    }
+    // Reaped without a record, and there is a shim: one that has adopted the process, and so was not
+    // the one to reap it. Its pidfd tells how it ended; the watch gives it the time to say so.
     let lost = past.shim_lost && !exit.has_shim();
     let shim = if lost { Shim::Gone } else { Shim::Present };
-    Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
+    Ok((State::Live { activity: past.activity(record), shim }, handle))
 }
 
 /// What the journal says of one process.

@@ -72,6 +72,10 @@ impl Watch {
         self.watch_memory();
         if self.exit.is_none() {
             self.feed(Input::ShimGone, &mut deadline).await;
+        } else if self.process.handle().is_none() {
+            // Restored, and it was reaped already. One that is being created has none either, and
+            // takes this for nothing.
+            self.feed(Input::ProcessGone, &mut deadline).await;
         }
         loop {
             let state = self.process.state();

@@ -3,12 +3,16 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use holdfast_sys::PidFd;
 use nix::sys::stat::Mode;
 
 use super::plan::{End, Life, Role, Runtime};
 use super::programs::{Cli, Paths};
+
+/// The daemon's `RECORD_GRACE`, less what a clock here and one there may differ by.
+const GRACE: Duration = Duration::from_secs(9);
 
 /// Who was dead when a container exited: a row of the promise table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +79,10 @@ pub(crate) struct Actor {
     pub(crate) cell: Option<Cell>,
     /// Its exit was seen on disk.
     pub(crate) recorded: bool,
+    /// Since when its shim is stopped, or its process has ended, whichever came later.
+    pub(crate) stopped_since: Option<Instant>,
+    /// Its shim was an adopter, and stopped for longer after the exit than the daemon gives it.
+    pub(crate) overdue: bool,
     /// A shim of it was killed at some time.
     pub(crate) lost_shim: bool,
     /// An exec that is at work, and its code.
@@ -97,6 +105,8 @@ impl Actor {
             shim: None,
             cell: None,
             recorded: false,
+            stopped_since: None,
+            overdue: false,
             lost_shim: false,
             exec: None,
             execs: Vec::new(),
@@ -148,6 +158,18 @@ impl Actor {
     pub(crate) fn close_gate(&mut self, paths: &Paths) {
         if self.gate.take().is_some() {
             let _ = fs::remove_file(self.gate_path(paths));
+        }
+    }
+
+    /// Its shim goes on, or is dead: was it stopped so long that the daemon could give up on it?
+    /// A parent's zombie waits for it whatever happens; an adopter's may be gone with the daemon.
+    pub(crate) fn shim_goes_on(&mut self) {
+        if let Some(since) = self.stopped_since.take()
+            && self.lost_shim
+            && matches!(self.phase, Phase::Ended)
+            && since.elapsed() > GRACE
+        {
+            self.overdue = true;
         }
     }
 

@@ -259,6 +259,7 @@ impl<'a> Controller<'a> {
         }
         actor.phase = Phase::Ended;
         actor.cell = Some(cell);
+        actor.stopped_since = actor.stopped_since.map(|_| Instant::now());
         actor.close_gate(self.paths);
         let id = actor.id.clone();
         self.note(format!("{id} has exited, dead: {}", cell.name()));
@@ -303,6 +304,12 @@ impl<'a> Controller<'a> {
         let (id, pid) = (&self.actors[number].id, self.actors[number].shim);
         let line = format!("{id} shim {pid:?} has {name}");
         self.note(line);
+        let actor = &mut self.actors[number];
+        if signal == SIGSTOP {
+            actor.stopped_since.get_or_insert_with(Instant::now);
+        } else {
+            actor.shim_goes_on();
+        }
         if signal == SIGKILL {
             if !ended(&shim, PATIENCE) {
                 return Err(Trouble::of(number, "its shim survives SIGKILL".to_owned()));
@@ -437,6 +444,7 @@ impl<'a> Controller<'a> {
         for shim in processes::shims(&self.paths.root) {
             shim.signal(Signal::SIGCONT);
         }
+        self.actors.iter_mut().for_each(Actor::shim_goes_on);
         self.make_up()?;
         for number in 0..self.actors.len() {
             self.settle(number)?;

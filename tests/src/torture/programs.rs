@@ -209,9 +209,17 @@ impl Daemon {
             .map_err(|error| Trouble::new(format!("signal {signal} for the daemon: {error}")))
     }
 
-    /// How many descriptors it has open.
-    pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    /// What it has open, without the numbers.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten();
+        let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let kind = |link: PathBuf| {
+            let text = link.to_string_lossy().into_owned();
+            text.split_once(":[").map(|(kind, _)| kind.to_owned()).unwrap_or(text)
+        };
+        let mut all: Vec<String> = links.map(kind).collect();
+        all.sort();
+        all
     }
 }
 
