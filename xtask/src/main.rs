@@ -5,11 +5,13 @@
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
+//! | `torture` | exits by the thousand while daemon and shims are killed at random |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod demo;
 mod setup;
 mod test;
+mod torture;
 mod vm;
 
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Have containers exit while the daemon and their shims are killed, stopped and continued
+    Torture(torture::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
 }
@@ -34,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::Torture(options) => torture::run(&options),
         Task::VmTest(options) => vm::run(&options),
     }
 }
