@@ -213,16 +213,16 @@ impl<'a> Draft<'a> {
         let weights = [
             (u32::from(can_start) * if up { 40 } else { 5 }, Self::start as fn(&mut Self)),
             (u32::from(some_live) * 30, Self::exit),
-            (u32::from(some_live) * if dead { 14 } else { 8 }, Self::kill_shim),
+            (u32::from(some_live) * if dead { 24 } else { 14 }, Self::kill_shim),
             (u32::from(some_live) * 4, Self::stop_shim),
             (u32::from(!self.stopped_shims.is_empty()) * 5, Self::continue_shim),
-            (u32::from(some_live && up) * 3, Self::exec),
+            (u32::from(some_live && up) * 6, Self::exec),
             (u32::from(!dead) * 4, |draft| draft.to(Op::KillDaemon, Daemon::Dead)),
             (u32::from(dead) * 12, |draft| draft.to(Op::StartDaemon, Daemon::Up)),
             (u32::from(dead) * 4, Self::kill_in_restore),
             (u32::from(up) * 3, |draft| draft.to(Op::StopDaemon, Daemon::Stopped)),
             (u32::from(!up && !dead) * 12, |draft| draft.to(Op::ContinueDaemon, Daemon::Up)),
-            (4, |draft| draft.batch.ops.push(Op::Reap)),
+            (12, |draft| draft.batch.ops.push(Op::Reap)),
         ];
         let total: u32 = weights.iter().map(|(weight, _)| weight).sum();
         let mut drawn = self.random.below(total as usize);

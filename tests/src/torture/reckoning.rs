@@ -134,7 +134,10 @@ impl Controller<'_> {
         self.eventually("shims at work", |controller| {
             processes::shims(&controller.paths.root).iter().map(ToString::to_string).collect()
         })?;
-        let events = Events::follow(self.paths)?;
+        let ids: BTreeSet<String> = self.actors.iter().map(|actor| actor.id.clone()).collect();
+        let mut events = Events::follow(self.paths)?;
+        // With this all history is in, and nothing of it goes with what is deleted.
+        events.until("exited", ids.clone())?;
         for actors in self.actors.chunks(AT_ONCE) {
             let ids = actors.iter().map(|actor| actor.id.as_str());
             let args: Vec<&str> = ["delete"].into_iter().chain(ids).collect();
@@ -143,10 +146,9 @@ impl Controller<'_> {
                 return Err(Trouble::new(format!("delete: {said:?}")));
             }
         }
-        let ids: BTreeSet<String> = self.actors.iter().map(|actor| actor.id.clone()).collect();
-        let told = events.until_deleted(ids)?;
+        events.until("deleted", ids)?;
         for (number, status) in statuses.iter().enumerate() {
-            let stream = told.get(&self.actors[number].id).map_or(&[][..], Vec::as_slice);
+            let stream = events.told.get(&self.actors[number].id).map_or(&[][..], Vec::as_slice);
             self.report.events(stream.len());
             let judged = self.judge_events(number, status, stream);
             judged.map_err(|problem| {
@@ -301,6 +303,8 @@ fn cgroups(prefix: &str) -> Vec<String> {
 struct Events {
     lines: Receiver<Value>,
     child: std::process::Child,
+    /// What was told, by container.
+    told: BTreeMap<String, Vec<Value>>,
 }
 
 impl Events {
@@ -318,26 +322,22 @@ impl Events {
                 }
             });
         }
-        Ok(Self { lines, child })
+        Ok(Self { lines, child, told: BTreeMap::new() })
     }
 
-    /// Reads until each of these is deleted, which is the last that is told of it.
-    fn until_deleted(
-        self,
-        mut ids: BTreeSet<String>,
-    ) -> Result<BTreeMap<String, Vec<Value>>, Trouble> {
-        let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    /// Reads until this was told of the first process of each of these.
+    fn until(&mut self, word: &str, mut ids: BTreeSet<String>) -> Result<(), Trouble> {
         while !ids.is_empty() {
             let event = self.lines.recv_timeout(PATIENCE).map_err(|error| {
-                Trouble::new(format!("events ({error}): of these no deletion is told: {ids:?}"))
+                Trouble::new(format!("events ({error}): {word} is not told of {ids:?}"))
             })?;
             let id = event["container"].as_str().unwrap_or_default().to_owned();
-            if event["event"] == "deleted" {
+            if event["event"] == word && event["process"] == "init" {
                 ids.remove(&id);
             }
-            told.entry(id).or_default().push(event);
+            self.told.entry(id).or_default().push(event);
         }
-        Ok(told)
+        Ok(())
     }
 }
 
