@@ -117,7 +117,9 @@ fn one_batch(paths: &Paths, report: &mut Report, number: usize, batch: &Batch) -
         Ok(begun) => begun,
         Err(trouble) => return vec![trouble.what],
     };
-    let descriptors = daemon.descriptors();
+    let mut descriptors = daemon.descriptors();
+    // Those are opened with the first follower of an output, and kept: one instance, held twice.
+    descriptors.extend(["anon_inode:inotify".to_owned(), "anon_inode:inotify".to_owned()]);
     let mut controller = Controller::new(paths, report, daemon, &name, batch);
     let carried_out = controller.carry_out(&batch.ops).and_then(|()| controller.quiet_down());
     let mut troubles: Vec<Trouble> = carried_out.err().into_iter().collect();
