@@ -20,6 +20,7 @@ mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
@@ -92,15 +93,26 @@ pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> 
         progress(&report);
     }
     let kept = (!violations.is_empty()).then(|| {
-        // Nothing of it may stay at work.
-        for _ in 0..5 {
-            for process in crate::processes::mentioning(&paths.scratch) {
-                process.signal(nix::sys::signal::Signal::SIGKILL);
-            }
-        }
+        clear(&paths);
         scratch.keep()
     });
     Outcome { report, violations, kept }
+}
+
+/// Nothing of a run that failed may stay at work; its files stay.
+fn clear(paths: &Paths) {
+    let state = paths.root.join(".runtime/runc");
+    for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(&state).args(["delete", "--force"]).arg(entry.file_name());
+        let _ = command.status();
+    }
+    // The end of a shim leaves its container an orphan, so one round is not enough.
+    for _ in 0..5 {
+        for process in crate::processes::mentioning(&paths.scratch) {
+            process.signal(nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 fn one_batch(paths: &Paths, report: &mut Report, number: usize, batch: &Batch) -> Vec<String> {
