@@ -129,15 +129,29 @@ impl Actor {
             Runtime::Fake => outside.display().to_string(),
             Runtime::Runc => inside,
         };
+        // That it ran, for whoever finds nothing of it. The root of a real container is read-only.
+        let begins = match self.role.runtime {
+            Runtime::Fake => format!(": > {}; echo begins", self.trace(paths).display()),
+            Runtime::Runc => "echo begins".to_owned(),
+        };
         match (self.role.life, self.role.end) {
-            (Life::AtOnce, End::Code(code)) => Ok(format!("echo begins; echo ends; exit {code}")),
+            (Life::AtOnce, End::Code(code)) => Ok(format!("{begins}; echo ends; exit {code}")),
             _ => {
                 nix::unistd::mkfifo(&outside, Mode::S_IRUSR | Mode::S_IWUSR)?;
                 // Opened for both: neither side waits for the other, and what is written stays.
                 self.gate = Some(File::options().read(true).write(true).open(&outside)?);
-                Ok(format!("echo begins; read -r code < {path}; echo ends; exit $code"))
+                Ok(format!("{begins}; read -r code < {path}; echo ends; exit $code"))
             }
         }
+    }
+
+    fn trace(&self, paths: &Paths) -> PathBuf {
+        self.gate_path(paths).with_added_extension("ran")
+    }
+
+    /// Whether its program has run, as far as it can tell.
+    pub(crate) fn has_run(&self, paths: &Paths) -> bool {
+        self.trace(paths).exists()
     }
 
     fn gate_path(&self, paths: &Paths) -> PathBuf {

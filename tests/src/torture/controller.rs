@@ -187,6 +187,12 @@ impl<'a> Controller<'a> {
                 {
                     return Err(Trouble::of(number, format!("not to be inspected: {said:?}")));
                 }
+                if self.actors[number].has_run(self.paths) {
+                    return Err(Trouble::of(
+                        number,
+                        "LOST: it ran, and nobody knows it".to_owned(),
+                    ));
+                }
                 self.note(format!("{id} was not made; another"));
                 self.report.count("start that came to nothing with its daemon");
                 self.actors[number].close_gate(self.paths);
