@@ -11,6 +11,7 @@
 //! | `crash` | crash points: such a life, cut short at each system call that changes the world |
 //! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
+//! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
 
 pub mod crash;
 pub mod daemon;
@@ -19,6 +20,7 @@ pub mod listen;
 pub mod processes;
 pub mod pty;
 pub mod scratch;
+pub mod torture;
 pub mod tracer;
 
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};

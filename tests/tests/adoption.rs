@@ -2,7 +2,7 @@
 
 use holdfast_supervisor::{
     ContainerOptions, EventKind, Evidence, ExecOptions, ExitStatus, Replay, Status, Stdin, Stdio,
-    TerminalSize,
+    TerminalSize, UnknownReason,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
@@ -114,6 +114,39 @@ async fn with_shim_and_supervisor_dead_the_next_supervisor_has_it_adopted() {
     let container = supervisor.get(&id).unwrap();
     assert_eq!(status(&container).await, ExitStatus::Code(4));
     assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+    drop(container);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_only_a_stopped_adopter_knows_is_not_given_up_by_the_next_supervisor() {
+    let scratch = Scratch::new();
+    let id = unique_id("slow");
+    let gate = scratch.gate();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::No);
+    let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+    let container = supervisor.run(options).await.unwrap();
+    said(&container, "ready").await;
+    lose_shim(&scratch, &mut events, id.as_str(), "init").await;
+    let adopter = shim_of(&scratch.root(), id.as_str(), "init");
+    adopter.signal(Signal::SIGSTOP);
+    adopter.reaches('T').await;
+    let process = Proc::of(container.info().pid.unwrap()).unwrap();
+    drop((container, events));
+    soon("the shutdown", supervisor.shutdown()).await;
+    gate.open(120);
+    // Reaped by whom it had come to as an orphan, so that no number and no handle finds it again.
+    process.gone().await;
+
+    let supervisor = scratch.open().await;
+    let container = supervisor.get(&id).unwrap();
+    adopter.signal(Signal::SIGCONT);
+    let known = status(&container).await;
+    // Below Linux 6.15 nobody tells the adopter either.
+    let lost = ExitStatus::Unknown(UnknownReason::ReapedByAnother);
+    let tells = supervisor.abilities().tells_endings;
+    assert_eq!(known, if tells { ExitStatus::Code(120) } else { lost });
     drop(container);
     scratch.close(supervisor).await;
 }

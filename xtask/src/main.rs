@@ -7,6 +7,7 @@
 //! | `fuzz` | all readers of foreign bytes, fed with any bytes |
 //! | `test` | README's second command: all tests |
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
+//! | `torture` | exits by the thousand while daemon and shims are killed at random |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod crash_points;
@@ -14,6 +15,7 @@ mod demo;
 mod fuzz;
 mod setup;
 mod test;
+mod torture;
 mod vm;
 
 use std::path::PathBuf;
@@ -32,6 +34,8 @@ enum Task {
     Test(test::Options),
     /// Kill the daemon, and the shims, at each system call that changes the world
     CrashPoints(crash_points::Options),
+    /// Have containers exit while the daemon and their shims are killed, stopped and continued
+    Torture(torture::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
     /// Run the fuzz targets, each for some seconds
@@ -43,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
         Task::CrashPoints(options) => crash_points::run(&options),
+        Task::Torture(options) => torture::run(&options),
         Task::VmTest(options) => vm::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     }

@@ -25,6 +25,7 @@ pub mod event;
 pub mod id;
 pub mod journal;
 pub mod legacy;
+mod lock;
 pub mod log;
 pub mod process_dir;
 pub mod record;

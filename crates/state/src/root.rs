@@ -2,15 +2,16 @@
 //! scan that finds every record and every problem.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, OFlag};
 use thiserror::Error;
 
+use crate::lock::{self, Refusal};
 use crate::{ContainerId, Directory, ProcessDir, ProcessId};
 
 const LOCK: &str = ".lock";
@@ -91,20 +92,10 @@ impl StateRoot {
         }
 
         let file = directory.open_at(LOCK, OFlag::O_RDWR | OFlag::O_CREAT).map_err(failed)?;
-        let mut lock = Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock).map_err(
-            |(mut file, errno)| {
-                if errno != nix::errno::Errno::EWOULDBLOCK {
-                    return failed(errno.into());
-                }
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                LockError::Held { root: path.to_owned(), pid: pid.trim().to_owned() }
-            },
-        )?;
-        lock.set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| write!(lock, "{}", std::process::id()))
-            .map_err(failed)?;
+        let lock = lock::take(File::from(file)).map_err(|refusal| match refusal {
+            Refusal::Held(pid) => LockError::Held { root: path.to_owned(), pid },
+            Refusal::Io(error) => failed(error),
+        })?;
         Ok(Self { directory, counter: AtomicU64::new(0), lock: Mutex::new(Some(lock)) })
     }
 

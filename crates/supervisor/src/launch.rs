@@ -171,7 +171,13 @@ fn write_shim(
     }
     dir.save(&record)?;
     if let Some(shim) = shim {
-        process.keep_copies(Copies::of_shim(&shim)?);
+        match Copies::of_shim(&shim) {
+            Ok(copies) => process.keep_copies(copies),
+            // Its process has ended already, or it was killed: the record stands all the same.
+            Err(error) => {
+                tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
+            }
+        }
     }
     Ok(())
 }

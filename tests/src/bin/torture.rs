@@ -1,0 +1,79 @@
+//! `cargo xtask torture`, the program: see [`holdfast_tests::torture`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use holdfast_tests::torture::{self, plan::Seeds};
+
+struct Options {
+    seeds: Seeds,
+    output: Option<PathBuf>,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options =
+        Options { seeds: Seeds { seed: 1, exits: 2_000, runc_share: 5 }, output: None };
+    let mut args = std::env::args().skip(1);
+    while let Some(name) = args.next() {
+        let value = args.next().ok_or_else(|| format!("{name} takes a value"))?;
+        let wrong = |error: std::num::ParseIntError| format!("{name} {value}: {error}");
+        match name.as_str() {
+            "--exits" => options.seeds.exits = value.parse().map_err(wrong)?,
+            "--seed" => options.seeds.seed = value.parse().map_err(wrong)?,
+            "--runc-share" => options.seeds.runc_share = value.parse().map_err(wrong)?,
+            "--output" => options.output = Some(value.into()),
+            _ => {
+                return Err(format!(
+                    "there are --exits, --seed, --runc-share, --output; not {name}"
+                ));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    let Options { seeds, output } = match options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("torture: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let again = format!(
+        "cargo xtask torture --exits {} --seed {} --runc-share {}",
+        seeds.exits, seeds.seed, seeds.runc_share
+    );
+    println!("seed {}: {again}", seeds.seed);
+    let own = std::env::current_exe().expect("the path of this program");
+    let programs = own.parent().expect("a program lies in a directory");
+    let began = Instant::now();
+    let outcome = torture::run(seeds, programs, |report| {
+        println!("{} of {} exits, {:.0?}", report.exits(), seeds.exits, began.elapsed());
+    });
+    let took = began.elapsed();
+    println!("{}", outcome.report.table());
+    if let Some(path) = output {
+        let json = outcome.report.json(seeds, took, &outcome.violations);
+        let text = format!("{json:#}\n");
+        if let Err(error) = std::fs::write(&path, text) {
+            eprintln!("torture: {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    let count = outcome.violations.len();
+    println!(
+        "seed {}: {} exits, {count} violations, {took:.1?}",
+        seeds.seed,
+        outcome.report.exits()
+    );
+    for violation in &outcome.violations {
+        println!("\nVIOLATION: {violation}");
+    }
+    if let Some(kept) = outcome.kept {
+        println!("kept: {}\nagain: {again}", kept.display());
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,206 @@
+//! One container of the plan as it is carried out: what we hold of it and what we know of its end.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use holdfast_sys::PidFd;
+use nix::sys::stat::Mode;
+
+use super::plan::{End, Life, Role, Runtime};
+use super::programs::{Cli, Paths};
+
+/// The daemon's `RECORD_GRACE`, less what a clock here and one there may differ by.
+const GRACE: Duration = Duration::from_secs(9);
+
+/// Who was dead when a container exited: a row of the promise table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cell {
+    Nobody,
+    Daemon,
+    Shim,
+    Both,
+}
+
+impl Cell {
+    pub(crate) const ALL: [Self; 4] = [Self::Nobody, Self::Daemon, Self::Shim, Self::Both];
+
+    pub(crate) fn of(daemon_lives: bool, shim_lives: bool) -> Self {
+        match (daemon_lives, shim_lives) {
+            (true, true) => Self::Nobody,
+            (false, true) => Self::Daemon,
+            (true, false) => Self::Shim,
+            (false, false) => Self::Both,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Daemon => "daemon",
+            Self::Shim => "shim",
+            Self::Both => "daemon and shim",
+        }
+    }
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Not started yet, or to be started again.
+    Planned,
+    /// Someone is at it.
+    Starting {
+        cli: Cli,
+        /// The daemon was killed meanwhile.
+        interrupted: bool,
+    },
+    /// Who was at it was killed; whether it is there is to be asked.
+    Limbo,
+    /// It runs, and this is its process.
+    Up(PidFd),
+    /// It has exited.
+    Ended,
+    /// It is of no use any more, and that has been told.
+    Failed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) role: Role,
+    pub(crate) id: String,
+    name: String,
+    attempt: u32,
+    pub(crate) phase: Phase,
+    gate: Option<File>,
+    pub(crate) shim: Option<i32>,
+    /// Who was dead when it exited; worse once those die who had yet to write it down.
+    pub(crate) cell: Option<Cell>,
+    /// Its exit was seen on disk.
+    pub(crate) recorded: bool,
+    /// Since when its shim is stopped, or its process has ended, whichever came later.
+    pub(crate) stopped_since: Option<Instant>,
+    /// Its shim was an adopter, and stopped for longer after the exit than the daemon gives it.
+    pub(crate) overdue: bool,
+    /// A shim of it was killed at some time.
+    pub(crate) lost_shim: bool,
+    /// An exec that is at work, and its code.
+    pub(crate) exec: Option<(Cli, u8, bool)>,
+    /// The codes of all its execs.
+    pub(crate) execs: Vec<u8>,
+    /// It was made to exit while an exec was at work.
+    pub(crate) exec_cut_off: bool,
+}
+
+impl Actor {
+    pub(crate) fn new(name: String, role: Role) -> Self {
+        Self {
+            role,
+            id: name.clone(),
+            name,
+            attempt: 0,
+            phase: Phase::Planned,
+            gate: None,
+            shim: None,
+            cell: None,
+            recorded: false,
+            stopped_since: None,
+            overdue: false,
+            lost_shim: false,
+            exec: None,
+            execs: Vec::new(),
+            exec_cut_off: false,
+        }
+    }
+
+    /// The next try, under another id: of the one before nothing may be left, and that is looked at.
+    pub(crate) fn again(&mut self) {
+        self.attempt += 1;
+        self.id = format!("{}.{}", self.name, self.attempt);
+        self.phase = Phase::Planned;
+    }
+
+    /// Makes the gate and returns the script.
+    pub(crate) fn script(&mut self, paths: &Paths) -> std::io::Result<String> {
+        let inside = format!("/gates/{}", self.id);
+        let outside = self.gate_path(paths);
+        let path = match self.role.runtime {
+            Runtime::Fake => outside.display().to_string(),
+            Runtime::Runc => inside,
+        };
+        // That it ran, for whoever finds nothing of it. The root of a real container is read-only.
+        let begins = match self.role.runtime {
+            Runtime::Fake => format!(": > {}; echo begins", self.trace(paths).display()),
+            Runtime::Runc => "echo begins".to_owned(),
+        };
+        match (self.role.life, self.role.end) {
+            (Life::AtOnce, End::Code(code)) => Ok(format!("{begins}; echo ends; exit {code}")),
+            _ => {
+                nix::unistd::mkfifo(&outside, Mode::S_IRUSR | Mode::S_IWUSR)?;
+                // Opened for both: neither side waits for the other, and what is written stays.
+                self.gate = Some(File::options().read(true).write(true).open(&outside)?);
+                Ok(format!("{begins}; read -r code < {path}; echo ends; exit $code"))
+            }
+        }
+    }
+
+    fn trace(&self, paths: &Paths) -> PathBuf {
+        self.gate_path(paths).with_added_extension("ran")
+    }
+
+    /// Whether its program has run, as far as it can tell.
+    pub(crate) fn has_run(&self, paths: &Paths) -> bool {
+        self.trace(paths).exists()
+    }
+
+    fn gate_path(&self, paths: &Paths) -> PathBuf {
+        paths.bundle().join("rootfs/gates").join(&self.id)
+    }
+
+    /// Lets it go the way of its role.
+    pub(crate) fn let_go(&mut self, process: &PidFd) -> std::io::Result<()> {
+        match self.role.end {
+            End::Signal(signal) => process.send_signal(signal),
+            End::Code(code) => match &mut self.gate {
+                Some(gate) => gate.write_all(format!("{code}\n").as_bytes()),
+                None => Ok(()),
+            },
+        }
+    }
+
+    pub(crate) fn close_gate(&mut self, paths: &Paths) {
+        if self.gate.take().is_some() {
+            let _ = fs::remove_file(self.gate_path(paths));
+        }
+    }
+
+    /// Its shim goes on, or is dead: was it stopped so long that the daemon could give up on it?
+    /// A parent's zombie waits for it whatever happens; an adopter's may be gone with the daemon.
+    pub(crate) fn shim_goes_on(&mut self) {
+        if let Some(since) = self.stopped_since.take()
+            && self.lost_shim
+            && matches!(self.phase, Phase::Ended)
+            && since.elapsed() > GRACE
+        {
+            self.overdue = true;
+        }
+    }
+
+    /// Whether its end is on disk.
+    pub(crate) fn is_recorded(&mut self, paths: &Paths) -> bool {
+        self.recorded = self.recorded || paths.init(&self.id).join("exit.json").exists();
+        self.recorded
+    }
+
+    pub(crate) fn pid(&self, paths: &Paths) -> Option<i32> {
+        fs::read_to_string(paths.init(&self.id).join("pid")).ok()?.trim().parse().ok()
+    }
+
+    /// What it must have written, and what it has written, of its standard output.
+    pub(crate) fn output(&self, paths: &Paths) -> String {
+        let log = fs::read_to_string(paths.init(&self.id).join("output.log")).unwrap_or_default();
+        // Time, stream, tag, and then the content.
+        log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect::<Vec<_>>().join("|")
+    }
+}
