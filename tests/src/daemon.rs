@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use crate::{Proc, Scratch, binary, soon};
+use crate::{Proc, Scratch, binary, runtime_name, soon};
 
 /// A daemon of this test's. Dropped, it is killed.
 #[derive(Debug)]
@@ -152,6 +152,9 @@ impl Holdfast {
     /// As [`start_daemon`](Self::start_daemon), with changes to its command.
     pub async fn start_daemon_by(&mut self, change: impl FnOnce(&mut Command)) {
         let mut command = self.command(&["daemon"]);
+        if crate::runtime::chosen().is_some() {
+            command.args(["--runtime", runtime_name()]);
+        }
         change(&mut command);
         self.daemon = Some(Daemon::start(command).await);
     }
