@@ -5,10 +5,14 @@
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `test` | README's second command: all tests |
+//! | `runtimes` | the lifecycle tests once for each OCI runtime, in one table |
+//! | `suite` | one run of cargo's tests |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod demo;
+mod runtimes;
 mod setup;
+mod suite;
 mod test;
 mod vm;
 
@@ -26,6 +30,8 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Run the lifecycle tests once for each OCI runtime, and print what came of them
+    Runtimes(runtimes::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
 }
@@ -34,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::Runtimes(options) => runtimes::run(&options),
         Task::VmTest(options) => vm::run(&options),
     }
 }
@@ -47,6 +54,13 @@ fn workspace() -> PathBuf {
 /// The cargo that runs this.
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// git, in the workspace.
+fn git() -> Command {
+    let mut command = Command::new("git");
     command.current_dir(workspace());
     command
 }
