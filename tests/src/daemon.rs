@@ -149,13 +149,15 @@ impl Holdfast {
         self.start_daemon_by(|_| {}).await;
     }
 
-    /// As [`start_daemon`](Self::start_daemon), with changes to its command.
+    /// As [`start_daemon`](Self::start_daemon), with changes to its command. One that is to have
+    /// another runtime than the one under test, be it `auto`, says so by `--runtime`.
     pub async fn start_daemon_by(&mut self, change: impl FnOnce(&mut Command)) {
         let mut command = self.command(&["daemon"]);
-        if crate::runtime::chosen().is_some() {
+        change(&mut command);
+        let named = command.as_std().get_args().any(|arg| arg == "--runtime");
+        if !named && crate::runtime::chosen().is_some() {
             command.args(["--runtime", runtime_name()]);
         }
-        change(&mut command);
         self.daemon = Some(Daemon::start(command).await);
     }
 
