@@ -10,9 +10,9 @@ use serde_json::json;
 async fn with_runtimes(names: &[&str]) -> Holdfast {
     let mut holdfast = Holdfast::without_daemon();
     let path = holdfast.scratch.path().join("path");
-    fs::create_dir(&path).unwrap();
+    fs::create_dir(&path).expect("make a directory");
     for name in names {
-        symlink(runtime(), path.join(name)).unwrap();
+        symlink(runtime(), path.join(name)).expect("link a runtime");
     }
     let auto = |command: &mut tokio::process::Command| {
         command.env("PATH", path).args(["--runtime", "auto"]);

@@ -14,6 +14,9 @@ use crate::suite::EMBEDDED;
 /// The version of youki whose library the embedded runtime is built on.
 const YOUKI: &str = "0.7.0";
 
+/// Finds or makes a runtime's executable.
+type Find = fn() -> anyhow::Result<PathBuf>;
+
 /// A runtime.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -27,7 +30,7 @@ pub(super) struct Candidate {
 impl Candidate {
     /// All, or those that were asked for. Whether each works on this machine is tried.
     pub(super) fn all(long: bool, only: &[String]) -> anyhow::Result<Vec<Self>> {
-        let known: [(&str, bool, fn() -> anyhow::Result<PathBuf>); 4] = [
+        let known: [(&str, bool, Find); 4] = [
             ("runc", true, runc),
             ("embedded", true, embedded),
             ("youki", long, youki),
