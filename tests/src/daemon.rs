@@ -1,6 +1,7 @@
 //! The real daemon over a state root of its own, and the real command line to it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,14 @@ impl Daemon {
     /// # Panics
     ///
     /// If it does not come so far. What it said is in the message.
-    pub async fn start(mut command: Command) -> Self {
+    pub async fn start(command: Command) -> Self {
+        Self::try_start(command)
+            .await
+            .unwrap_or_else(|said| panic!("the daemon did not come to listen:\n{said}"))
+    }
+
+    /// As [`start`](Self::start); what it said, if it ended before it listened.
+    pub async fn try_start(mut command: Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -56,7 +64,8 @@ impl Daemon {
         loop {
             let line = soon("the daemon to listen", lines.next_line()).await;
             let Some(line) = line.expect("read what the daemon says") else {
-                panic!("the daemon did not come to listen:\n{said}");
+                soon("the end of the daemon", child.wait()).await.expect("wait for the daemon");
+                return Err(said);
             };
             said += &format!("{line}\n");
             if line.contains("listening") {
@@ -65,7 +74,13 @@ impl Daemon {
         }
         let log = Arc::new(Mutex::new(said));
         tokio::spawn(keep(lines, log.clone()));
-        Self { child, log }
+        Ok(Self { child, log })
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Its process.
@@ -161,6 +176,19 @@ impl Holdfast {
         self.daemon = Some(Daemon::start(command).await);
     }
 
+    /// As [`start_daemon`](Self::start_daemon), by another program in its place, and with further
+    /// arguments; what it said, if it ended before it listened.
+    pub async fn try_start_daemon(
+        &mut self,
+        program: &Path,
+        args: &[&OsStr],
+    ) -> Result<(), String> {
+        let mut command = Command::new(program);
+        command.arg("--root").arg(self.root()).arg("daemon").args(args).env_remove("HOLDFAST_LOG");
+        self.daemon = Some(Daemon::try_start(command).await?);
+        Ok(())
+    }
+
     /// The daemon.
     ///
     /// # Panics
@@ -169,6 +197,18 @@ impl Holdfast {
     #[must_use]
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("a daemon was started")
+    }
+
+    /// What the daemon has said, if there is one.
+    #[must_use]
+    pub fn daemon_log(&self) -> String {
+        self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
+    }
+
+    /// The daemon's number, if there is one that has not been waited for.
+    #[must_use]
+    pub fn running_daemon(&self) -> Option<i32> {
+        self.daemon.as_ref()?.child.id().map(u32::cast_signed)
     }
 
     /// The daemon, to do with as one likes. It is no longer known here.

@@ -8,19 +8,28 @@
 //! | `runtime` | the OCI runtime under test, and how a test is skipped |
 //! | `processes` | processes by what they mention, held by pid and start time |
 //! | `listen` | reading output and events to their end, never for ever |
+//! | `tracer` | a process followed from system call to system call, killed or failed at one |
+//! | `life` | a container's whole life, and what must hold wherever it was cut short |
+//! | `crash` | crash points: such a life, cut short at each system call that changes the world |
+//! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
 
 pub mod bundle;
+pub mod crash;
 pub mod daemon;
+pub mod life;
 pub mod listen;
 pub mod processes;
+pub mod pty;
 pub mod runtime;
 pub mod scratch;
+pub mod tracer;
 
 pub use bundle::busybox_bundle;
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
+pub use pty::Pty;
 pub use runtime::{is_runtime, runtime, runtime_name, skip};
 pub use scratch::{Gate, Scratch, cgroups_of, edit_json, unique_id};
 
@@ -34,8 +43,10 @@ use std::path::PathBuf;
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the running test");
-    // target/debug/deps/library-0123 → target/debug
-    let beside = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").join(name);
+    // A test lies in target/PROFILE/deps, a program of ours in target/PROFILE.
+    let folder = test.parent().expect("a program lies in a folder");
+    let folder = folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder);
+    let beside = folder.join(name);
     assert!(
         beside.is_file(),
         "{} is not built; run `cargo xtask test`, or `cargo build --workspace` first",

@@ -99,7 +99,7 @@ impl Scratch {
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("make a FIFO");
         // Opened for both: neither side waits for the other, and what is written stays.
         let fifo = File::options().read(true).write(true).open(&path).expect("open a FIFO");
-        Gate { inside, fifo }
+        Gate { inside, path, fifo }
     }
 
     /// Everything that must not be there when no container is: processes, directories of
@@ -156,6 +156,7 @@ impl Drop for Scratch {
 #[derive(Debug)]
 pub struct Gate {
     inside: String,
+    path: PathBuf,
     fifo: File,
 }
 
@@ -164,7 +165,13 @@ impl Gate {
     /// through with.
     #[must_use]
     pub fn script(&self, first: &str) -> String {
-        format!("{first}; read -r code < {}; echo after; exit $code", self.inside)
+        waits_at(&self.inside, first)
+    }
+
+    /// The same for what runs on the host, as the fake runtime's containers do.
+    #[must_use]
+    pub fn script_on_host(&self, first: &str) -> String {
+        waits_at(&self.path.display().to_string(), first)
     }
 
     /// A script that does `first`, waits at the gate, and goes on.
@@ -177,6 +184,10 @@ impl Gate {
     pub fn open(&self, code: u8) {
         (&self.fifo).write_all(format!("{code}\n").as_bytes()).expect("write to a FIFO");
     }
+}
+
+fn waits_at(path: &str, first: &str) -> String {
+    format!("{first}; read -r code < {path}; echo after; exit $code")
 }
 
 /// Changes a JSON file: a bundle's configuration, a record.

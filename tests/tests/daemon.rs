@@ -407,18 +407,26 @@ async fn what_cannot_be_restored_is_shown_and_all_else_is_restored() {
     std::fs::create_dir_all(broken.join("init")).unwrap();
     std::fs::write(broken.join("init/process.json"), "garbage").unwrap();
     holdfast.start_daemon().await;
+    let aside = holdfast.root().join(".broken");
+    let told =
+        format!("holdfast: not restored: {}/broken-1: set aside: process.json: ", aside.display());
     let ps = holdfast.run(&["ps", "--all", "--json"]).await;
     assert_eq!(ps.code, Some(0));
-    let path = broken.to_str().unwrap();
-    assert!(ps.stderr.starts_with(&format!("holdfast: not restored: {path}")), "{ps:?}");
+    assert!(ps.stderr.starts_with(&told), "{ps:?}");
     assert_eq!(ps.stderr.lines().count(), 1, "{ps:?}");
+    assert!(!broken.exists() && aside.join("broken-1/broken/init/process.json").exists());
+    // At each later start too, as long as it is there.
+    holdfast.kill_daemon().await;
+    holdfast.start_daemon().await;
+    let ps = holdfast.run(&["ps", "--all", "--json"]).await;
+    assert!(ps.stderr.starts_with(&told), "{ps:?}");
     let listed: Value = serde_json::from_str(&ps.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert_eq!(holdfast.inspect(&good).await["status"], "running");
     assert_eq!(holdfast.ok(&["wait", &ended]).await, "6\n");
     holdfast.ok(&["kill", &good]).await;
     assert_eq!(holdfast.ok(&["wait", &good]).await, SIGKILL);
-    std::fs::remove_dir_all(&broken).unwrap();
+    std::fs::remove_dir_all(&aside).unwrap();
     holdfast.kill_daemon().await;
     holdfast.start_daemon().await;
     holdfast.close().await;

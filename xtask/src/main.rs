@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `setup` | the programs that a command needs, from Debian's packages |
 //! | `demo` | README's first command: the main job, before your eyes |
+//! | `fuzz` | all readers of foreign bytes, fed with any bytes |
 //! | `test` | README's second command: all tests |
 //! | `runtimes` | the lifecycle tests once for each OCI runtime, in one table |
 //! | `suite` | one run of cargo's tests |
+//! | `crash_points` | the daemon and the shims, killed at each step that they take |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
+mod crash_points;
 mod demo;
+mod fuzz;
 mod runtimes;
 mod setup;
 mod suite;
@@ -32,8 +36,12 @@ enum Task {
     Test(test::Options),
     /// Run the lifecycle tests once for each OCI runtime, and print what came of them
     Runtimes(runtimes::Options),
+    /// Kill the daemon, and the shims, at each system call that changes the world
+    CrashPoints(crash_points::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
+    /// Run the fuzz targets, each for some seconds
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,7 +49,9 @@ fn main() -> anyhow::Result<()> {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
         Task::Runtimes(options) => runtimes::run(&options),
+        Task::CrashPoints(options) => crash_points::run(&options),
         Task::VmTest(options) => vm::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     }
 }
 

@@ -9,6 +9,9 @@ use axum::serve::Listener;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
+/// What a socket is called, with a pid behind it, before it has its name.
+const STAGED: &str = "new-";
+
 /// A socket that serves root and the user of this process.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -35,9 +38,10 @@ impl Socket {
             }
             _ => {}
         }
+        sweep(path).await;
         // Bound under another name and given its mode there, so that it is never open to others
         // for a moment, and renamed, so that it is never missing.
-        let staged = path.with_added_extension(format!("new-{}", std::process::id()));
+        let staged = path.with_added_extension(format!("{STAGED}{}", std::process::id()));
         let _ = std::fs::remove_file(&staged);
         let listener = UnixListener::bind(&staged)?;
         let published = std::fs::set_permissions(&staged, Permissions::from_mode(0o600))
@@ -47,6 +51,25 @@ impl Socket {
             return Err(error);
         }
         Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+/// Removes the sockets of daemons that died before theirs had its name. One that answers belongs to
+/// a daemon that is just starting; what can't be removed is in nobody's way.
+async fn sweep(path: &Path) {
+    let beginning = path.with_added_extension(STAGED);
+    let (Some(beginning), Some(parent)) = (beginning.file_name(), beginning.parent()) else {
+        return;
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let beginning = beginning.as_encoded_bytes();
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(beginning)
+            && entry.file_type().is_ok_and(|kind| kind.is_socket())
+            && UnixStream::connect(entry.path()).await.is_err()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -20,12 +20,32 @@ pub(crate) struct Pump {
     buffer: Box<[u8]>,
     /// What of the buffer is still to be written.
     pending: Range<usize>,
+    /// What is written once there is no more to read: a terminal has no other end of input.
+    end_mark: Option<u8>,
+    /// Whether the last byte was one that a terminal hands on with all before it.
+    handed_on: bool,
+    /// No more is to be read.
+    ending: bool,
 }
 
 impl Pump {
     /// Both must have been opened with `O_NONBLOCK`.
     pub(crate) fn new(from: OwnedFd, to: OwnedFd) -> Self {
-        Self { from, to, buffer: vec![0; ROOM].into_boxed_slice(), pending: 0..0 }
+        Self {
+            from,
+            to,
+            buffer: vec![0; ROOM].into_boxed_slice(),
+            pending: 0..0,
+            end_mark: None,
+            handed_on: true,
+            ending: false,
+        }
+    }
+
+    /// Has the end of the input reach a terminal: by this control character (`VEOF`, termios(3)).
+    pub(crate) fn ending_with(mut self, end_mark: u8) -> Self {
+        self.end_mark = Some(end_mark);
+        self
     }
 
     /// What to wait for before it can go on.
@@ -42,8 +62,18 @@ impl Pump {
         if self.pending.is_empty() {
             match nix::unistd::read(&self.from, &mut self.buffer) {
                 // A terminal whose other side nobody has open reads as EIO.
-                Ok(0) | Err(nix::Error::EIO) => return Ok(Progress::Ended),
-                Ok(length) => self.pending = 0..length,
+                Ok(0) | Err(nix::Error::EIO) => {
+                    let Some(mark) = self.end_mark else { return Ok(Progress::Ended) };
+                    // In the middle of a line the first one only hands that on.
+                    let marks = if self.handed_on { 1 } else { 2 };
+                    self.buffer[..marks].fill(mark);
+                    (self.pending, self.ending) = (0..marks, true);
+                }
+                Ok(length) => {
+                    let last = self.buffer[length - 1];
+                    self.handed_on = matches!(last, b'\n' | b'\r') || Some(last) == self.end_mark;
+                    self.pending = 0..length;
+                }
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(Progress::Open),
                 Err(error) => return Err(error.into()),
             }
@@ -55,6 +85,6 @@ impl Pump {
             Err(nix::Error::EIO | nix::Error::EPIPE) => self.pending = 0..0,
             Err(error) => return Err(error.into()),
         }
-        Ok(Progress::Open)
+        Ok(if self.ending && self.pending.is_empty() { Progress::Ended } else { Progress::Open })
     }
 }

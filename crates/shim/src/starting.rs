@@ -86,7 +86,7 @@ impl Shim {
             return failed("the runtime succeeded and sent no terminal".to_owned());
         }
         self.phase = Phase::Running { pid, process };
-        self.announce(Announcement::Created { pid, stdio: self.stdio.fds() });
+        self.announce(Announcement::Created { pid, shim: self.announcer() });
         Ok(Ok(Taken::Over))
     }
 

@@ -104,7 +104,8 @@ impl Stdio {
     /// The terminal has come.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         if let Some(fifo) = self.waiting_stdin.take() {
-            self.input = Some(Pump::new(fifo.into(), master.try_clone()?));
+            let pump = Pump::new(fifo.into(), master.try_clone()?);
+            self.input = Some(pump.ending_with(END_OF_INPUT));
         }
         self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
             Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
@@ -220,10 +221,6 @@ impl Stdio {
             && input.pass()? == Progress::Ended
         {
             self.input = None;
-            if let Some(master) = &self.terminal {
-                // Full or gone: then nobody waits for input.
-                let _ = nix::unistd::write(master, &[END_OF_INPUT]);
-            }
         }
         Ok(())
     }
@@ -242,9 +239,10 @@ impl Stdio {
 }
 
 fn open_log(dir: &ProcessDir, owner: Option<(u32, u32)>) -> io::Result<OutputLog> {
-    let file = dir.directory().append(OUTPUT_LOG)?;
-    give(&file, owner)?;
-    Ok(OutputLog::new(file))
+    let opened = dir.directory().append(OUTPUT_LOG);
+    let given = opened.and_then(|file| give(&file, owner).map(|()| file));
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{OUTPUT_LOG}: {error}"));
+    Ok(OutputLog::new(given.map_err(named)?))
 }
 
 fn null() -> io::Result<File> {

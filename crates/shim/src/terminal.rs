@@ -18,11 +18,10 @@ pub(crate) const END_OF_INPUT: u8 = 4;
 
 /// The socket to which the runtime sends the master (its `--console-socket`).
 #[derive(Debug)]
-pub(crate) enum ConsoleSocket {
-    /// Nobody has come yet.
-    Listening(UnixListener),
+pub(crate) struct ConsoleSocket {
+    listener: UnixListener,
     /// The runtime is there, and the master is still to come.
-    Connected(UnixStream),
+    connection: Option<UnixStream>,
 }
 
 impl ConsoleSocket {
@@ -35,28 +34,33 @@ impl ConsoleSocket {
         let path = PathBuf::from(own).join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
-        Ok((Self::Listening(listener), path))
+        Ok((Self { listener, connection: None }, path))
     }
 
     /// Goes on as far as it can without waiting. The master, once it has come.
     pub(crate) fn receive(&mut self, dir: &ProcessDir) -> io::Result<Option<OwnedFd>> {
-        if let Self::Listening(listener) = self {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            stream.set_nonblocking(true)?;
-            *self = Self::Connected(stream);
-        }
-        let Self::Connected(stream) = self else { return Ok(None) };
         let mut name = [0; NAME_ROOM];
-        let master = match fd_passing::receive(&*stream, &mut name) {
-            Ok((_, fds)) => fds.into_iter().next(),
+        let received = match &self.connection {
+            Some(connection) => fd_passing::receive(connection, &mut name),
+            None => match self.listener.accept() {
+                Ok((connection, _)) => {
+                    connection.set_nonblocking(true)?;
+                    fd_passing::receive(self.connection.insert(connection), &mut name)
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let fds = match received {
+            Ok((_, fds)) => fds,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => vec![],
             Err(error) => return Err(error),
         };
-        let master = master.ok_or_else(|| io::Error::other("the runtime sent no terminal"))?;
+        let Some(master) = fds.into_iter().next() else {
+            // A runtime that has failed hangs up. What is wrong is for its own log to say.
+            self.connection = None;
+            return Ok(None);
+        };
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         dir.directory().unlink(SOCKET)?;
         Ok(Some(master))
@@ -65,9 +69,6 @@ impl ConsoleSocket {
 
 impl AsFd for ConsoleSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Listening(listener) => listener.as_fd(),
-            Self::Connected(stream) => stream.as_fd(),
-        }
+        self.connection.as_ref().map_or(self.listener.as_fd(), UnixStream::as_fd)
     }
 }

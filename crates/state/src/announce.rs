@@ -15,13 +15,13 @@ pub enum Announcement {
     Created {
         /// The container process, as the host counts.
         pid: i32,
-        /// What the shim holds of its stdio.
-        stdio: StdioFds,
+        /// Its shim.
+        shim: Announcer,
     },
     /// This shim has taken the process over from one that died.
     Adopted {
-        /// What the shim holds of its stdio.
-        stdio: StdioFds,
+        /// The new one.
+        shim: Announcer,
     },
     /// The process ended and its status is on disk.
     Exited {
@@ -30,6 +30,15 @@ pub enum Announcement {
         /// How the shim knows.
         evidence: Evidence,
     },
+}
+
+/// Who announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announcer {
+    /// Its pid.
+    pub pid: i32,
+    /// What it reads from.
+    pub stdio: StdioFds,
 }
 
 /// The numbers of the descriptors by which a shim reads what its process writes. The supervisor
@@ -45,11 +54,11 @@ pub struct StdioFds {
     pub terminal: Option<i32>,
 }
 
-impl fmt::Display for StdioFds {
+impl fmt::Display for Announcer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, fd) in
-            [("stdout", self.stdout), ("stderr", self.stderr), ("terminal", self.terminal)]
-        {
+        let StdioFds { stdout, stderr, terminal } = self.stdio;
+        write!(f, "shim={}", self.pid)?;
+        for (name, fd) in [("stdout", stdout), ("stderr", stderr), ("terminal", terminal)] {
             if let Some(fd) = fd {
                 write!(f, " {name}={fd}")?;
             }
@@ -61,8 +70,8 @@ impl fmt::Display for StdioFds {
 impl fmt::Display for Announcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Created { pid, stdio } => writeln!(f, "created {pid}{stdio}"),
-            Self::Adopted { stdio } => writeln!(f, "adopted{stdio}"),
+            Self::Created { pid, shim } => writeln!(f, "created {pid} {shim}"),
+            Self::Adopted { shim } => writeln!(f, "adopted {shim}"),
             Self::Exited { end, evidence } => {
                 match end {
                     Termination::Exited(code) => write!(f, "exited code {code}")?,
@@ -85,9 +94,9 @@ impl Announcement {
         let announcement = match words.next()? {
             "created" => {
                 let pid = words.next()?.parse().ok().filter(|pid| *pid > 0)?;
-                Self::Created { pid, stdio: stdio(&mut words)? }
+                Self::Created { pid, shim: announcer(&mut words)? }
             }
-            "adopted" => Self::Adopted { stdio: stdio(&mut words)? },
+            "adopted" => Self::Adopted { shim: announcer(&mut words)? },
             "exited" => {
                 let end = match words.next()? {
                     "code" => Termination::Exited(words.next()?.parse().ok()?),
@@ -103,7 +112,8 @@ impl Announcement {
     }
 }
 
-fn stdio<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<StdioFds> {
+fn announcer<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Announcer> {
+    let pid = words.next()?.strip_prefix("shim=")?.parse().ok().filter(|pid| *pid > 0)?;
     let mut stdio = StdioFds::default();
     for word in words {
         let (name, fd) = word.split_once('=')?;
@@ -115,22 +125,45 @@ fn stdio<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<StdioFds> {
             _ => return None,
         }
     }
-    Some(stdio)
+    Some(Announcer { pid, stdio })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_line_is_an_announcement_or_nothing(
+            line in prop_oneof![any::<String>(), "(created|exited)( (code|signal))? -?[0-9]{0,12}"])
+        {
+            if let Some(said) = Announcement::parse(&line) {
+                prop_assert_eq!(Announcement::parse(said.to_string().trim_end()), Some(said));
+            }
+        }
+    }
 
     #[test]
     fn lines_read_back() {
         for said in [
-            Announcement::Created { pid: 1, stdio: StdioFds::default() },
+            Announcement::Created {
+                pid: 1,
+                shim: Announcer { pid: 2, stdio: StdioFds::default() },
+            },
             Announcement::Created {
                 pid: 7,
-                stdio: StdioFds { stdout: Some(5), stderr: Some(6), terminal: None },
+                shim: Announcer {
+                    pid: 8,
+                    stdio: StdioFds { stdout: Some(5), stderr: Some(6), terminal: None },
+                },
             },
-            Announcement::Adopted { stdio: StdioFds { terminal: Some(9), ..StdioFds::default() } },
+            Announcement::Adopted {
+                shim: Announcer {
+                    pid: 9,
+                    stdio: StdioFds { terminal: Some(9), ..StdioFds::default() },
+                },
+            },
             Announcement::Exited { end: Termination::Exited(255), evidence: Evidence::Shim },
             Announcement::Exited { end: Termination::Signaled(64), evidence: Evidence::Pidfd },
         ] {
@@ -143,9 +176,11 @@ mod tests {
             "created -1",
             "created 0",
             "created 1 2",
-            "created 1 stdout",
-            "adopted tty=1",
-            "adopted stdout=-1",
+            "created 1 shim=0",
+            "created 1 shim=3 stdout",
+            "adopted stdout=1",
+            "adopted shim=1 tty=1",
+            "adopted shim=1 stdout=-1",
             "exited",
             "exited code 256",
             "x y",

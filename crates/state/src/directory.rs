@@ -63,20 +63,28 @@ impl Directory {
 
     /// Opens an entry with `O_NOFOLLOW`, `O_CLOEXEC` and mode 0600 where it is created.
     pub fn open_at(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
-        Ok(openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, FILE_MODE)?)
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        Ok(uninterrupted(|| openat(&self.fd, name, flags, FILE_MODE))?)
     }
 
-    /// Reads a whole regular file. A FIFO, a directory, or a file of more than `limit` bytes in
-    /// its place is an error at once: nothing here blocks or fills the memory.
+    /// Opens a regular file. A FIFO, a directory or a device in its place is an error at once,
+    /// where opening it plainly could wait for ever.
+    pub fn open_file(&self, name: &str, flags: OFlag) -> io::Result<File> {
+        let file = File::from(self.open_at(name, flags | OFlag::O_NONBLOCK)?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(no_such_kind(name, "regular file")) }
+    }
+
+    /// Reads a whole regular file. Anything else, or a file of more than `limit` bytes, in its
+    /// place is an error at once: nothing here blocks or fills the memory.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let file = File::from(self.open_at(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other(format!("{name} is not a regular file")));
-        }
+        let file = self.open_file(name, OFlag::O_RDONLY)?;
         let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > limit {
+        // It may grow while it is read, so its length alone says nothing.
+        let too_large = file.metadata()?.len() > limit || {
+            file.take(limit + 1).read_to_end(&mut content)?;
+            content.len() as u64 > limit
+        };
+        if too_large {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 format!("{name} is larger than {limit} bytes"),
@@ -124,12 +132,12 @@ impl Directory {
 
     /// Makes the entries themselves durable.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(nix::unistd::fsync(&self.fd)?)
+        Ok(uninterrupted(|| nix::unistd::fsync(&self.fd))?)
     }
 
     /// Opens a file for appending, creating it if need be.
     pub fn append(&self, name: &str) -> io::Result<File> {
-        Ok(self.open_at(name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)?.into())
+        self.open_file(name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)
     }
 
     /// Makes a FIFO, mode 0600; one that is there already is kept (the seed made it).
@@ -152,7 +160,7 @@ impl Directory {
         if file.metadata()?.file_type().is_fifo() {
             Ok(file)
         } else {
-            Err(io::Error::other(format!("{name} is not a FIFO")))
+            Err(no_such_kind(name, "FIFO"))
         }
     }
 
@@ -167,6 +175,12 @@ impl Directory {
     /// Renames an entry and fails with [`io::ErrorKind::AlreadyExists`] if the new name is taken.
     pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE)?)
+    }
+
+    /// Moves an entry into another directory of the same file system, and fails with
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken there.
+    pub fn move_to(&self, name: &str, into: &Self) -> io::Result<()> {
+        Ok(renameat2(&self.fd, name, &into.fd, name, RenameFlags::RENAME_NOREPLACE)?)
     }
 
     /// Whether there is an entry of that name, whatever it is.
@@ -218,6 +232,39 @@ impl Directory {
     }
 }
 
+fn no_such_kind(name: &str, kind: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not a {kind}"))
+}
+
+/// Whether an error says that what is on disk is not what it should be. Any other (no descriptor
+/// left, no permission, a failing disk) says nothing of it: it may be well, and be read next time.
+#[must_use]
+pub fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    let kinds = [
+        Kind::NotFound,
+        Kind::NotADirectory,
+        Kind::IsADirectory,
+        Kind::FileTooLarge,
+        Kind::InvalidData,
+        Kind::UnexpectedEof,
+    ];
+    // What open(2) says of a symbolic link and of a socket.
+    let numbers = [Errno::ELOOP, Errno::ENXIO].map(|errno| Some(errno as i32));
+    kinds.contains(&error.kind()) || numbers.contains(&error.raw_os_error())
+}
+
+/// A file system over the network or in user space may answer a signal with `EINTR`, which says nothing
+/// of the file.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -228,6 +275,7 @@ impl AsFd for Directory {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     fn scratch() -> (tempfile::TempDir, Directory) {
         let temp = tempfile::tempdir().unwrap();
@@ -255,9 +303,15 @@ mod tests {
         dir.create_dir("dir").unwrap();
         symlink("/etc/passwd", temp.path().join("link")).unwrap();
         dir.write_atomic("big", &[0; 11]).unwrap();
-        for name in ["fifo", "dir", "link", "big"] {
-            assert!(dir.read(name, 10).is_err(), "{name}");
+        let _socket = UnixListener::bind(temp.path().join("socket")).unwrap();
+        for name in ["fifo", "dir", "link", "big", "socket", "gone"] {
+            let error = dir.read(name, 10).unwrap_err();
+            assert!(is_damage(&error), "{name}: {error}");
         }
+        for name in ["fifo", "dir", "link", "socket"] {
+            assert!(dir.append(name).is_err(), "{name}");
+        }
+        assert!(!is_damage(&Errno::EMFILE.into()));
         assert!(dir.open_fifo("big", OFlag::O_RDONLY).is_err());
     }
 

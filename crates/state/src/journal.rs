@@ -24,8 +24,13 @@ pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let mut file = directory.append(NAME)?;
-    file.write_all(&line)?;
-    if file.metadata()?.len() > COMPACT_ABOVE {
+    let length = file.metadata()?.len();
+    if let Err(error) = file.write_all(&line) {
+        // A disk that becomes full takes the beginning of a line, and the next would go on with it.
+        let _ = file.set_len(length);
+        return Err(error);
+    }
+    if length > COMPACT_ABOVE {
         let content = directory.read(NAME, LIMIT)?;
         directory.write_atomic(NAME, &newest_half(&content))?;
     }
@@ -34,7 +39,8 @@ pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
 
 /// The newest half, and of the older one what still matters: all of the processes that have not
 /// ended, so that after a restart nothing is told twice.
-fn newest_half(content: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn newest_half(content: &[u8]) -> Vec<u8> {
     let lines: Vec<&[u8]> = content.split_inclusive(|&b| b == b'\n').collect();
     let (older, newer) = lines.split_at(lines.len() / 2);
     let event = |line: &[u8]| serde_json::from_slice::<Event>(line).ok();
@@ -53,14 +59,16 @@ fn newest_half(content: &[u8]) -> Vec<u8> {
     older.iter().filter(matters).chain(newer).flat_map(|line| line.iter().copied()).collect()
 }
 
+/// The events of a journal's content. Lines that are torn or foreign are passed over.
+pub fn events(content: &[u8]) -> impl Iterator<Item = Event> {
+    content.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
 /// All events that are there. Lines that are torn or foreign are passed over; a container without
 /// a journal (the seed wrote none) has no events.
 pub fn read(container: &ContainerDir) -> io::Result<Vec<Event>> {
     match container.directory().read(NAME, LIMIT) {
-        Ok(content) => Ok(content
-            .split(|&b| b == b'\n')
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect()),
+        Ok(content) => Ok(events(&content).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -70,10 +78,25 @@ pub fn read(container: &ContainerDir) -> io::Result<Vec<Event>> {
 mod tests {
     use super::*;
     use crate::{Evidence, ExitStatus, StateRoot, Timestamp};
+    use proptest::prelude::*;
 
     fn event(seq: u64) -> Event {
         let kind = EventKind::Exited { status: ExitStatus::Code(3), evidence: Evidence::Shim };
         Event { seq, time: Timestamp::now(), process: ProcessId::init(), kind }
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_hide_no_event(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut content = noise.clone();
+            content.push(b'\n');
+            content.extend(serde_json::to_vec(&event(7)).unwrap());
+            content.push(b'\n');
+            content.extend(&noise);
+            let found: Vec<u64> = events(&content).map(|event| event.seq).collect();
+            prop_assert_eq!(found, [7]);
+            prop_assert!(newest_half(&content).len() <= content.len());
+        }
     }
 
     #[test]

@@ -10,12 +10,14 @@
 //! <root>/<container>/.bundle/       a bundle that Holdfast made
 //! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
+//! <root>/.broken/<container>-<n>/  what could not be read, and why     broken
 //! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
 //! ```
 //!
 //! Names that start with a dot can never be ids, so they never collide with a container.
 
 pub mod announce;
+mod broken;
 pub mod control;
 pub mod cri;
 pub mod directory;

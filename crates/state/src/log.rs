@@ -17,7 +17,9 @@ pub struct Message {
 /// All messages of a log, in order. Lines of other loggers between them and a last line that was
 /// cut short are passed over: whoever asks wants the error that is there.
 pub fn messages(content: &[u8]) -> impl Iterator<Item = Message> {
-    content.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+    // The seed's shim ended no line, so several may stand in one.
+    let of_line = |line| serde_json::Deserializer::from_slice(line).into_iter();
+    content.split(|&b| b == b'\n').flat_map(move |line| of_line(line).map_while(Result::ok))
 }
 
 /// The first error of a log. The first names the cause; later ones are its consequences.
@@ -38,6 +40,17 @@ pub fn line(level: &str, msg: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_comes_back_as_one_line(text in any::<String>(), noise in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut log = noise;
+            log.push(b'\n');
+            log.extend(line("error", &text).bytes());
+            prop_assert_eq!(first_error(&log), Some(text));
+        }
+    }
 
     #[test]
     fn the_first_error_among_foreign_and_torn_lines() {
@@ -45,6 +58,8 @@ mod tests {
             {\"level\":\"error\",\"msg\":\"the cause\"}\n{\"level\":\"error\",\"msg\":\"later\"}\n{\"level\":\"err";
         assert_eq!(first_error(log).as_deref(), Some("the cause"));
         assert_eq!(first_error(b"{\"level\":\"error\",\"msg\":\"cut"), None);
+        let seed = br#"{"level": "warn","msg": "a"}{"level": "error","msg": "b"}{"level": "er"#;
+        assert_eq!(first_error(seed).as_deref(), Some("b"));
         assert_eq!(
             first_error(line("error", "quote \" and\nline").as_bytes()).as_deref(),
             Some("quote \" and\nline")

@@ -7,8 +7,12 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
+use crate::directory::is_damage;
 use crate::status::parse_status_file;
-use crate::{Directory, Evidence, ExitRecord, ProcessRecord, RecordError, Timestamp};
+use crate::{
+    Directory, Evidence, ExitRecord, ExitStatus, ProcessRecord, RecordError, Timestamp,
+    UnknownReason,
+};
 
 /// The record; see [`ProcessRecord`]. Written by the supervisor.
 pub const PROCESS_JSON: &str = "process.json";
@@ -51,6 +55,18 @@ pub enum LoadError {
     /// The file makes no sense.
     #[error("{PROCESS_JSON}: {0}")]
     Record(#[from] RecordError),
+}
+
+impl LoadError {
+    /// Whether there is no sound record. One of a newer build is sound, and so may one be that
+    /// can't be read now.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Io(error) => is_damage(error),
+            Self::Record(error) => !matches!(error, RecordError::NewerSchema { .. }),
+        }
+    }
 }
 
 impl ProcessDir {
@@ -113,7 +129,7 @@ impl ProcessDir {
 
     /// The control FIFO as the shim holds it: open for both, so that it never ends.
     pub fn control_reader(&self) -> io::Result<File> {
-        self.0.open_fifo(CONTROL, OFlag::O_RDWR)
+        self.0.open_fifo(CONTROL, OFlag::O_RDWR).map_err(|error| named(CONTROL, error))
     }
 
     /// The control FIFO for sending. Fails with `ENXIO` if there is no shim.
@@ -140,26 +156,35 @@ impl ProcessDir {
     }
 
     /// How the process ended, if that is on disk. `exit.json` says it in full; without it (the
-    /// seed wrote none) `exitStatus` alone counts.
+    /// seed wrote none, and one that is damaged says nothing) `exitStatus` alone counts. Two that
+    /// contradict each other leave the status unknown: one of them is wrong, nobody knows which.
     pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
-        match self.0.read(EXIT_JSON, SMALL_LIMIT) {
-            Ok(content) => {
-                if let Ok(record) = serde_json::from_slice(&content) {
-                    return Ok(Some(record));
-                }
+        let full = self.read_sound(EXIT_JSON)?;
+        let full = full.and_then(|content| serde_json::from_slice::<ExitRecord>(&content).ok());
+        let number = self.read_sound(EXIT_STATUS)?;
+        let number = number.and_then(|content| parse_status_file(&content));
+        let unreadable = ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+        Ok(match (full, number) {
+            (Some(full), Some(number))
+                if number != unreadable && number.as_number() != full.status.as_number() =>
+            {
+                Some(ExitRecord { status: unreadable, evidence: Evidence::None, time: full.time })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            (Some(full), _) => Some(full),
+            (None, number) => number.map(|status| ExitRecord {
+                status,
+                evidence: Evidence::StatusFile,
+                time: Timestamp::now(),
+            }),
+        })
+    }
+
+    /// `None` if it is not there, or is no file of ours.
+    fn read_sound(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match self.0.read(name, SMALL_LIMIT) {
+            Err(error) if is_damage(&error) => Ok(None),
+            other => other.map(Some),
         }
-        let content = match self.0.read(EXIT_STATUS, SMALL_LIMIT) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        Ok(parse_status_file(&content).map(|status| ExitRecord {
-            status,
-            evidence: Evidence::StatusFile,
-            time: Timestamp::now(),
-        }))
     }
 
     /// Records how the process ended. The first record stands: if one is there, it is returned and
@@ -172,8 +197,15 @@ impl ProcessDir {
             }
             other => other.map(|()| record.clone())?,
         };
-        match self.0.write_once(EXIT_STATUS, standing.status.as_number().to_string().as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(standing),
+        let number = standing.status.as_number().to_string();
+        match self.0.write_once(EXIT_STATUS, number.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // The seed wrote in place, and a crash may have left its file empty.
+                if parse_status_file(&self.0.read(EXIT_STATUS, SMALL_LIMIT)?).is_none() {
+                    self.0.write_atomic(EXIT_STATUS, number.as_bytes())?;
+                }
+                Ok(standing)
+            }
             other => other.map(|()| standing),
         }
     }
@@ -204,6 +236,11 @@ impl ProcessDir {
     }
 }
 
+/// Says of which file an error is, for a message that has to stand by itself.
+fn named(name: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
+}
+
 /// How much of a standard error goes into an error message, in bytes.
 const STDERR_TAIL: usize = 2048;
 
@@ -225,7 +262,6 @@ impl AsFd for ProcessDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ExitStatus, UnknownReason};
     use std::io::Read;
 
     fn scratch() -> (tempfile::TempDir, ProcessDir) {
@@ -248,6 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_status_file_is_none_and_is_made_up_for() {
+        let (temp, dir) = scratch();
+        std::fs::write(temp.path().join(EXIT_STATUS), "").unwrap();
+        assert_eq!(dir.exit().unwrap(), None);
+        dir.record_exit(&ExitRecord::now(ExitStatus::Code(3), Evidence::Pidfd)).unwrap();
+        assert_eq!(dir.directory().read(EXIT_STATUS, 10).unwrap(), b"3");
+    }
+
+    #[test]
     fn a_crash_between_the_two_status_files_is_made_up_for() {
         let (_temp, dir) = scratch();
         let first = ExitRecord::now(ExitStatus::Code(42), Evidence::Shim);
@@ -265,6 +310,40 @@ mod tests {
         assert_eq!(dir.exit().unwrap(), None);
         dir.directory().write_atomic(EXIT_STATUS, b"%!u(uint32=137)").unwrap();
         assert_eq!(dir.exit().unwrap().unwrap().status, ExitStatus::Code(137));
+    }
+
+    #[test]
+    fn a_damaged_status_is_made_up_for_or_unknown_and_never_invented() {
+        let (temp, dir) = scratch();
+        // Unsynced: it is written a thousand times.
+        let write = |name, content: &[u8]| std::fs::write(temp.path().join(name), content).unwrap();
+        let first = ExitRecord::now(ExitStatus::Code(1), Evidence::Shim);
+        dir.record_exit(&first).unwrap();
+        let json = serde_json::to_vec(&first).unwrap();
+        for number in [&b""[..], b"x", b"257"] {
+            write(EXIT_STATUS, number);
+            assert_eq!(dir.exit().unwrap().as_ref(), Some(&first), "{number:?}");
+        }
+        let unknown = ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+        write(EXIT_STATUS, b"0");
+        assert_eq!(dir.exit().unwrap().unwrap().status, unknown);
+        write(EXIT_STATUS, b"1");
+        for length in 0..json.len() {
+            write(EXIT_JSON, &json[..length]);
+            assert_eq!(dir.exit().unwrap().unwrap().status, first.status, "of {length} bytes");
+        }
+        for place in 0..json.len() {
+            for bit in 0..8 {
+                let mut flipped = json.clone();
+                flipped[place] ^= 1 << bit;
+                write(EXIT_JSON, &flipped);
+                let status = dir.exit().unwrap().unwrap().status;
+                assert!(status == first.status || status == unknown, "{status} of {flipped:?}");
+            }
+        }
+        dir.directory().unlink(EXIT_JSON).unwrap();
+        dir.directory().create_dir(EXIT_JSON).unwrap();
+        assert_eq!(dir.exit().unwrap().unwrap().status, first.status);
     }
 
     #[test]

@@ -179,6 +179,10 @@ pub enum RecordError {
     /// It is not what it should be.
     #[error("not a process record: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// The `holdfast` object stands under another name: without it the record would be taken for
+    /// one of the seed's, and its container for another's.
+    #[error("not a process record: the holdfast object stands under the name {0:?}")]
+    Renamed(String),
     /// A later build wrote it.
     #[error(
         "written by a newer Holdfast (schema {found}, this one reads up to {SCHEMA}); left alone"
@@ -196,7 +200,16 @@ impl ProcessRecord {
         let schema = value.get("holdfast").and_then(|h| h.get("schema")).and_then(Value::as_u64);
         match schema {
             Some(found) if found > u64::from(SCHEMA) => Err(RecordError::NewerSchema { found }),
-            _ => Ok(serde_json::from_value(value)?),
+            _ => Self::sound(serde_json::from_value(value)?),
+        }
+    }
+
+    fn sound(record: Self) -> Result<Self, RecordError> {
+        let is_ours =
+            |value: &Value| value.get("schema").is_some() && value.get("bootId").is_some();
+        match record.oci.iter().find(|(_, value)| is_ours(value)) {
+            Some((name, _)) if record.holdfast.is_none() => Err(RecordError::Renamed(name.clone())),
+            _ => Ok(record),
         }
     }
 
@@ -238,6 +251,12 @@ mod tests {
     fn a_newer_schema_is_refused_by_its_number() {
         let error = ProcessRecord::from_json(br#"{"holdfast":{"schema":9,"odd":[]}}"#).unwrap_err();
         assert!(error.to_string().contains("schema 9"), "{error}");
+    }
+
+    #[test]
+    fn a_record_of_ours_is_never_taken_for_one_of_the_seeds() {
+        let content = br#"{"holdfasu":{"schema":1,"bootId":"b"}}"#;
+        assert!(matches!(ProcessRecord::from_json(content), Err(RecordError::Renamed(_))));
     }
 
     proptest! {

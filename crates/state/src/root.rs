@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::{ContainerId, Directory, ProcessDir, ProcessId};
 
 const LOCK: &str = ".lock";
-const RUNTIME: &str = ".runtime";
+pub(crate) const RUNTIME: &str = ".runtime";
 /// Within that: the boot whose containers are there.
 const BOOT_ID: &str = ".boot-id";
 const BUNDLE: &str = ".bundle";
@@ -24,7 +24,7 @@ const REMOVED: &str = ".gone-";
 /// The state root, held by one supervisor at a time.
 #[derive(Debug)]
 pub struct StateRoot {
-    directory: Directory,
+    pub(crate) directory: Directory,
     /// Makes the names of directories under construction or removal unique within this process.
     counter: AtomicU64,
     /// Released by [`release`](Self::release), with the root, or by the kernel when the process dies.
@@ -175,7 +175,7 @@ impl StateRoot {
     }
 
     /// Finds all containers, and sweeps what crashes left behind. What makes no sense is reported
-    /// and left where it is.
+    /// and left where it is; what was set aside earlier is reported again.
     pub fn scan(&self) -> io::Result<Scan> {
         let mut scan = Scan::default();
         for name in self.directory.names()? {
@@ -185,6 +185,7 @@ impl StateRoot {
                 self.scan_container(&name, &mut scan);
             }
         }
+        scan.problems.extend(self.set_aside());
         Ok(scan)
     }
 
@@ -208,15 +209,14 @@ impl StateRoot {
         for name in names {
             if is_leftover(&name) {
                 self.sweep(&directory.0, &name, &mut scan.problems);
-            } else if !name.starts_with('.')
-                && let Ok(process) = directory.0.open_dir(&name)
-            {
-                match name.parse() {
-                    Ok(id) => processes.push((id, ProcessDir::new(process))),
-                    Err(error) => scan.problems.push(Problem {
-                        path: directory.0.path().join(&name),
-                        reason: format!("{error}"),
-                    }),
+            } else if !name.starts_with('.') {
+                let problem = |reason| Problem { path: directory.0.path().join(&name), reason };
+                match (directory.0.open_dir(&name), name.parse()) {
+                    (Ok(process), Ok(id)) => processes.push((id, ProcessDir::new(process))),
+                    // The journal, say.
+                    (Err(error), _) if error.kind() == io::ErrorKind::NotADirectory => {}
+                    (Err(error), _) => scan.problems.push(problem(error.to_string())),
+                    (_, Err(error)) => scan.problems.push(problem(format!("{error}"))),
                 }
             }
         }
@@ -308,9 +308,17 @@ impl<'a> Staged<'a> {
 
     fn publish_as(mut self, name: &str) -> io::Result<Directory> {
         self.parent.rename_new(&self.name, name)?;
-        self.published = true;
-        self.parent.sync()?;
-        self.parent.open_dir(name)
+        match self.parent.sync().and_then(|()| self.parent.open_dir(name)) {
+            Ok(directory) => {
+                self.published = true;
+                Ok(directory)
+            }
+            Err(error) => {
+                // Nobody is told of it, so nobody would ever delete it: it is hidden again, and goes.
+                let _ = self.parent.rename_new(name, &self.name);
+                Err(error)
+            }
+        }
     }
 }
 

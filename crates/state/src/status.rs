@@ -59,7 +59,9 @@ impl ExitStatus {
     pub fn as_number(self) -> u8 {
         match self {
             Self::Code(code) => code,
-            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(UNKNOWN_STATUS),
+            // A number that is no signal can only come from a damaged file.
+            Self::Signal(signal @ 1..=64) => u8::try_from(128 + signal).unwrap_or(UNKNOWN_STATUS),
+            Self::Signal(_) => UNKNOWN_STATUS,
             Self::Unknown(_) => UNKNOWN_STATUS,
         }
     }
@@ -184,6 +186,29 @@ pub fn parse_status_file(content: &[u8]) -> Option<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_success_comes_out_of_what_is_none(content in proptest::collection::vec(any::<u8>(), 0..16)) {
+            let text = String::from_utf8_lossy(&content);
+            let digits = text.trim().trim_start_matches("%!u(uint32=").trim_end_matches(')');
+            let is_zero = digits.trim_start_matches('+').trim_start_matches('0').is_empty()
+                && digits.contains('0');
+            let success = parse_status_file(&content).is_some_and(ExitStatus::success);
+            prop_assert!(!success || is_zero, "{text:?}");
+        }
+
+        #[test]
+        fn any_code_and_signal_comes_back(code in any::<u8>(), signal in any::<i32>()) {
+            for status in [ExitStatus::Code(code), ExitStatus::Signal(signal)] {
+                let record = ExitRecord::now(status, Evidence::Shim);
+                let json = serde_json::to_vec(&record).unwrap();
+                prop_assert_eq!(serde_json::from_slice::<ExitRecord>(&json).unwrap(), record);
+                prop_assert_eq!(status.as_number() == 0, status.success());
+            }
+        }
+    }
 
     #[test]
     fn status_files_of_ours_and_of_the_seed() {
@@ -216,6 +241,9 @@ mod tests {
         assert_eq!(ExitStatus::Code(7).as_number(), 7);
         assert_eq!(ExitStatus::Signal(9).as_number(), 137);
         assert_eq!(ExitStatus::Signal(37).as_number(), 165);
+        for no_signal in [i32::MIN, -128, 0, 65, i32::MAX] {
+            assert_eq!(ExitStatus::Signal(no_signal).as_number(), 255);
+        }
         assert_eq!(ExitStatus::Unknown(UnknownReason::MachineRebooted).as_number(), 255);
     }
 }

@@ -13,7 +13,7 @@ use std::process::Child;
 use std::sync::Arc;
 
 use holdfast_state::announce::StdioFds;
-use holdfast_state::{LogDriver, ProcessRecord, ShimRecord, legacy};
+use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::proc::Stat;
 use holdfast_sys::{PidFd, fd_passing};
 use nix::libc::O_NONBLOCK;
@@ -104,21 +104,34 @@ pub(crate) async fn adopt(
     let (reader, child) = blocking(move || {
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
         let dir = core.process_dir(&process.container, &process.id)?;
+        if dir.control_writer().is_ok() {
+            // Its exit FIFO may have been removed; two shims would tear the output apart.
+            return Err(io::Error::other("its shim lives, and is not heard"));
+        }
         let record = dir.load().map_err(io::Error::other)?;
         let copies = process.take_copies().unwrap_or_else(|| Copies::of_process(&handle, &record));
-
-        let (ours, theirs) = UnixStream::pair()?;
-        let (mut kinds, mut fds) = copies.message();
-        kinds.push(legacy::PROCESS);
-        fds.push(handle.pidfd.as_fd());
-        fd_passing::send(&ours, &kinds, &fds)?;
-        let ShimEnds { mut command, reader } = shim_command(&core, &dir, &record)?;
-        let child = core.spawned.spawn(command.arg("--adopt").stdin(OwnedFd::from(theirs)))?;
+        let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);
         // Should this one die as well, what is in the pipes shall outlive it too.
-        drop(fds);
         process.keep_copies(copies);
-        Ok((reader, child))
+        spawned
     })
     .await?;
     Ok((ExitFifo::new(reader)?, child))
+}
+
+fn spawn_adopter(
+    core: &Core,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+    handle: &Handle,
+    copies: &Copies,
+) -> io::Result<(File, Child)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let (mut kinds, mut fds) = copies.message();
+    kinds.push(legacy::PROCESS);
+    fds.push(handle.pidfd.as_fd());
+    fd_passing::send(&ours, &kinds, &fds)?;
+    let ShimEnds { mut command, reader } = shim_command(core, dir, record)?;
+    let child = core.spawned.spawn(command.arg("--adopt").stdin(OwnedFd::from(theirs)))?;
+    Ok((reader, child))
 }

@@ -1,6 +1,7 @@
 //! Events: appended to the container's journal, then told to everyone who listens.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use holdfast_state::{ContainerId, Event, EventKind, ProcessId, StateRoot, Timestamp, journal};
@@ -55,18 +56,28 @@ impl Hub {
 #[derive(Debug)]
 pub(crate) struct EventLog {
     container: ContainerId,
-    next: Mutex<u64>,
+    journal: Mutex<Journal>,
+}
+
+/// How far the journal has come.
+#[derive(Debug)]
+struct Journal {
+    /// The number of the next event.
+    next: u64,
+    /// What has been told and could not be written yet: the disk is full, say.
+    unwritten: VecDeque<Event>,
 }
 
 impl EventLog {
     /// Goes on after the events that the journal has.
     pub(crate) fn new(container: ContainerId, past: &[Event]) -> Self {
         let last = past.iter().map(|event| event.seq).max().unwrap_or(0);
-        Self { container, next: Mutex::new(last + 1) }
+        let journal = Journal { next: last.saturating_add(1), unwritten: VecDeque::new() };
+        Self { container, journal: Mutex::new(journal) }
     }
 
-    /// Numbers an event, writes it down and tells it. The number's lock is held all the while, so
-    /// that journal and listeners see the same order.
+    /// Numbers an event, writes it down and tells it. The lock is held all the while, so that journal
+    /// and listeners see the same order.
     pub(crate) fn publish(
         &self,
         root: &StateRoot,
@@ -74,26 +85,45 @@ impl EventLog {
         process: &ProcessId,
         kind: EventKind,
     ) {
-        self.tell(hub, process, kind, |event| {
-            let written =
-                root.container(&self.container).and_then(|dir| journal::append(&dir, event));
-            if let Err(error) = written {
-                // The event itself must go on: a full disk is no reason to hide an exit.
+        self.tell(hub, process, kind, |unwritten, event| {
+            unwritten.push_back(event.clone());
+            if let Err(error) = self.write(root, unwritten) {
+                // The event itself must go on: a full disk is no reason to hide an exit. It is
+                // written before the next one.
                 tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
+            }
+            if unwritten.len() > BACKLOG {
+                unwritten.pop_front();
             }
         });
     }
 
-    /// Tells that the container is gone, its journal included.
-    pub(crate) fn publish_last(&self, hub: &Hub) {
-        self.tell(hub, &ProcessId::init(), EventKind::Deleted, |_| {});
+    fn write(&self, root: &StateRoot, unwritten: &mut VecDeque<Event>) -> io::Result<()> {
+        let dir = root.container(&self.container)?;
+        while let Some(event) = unwritten.front() {
+            journal::append(&dir, event)?;
+            unwritten.pop_front();
+        }
+        Ok(())
     }
 
-    fn tell(&self, hub: &Hub, process: &ProcessId, kind: EventKind, write: impl FnOnce(&Event)) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = Event { seq: *next, time: Timestamp::now(), process: process.clone(), kind };
-        *next += 1;
-        write(&event);
+    /// Tells that the container is gone, its journal included.
+    pub(crate) fn publish_last(&self, hub: &Hub) {
+        self.tell(hub, &ProcessId::init(), EventKind::Deleted, |_, _| {});
+    }
+
+    fn tell(
+        &self,
+        hub: &Hub,
+        process: &ProcessId,
+        kind: EventKind,
+        write: impl FnOnce(&mut VecDeque<Event>, &Event),
+    ) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = journal.next;
+        let event = Event { seq, time: Timestamp::now(), process: process.clone(), kind };
+        journal.next = journal.next.saturating_add(1);
+        write(&mut journal.unwritten, &event);
         // An error means that nobody listens.
         let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
     }

@@ -38,8 +38,18 @@ impl Container {
                     tokio::task::spawn_blocking(move || {
                         let job = layout::exec(&this.core, &this.state, &options)?;
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                        let log = LogReader::open(&this.core, &job.process)?;
-                        Ok::<_, Error>((job.process.clone(), job, log))
+                        match LogReader::open(&this.core, &job.process) {
+                            Ok(log) => Ok((job.process.clone(), job, log)),
+                            Err(error) => {
+                                // Nothing has been started that would clear it away.
+                                this.state.execs().remove(&job.process.id);
+                                let root = &this.core.root;
+                                let _ = root
+                                    .container(this.id())
+                                    .and_then(|dir| root.remove_process(&dir, &job.process.id));
+                                Err(error)
+                            }
+                        }
                     })
                     .await
                     .unwrap_or(Err(Error::ShuttingDown))?

@@ -45,7 +45,8 @@ pub(crate) fn container(
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
-    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?;
+    let runtime = Runtime::find(options.runtime.as_ref().unwrap_or(&core.runtime), core)?
+        .with_args(&options.runtime_args);
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
@@ -81,16 +82,21 @@ pub(crate) fn container(
     };
     let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
     fill(dir, &mut record, &options.stdio)?;
+    // Before the container is to be seen: a checkpoint that can't be read must not leave one.
+    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
     })?;
-    let dir = published.process(&init).map_err(failed)?;
+    let dir = published.process(&init).map_err(|error| {
+        // Nobody knows of it yet who would clear it away.
+        let _ = core.root.remove_container(&id);
+        failed(error)
+    })?;
 
     let stream = Arc::new(EventLog::new(id.clone(), &[]));
     let process =
         Arc::new(Process::new(&id, &init, &record, &stream, State::Creating, None, Origin::Made));
-    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let container = Arc::new(ContainerState::new(id, runtime, stream, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
 }
@@ -132,6 +138,7 @@ pub(crate) fn exec(
     let staged = core.root.stage_process(&parent).map_err(failed)?;
     let inner = staged.directory().open_dir(".").map_err(failed)?;
     fill(inner, &mut record, &options.stdio)?;
+    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
     let dir = staged.publish_process(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::ProcessExists(container.id.clone(), id.clone()),
         _ => failed(error),
@@ -146,7 +153,6 @@ pub(crate) fn exec(
         None,
         Origin::Made,
     ));
-    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
     Ok(Job { process, dir, record, command, timeout })
 }
 

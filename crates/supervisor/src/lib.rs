@@ -25,6 +25,7 @@
 //! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
 //! | `restore` | from what is on disk back to tasks |
 //! | `adoption`, `reaper` | what happens to a process whose shim died, and to others that come to us then |
+//! | `set_aside` | what becomes of a record that can't be read |
 //! | `evidence` | how a process ended when its shim can't say |
 //! | `identity` | whether a pid is still the process that we mean |
 //! | `runtime`, `checkpoint` | the OCI runtime's command line |
@@ -59,6 +60,7 @@ mod programs;
 mod reaper;
 mod restore;
 mod runtime;
+mod set_aside;
 mod stdin;
 mod supervisor;
 mod watch;

@@ -17,6 +17,8 @@ use crate::supervisor::{Core, blocking};
 
 /// How much of a log is read at once.
 const READ_SIZE: usize = 64 * 1024;
+/// Longer than any entry that a shim writes. What is longer is none, and is not kept in memory.
+const MAX_ENTRY: usize = 1024 * 1024;
 
 /// A piece of output: what a container wrote, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct LogReader {
     file: File,
     /// What was read of a line whose end is still to come.
     partial: Vec<u8>,
+    /// Whether that line is too long to be an entry.
+    too_long: bool,
     ready: VecDeque<LogChunk>,
     follow: Option<Follow>,
 }
@@ -54,18 +58,16 @@ impl LogReader {
         let open = || {
             let dir = core.process_dir(&process.container, &process.id)?;
             // Created if the shim has not done so yet, so that a reader may come first.
-            dir.directory().open_at(OUTPUT_LOG, OFlag::O_RDONLY | OFlag::O_CREAT)
+            dir.directory().open_file(OUTPUT_LOG, OFlag::O_RDONLY | OFlag::O_CREAT)
         };
-        let file =
-            File::from(open().map_err(Error::io(format!(
-                "open the output of container {}",
-                process.container
-            )))?);
+        let file = open()
+            .map_err(Error::io(format!("open the output of container {}", process.container)))?;
         Ok(Self {
             core: core.clone(),
             process: process.clone(),
             file,
             partial: Vec::new(),
+            too_long: false,
             ready: VecDeque::new(),
             follow: None,
         })
@@ -140,16 +142,29 @@ impl LogReader {
         .await?;
         let length = read.len();
         self.partial.extend_from_slice(&read);
+        // What was there before has been looked through: a long line costs no more than its length.
+        if read.contains(&b'\n') {
+            self.take_entries();
+        }
+        if self.partial.len() > MAX_ENTRY {
+            self.too_long = true;
+            self.partial.clear();
+        }
+        Ok(length)
+    }
+
+    fn take_entries(&mut self) {
         let mut rest = self.partial.as_slice();
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
-            if let Some(chunk) = chunk_of(&rest[..end]) {
+            if !std::mem::take(&mut self.too_long)
+                && let Some(chunk) = chunk_of(&rest[..end])
+            {
                 self.ready.push_back(chunk);
             }
             rest = &rest[end + 1..];
         }
         let used = self.partial.len() - rest.len();
         self.partial.drain(..used);
-        Ok(length)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_sys::reactor;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -18,7 +19,11 @@ use crate::supervisor::Core;
 pub(crate) struct OomWatch {
     cgroups: Cgroups,
     told: u64,
+    /// The count when the watch began.
+    before: u64,
     notice: Notice,
+    /// Kills that the kernel has given notice of and may not have counted yet.
+    noticed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,7 @@ impl OomWatch {
             (None, None) => Notice::None,
         };
         let told = cgroups.oom_kills().unwrap_or(0);
-        Ok(Self { cgroups, told, notice })
+        Ok(Self { cgroups, told, before: told, notice, noticed: AtomicU64::new(0) })
     }
 
     /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
@@ -71,8 +76,11 @@ impl OomWatch {
                         return std::future::pending().await;
                     };
                     let mut count = [0; 8];
-                    let _ =
+                    let read =
                         ready.try_io(|event| Ok(nix::unistd::read(event.get_ref(), &mut count)?));
+                    if let Ok(Ok(_)) = read {
+                        self.noticed.fetch_add(u64::from_ne_bytes(count), Ordering::Relaxed);
+                    }
                 }
                 Notice::None => return std::future::pending().await,
             }
@@ -83,13 +91,21 @@ impl OomWatch {
     }
 
     fn is_new(&self) -> bool {
-        self.cgroups.oom_kills().is_some_and(|kills| kills > self.told)
+        self.kills() > self.told
+    }
+
+    /// v1 gives notice when memory is wanting and the kernel begins to look for whom to kill; of the
+    /// kill itself nothing tells. So a notice counts as a kill, and once that is counted as well,
+    /// it is the same one.
+    fn kills(&self) -> u64 {
+        let noticed = self.before + self.noticed.load(Ordering::Relaxed);
+        self.cgroups.oom_kills().unwrap_or(0).max(noticed)
     }
 
     /// Whether there are kills that were not told yet, which then count as told.
     pub(crate) fn take_new(&mut self) -> bool {
         let new = self.is_new();
-        self.told = self.cgroups.oom_kills().unwrap_or(self.told);
+        self.told = self.kills().max(self.told);
         new
     }
 }
@@ -102,6 +118,8 @@ fn register_event(
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let control = File::open(control)?;
     let mut register = File::options().write(true).open(register)?;
-    write!(register, "{} {}", event.as_raw_fd(), control.as_raw_fd())?;
+    // In one write: the kernel takes each for a whole line.
+    let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+    register.write_all(line.as_bytes())?;
     reactor::readable(event.as_fd().try_clone_to_owned()?)
 }

@@ -8,11 +8,12 @@ use std::collections::HashSet;
 use std::io;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use holdfast_sys::proc::{Stat, own_children};
 use holdfast_sys::wait;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::supervisor::Core;
 
@@ -24,6 +25,7 @@ pub(crate) struct Spawned {
     spawning: RwLock<()>,
     /// A shim has died, so strangers may come.
     expecting: AtomicBool,
+    expected: Notify,
 }
 
 impl Spawned {
@@ -50,20 +52,26 @@ impl Spawned {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.cast_signed());
     }
 
-    /// From now on strangers may come.
+    /// From now on strangers may come; some may have come already.
     pub(crate) fn expect_strangers(&self) {
         self.expecting.store(true, Ordering::Relaxed);
+        self.expected.notify_one();
     }
 }
 
 /// Begins to adopt and reap.
-pub(crate) fn become_subreaper(core: &std::sync::Arc<Core>) -> io::Result<()> {
+pub(crate) fn become_subreaper(core: &Arc<Core>) -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut children = signal(SignalKind::child())?;
     let core = core.clone();
     core.clone().tasks.spawn(async move {
         let stop = core.stop.clone();
-        while stop.run_until_cancelled(children.recv()).await.is_some() {
+        loop {
+            tokio::select! {
+                _ = children.recv() => {}
+                () = core.spawned.expected.notified() => {}
+                () = stop.cancelled() => return,
+            }
             if core.spawned.expecting.load(Ordering::Relaxed)
                 && let Err(error) = reap_strangers(&core)
             {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_state::directory::is_damage;
 use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
@@ -20,6 +21,7 @@ use crate::identity::Handle;
 use crate::lifecycle::{Activity, Change, Input, Shim, State};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
+use crate::set_aside::{self, Trouble};
 use crate::supervisor::{ContainerState, Core, blocking};
 use crate::watch::Watch;
 
@@ -52,39 +54,43 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
         scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
     let mut problems = scan.problems;
     for found in scan.containers {
-        if let Err(problem) = restore_container(core, found) {
-            tracing::error!(path = %problem.path.display(), reason = problem.reason, "not restored");
-            problems.push(problem);
+        let id = found.id.clone();
+        if let Err(trouble) = restore_container(core, found, &mut problems) {
+            problems.push(set_aside::container(core, &id, trouble));
         }
     }
     Ok(problems)
 }
 
-fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
-    let path = found.directory.directory().path().to_owned();
-    let problem = |reason: String| Problem { path: path.clone(), reason };
+fn restore_container(
+    core: &Arc<Core>,
+    found: Found,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Trouble> {
     let past = journal::read(&found.directory).unwrap_or_else(|error| {
         // Statuses do not depend on it.
         tracing::warn!(container = %found.id, %error, "journal unreadable");
         Vec::new()
     });
     let stream = Arc::new(EventLog::new(found.id.clone(), &past));
+    let lost = set_aside::lost(&found, &past);
     let (inits, execs): (Vec<_>, Vec<_>) =
         found.processes.into_iter().partition(|(id, _)| id.is_init());
-    let (_, init_dir) =
-        inits.into_iter().next().ok_or_else(|| problem("no process init in it".to_owned()))?;
-    let record = init_dir.load().map_err(|error| problem(error.to_string()))?;
+    let init_dir = match inits.into_iter().next() {
+        Some((_, init_dir)) => init_dir,
+        // Opened once more: the scan passes over what is no directory, and tells no reason.
+        None => found.directory.process(&ProcessId::init()).map_err(no_init)?,
+    };
+    let record = init_dir.load()?;
     let runtime = match &record.holdfast {
         Some(policies) => Runtime::at(policies.runtime.clone(), core),
-        None => {
-            runtime_of_seed(core, &found.directory).map_err(|error| problem(error.to_string()))?
-        }
+        None => runtime_of_seed(core, &found.directory)?,
     };
+    let runtime = runtime.with_args(&record.runtime_args);
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
         restore_process(core, &stream, &past, &found.id, id, dir, record)
     };
-    let init = restore(&ProcessId::init(), &init_dir, &record)
-        .map_err(|error| problem(error.to_string()))?;
+    let init = restore(&ProcessId::init(), &init_dir, &record)?;
     let container = Arc::new(ContainerState::new(
         found.id.clone(),
         runtime,
@@ -94,23 +100,29 @@ fn restore_container(core: &Arc<Core>, found: Found) -> Result<(), Problem> {
     let mut all = vec![init];
     for (id, dir) in execs {
         let restored =
-            dir.load().map_err(io::Error::other).and_then(|record| restore(&id, &dir, &record));
+            dir.load().map_err(Trouble::from).and_then(|record| Ok(restore(&id, &dir, &record)?));
         match restored {
             Ok(restored) => {
                 container.execs().insert(id, restored.process.clone());
                 all.push(restored);
             }
-            // The container itself is well; its exec stays on disk until it is deleted.
-            Err(error) => {
-                tracing::error!(container = %found.id, process = %id, %error, "exec not restored")
-            }
+            // The container itself is well.
+            Err(trouble) => problems.push(set_aside::process(core, &found.id, &id, trouble)),
         }
     }
+    problems.extend(lost);
     core.containers().insert(found.id, container.clone());
     for restored in all {
         take_up(core, &container, restored);
     }
     Ok(())
+}
+
+fn no_init(error: io::Error) -> Trouble {
+    match Trouble::from(error) {
+        Trouble::Damaged(reason) => Trouble::Damaged(format!("no process init in it: {reason}")),
+        refused @ Trouble::Refused(_) => refused,
+    }
 }
 
 /// The seed wrote the runtime down beside the processes; without that it is taken for the default.
@@ -176,10 +188,14 @@ fn restore_process(
     record: &ProcessRecord,
 ) -> io::Result<Restored> {
     // First of all: from here on announcements are heard, and what was announced before is on disk.
-    dir.make_fifos()?;
-    let exit = ExitFifo::restored(dir.exit_reader()?)?;
+    let exit = dir.make_fifos().and_then(|()| ExitFifo::restored(dir.exit_reader()?));
+    let exit = match exit {
+        // Something else in the place of a FIFO; of one that has ended nothing is left to hear.
+        Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
+        other => Some(other?),
+    };
     let past = Past::of(id, past);
-    let (state, handle) = state_of(core, dir, record, &exit, past)?;
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), past)?;
     let missing = past.missing(&state, record, dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
@@ -187,8 +203,8 @@ fn restore_process(
     let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.clone());
     Ok(Restored {
         process: Arc::new(process),
-        shim: shim.filter(|_| exit.has_shim()),
-        exit: exit.has_shim().then_some(exit),
+        shim: shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim)),
+        exit: exit.filter(ExitFifo::has_shim),
         missing,
         doubtful,
     })
@@ -199,7 +215,7 @@ fn state_of(
     core: &Core,
     dir: &ProcessDir,
     record: &ProcessRecord,
-    exit: &ExitFifo,
+    exit: Option<&ExitFifo>,
     past: Past,
 ) -> io::Result<(State, Option<Handle>)> {
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
@@ -207,37 +223,70 @@ fn state_of(
         let record = ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None);
         dir.record_exit(&record).map(|record| (State::Stopped(record), None))
     };
-    if let Some(record) = dir.exit()? {
+    // A file without sense is no proof of an end: a process that is there is believed before it.
+    let garbled =
+        |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+    if let Some(record) = dir.exit()?.filter(|record| !garbled(record)) {
         return stopped(record);
     }
-    if let Some(record) = exit.announced_exit() {
+    if let Some(record) = exit.and_then(ExitFifo::announced_exit) {
         // A shim that could not write (a full disk) has still said it.
         return stopped(dir.record_exit(&record)?);
     }
-    if record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
+    // No shim outlives a boot: with one there, it is the record that is wrong.
+    let has_shim = exit.is_some_and(ExitFifo::has_shim);
+    if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
     }
-    let Some(pid) = dir.pid()? else {
-        return match record.holdfast {
-            Some(_) => Ok((State::Creating, None)),
-            None => Err(io::Error::other("the seed's record of a process that was never started")),
-        };
-    };
-    let handle = Handle::of_record(pid, record)?;
-    // Asked again now that the process was opened: it may have been recorded meanwhile.
-    if let Some(record) = dir.exit()? {
+    let pid = dir.pid();
+    // A pid file that is damaged may still be a number. The start time tells, and then the journal
+    // has the right one; without a start time the journal is no better than the file.
+    let named = pid.as_ref().ok().copied().flatten();
+    let told = past.pid.filter(|_| !record.start_time.is_empty());
+    let handle = Handle::of_record(record, named.into_iter().chain(told))?;
+    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
+    // shim and no record the number was still that of the process.
+    let there = has_shim || handle.is_some();
+    if let Some(record) = dir.exit()?.filter(|record| !(there && garbled(record))) {
         return stopped(record);
     }
-    let Some(handle) = handle else { return lost(UnknownReason::ExitedUnwatched) };
-    let lost = past.shim_lost && !exit.has_shim();
-    let shim = if lost { Shim::Gone } else { Shim::Present };
-    Ok((State::Live { activity: past.activity(record), shim }, Some(handle)))
+    if handle.is_some() {
+        let shim = match (past.shim_lost, has_shim) {
+            (true, false) => Shim::Gone,
+            // One that took over while nobody heard it say so.
+            (true, true) => Shim::Adopting,
+            (false, _) => Shim::Present,
+        };
+        return Ok((State::Live { activity: past.activity(record), shim }, handle));
+    }
+    match (pid?, told) {
+        // What its shim has yet to say is the best evidence there can be.
+        (Some(_), _) | (_, Some(_)) if has_shim => {
+            let (activity, shim) = (past.activity(record), Shim::Present);
+            Ok((State::Exiting { activity, shim }, None))
+        }
+        (Some(_), _) | (_, Some(_)) => lost(UnknownReason::ExitedUnwatched),
+        (None, None) if record.holdfast.is_none() => {
+            Err(damaged("the seed's record of a process that was never started"))
+        }
+        (None, None) if past.pid.is_some() || !record.start_time.is_empty() => {
+            // Taken for an unfinished start it would be cleared away.
+            Err(damaged("the pid of a process that was there is gone"))
+        }
+        (None, None) => Ok((State::Creating, None)),
+    }
+}
+
+fn damaged(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// What the journal says of one process.
 #[derive(Debug, Clone, Copy, Default)]
 struct Past {
     created: bool,
+    /// The number that it had.
+    pid: Option<i32>,
     started: bool,
     /// What it did last.
     activity: Option<Activity>,
@@ -250,8 +299,9 @@ impl Past {
         let mut past = Self::default();
         for event in events.iter().filter(|event| event.process == *id) {
             let activity = match event.kind {
-                EventKind::Created { .. } => {
+                EventKind::Created { pid } => {
                     past.created = true;
+                    past.pid = Some(pid);
                     continue;
                 }
                 EventKind::Starting => Activity::Starting,
@@ -279,11 +329,16 @@ impl Past {
     }
 
     /// What a live process does. Of the seed's containers nothing is known, and they are taken for
-    /// running; so is one whose journal is lost: nobody may start it twice.
+    /// running. One whose journal is lost may have been started and may not: nobody may start it
+    /// twice or delete it unasked, so the runtime is asked.
     fn activity(self, record: &ProcessRecord) -> Activity {
         let waits =
             record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
-        self.activity.unwrap_or(if waits { Activity::Created } else { Activity::Running })
+        self.activity.unwrap_or(match (waits, self.created) {
+            (true, true) => Activity::Created,
+            (true, false) => Activity::Starting,
+            (false, _) => Activity::Running,
+        })
     }
 
     /// The events that a process in this state has behind it and that were not told yet.

@@ -28,6 +28,8 @@ const ERROR_LIMIT: u64 = 64 * 1024;
 pub(crate) struct Runtime {
     program: PathBuf,
     root: PathBuf,
+    /// Further global arguments of the user's, for every command.
+    args: Vec<String>,
     spawned: Arc<Spawned>,
 }
 
@@ -41,25 +43,32 @@ impl Runtime {
     pub(crate) fn of_seed(state: &SeedState, core: &Core) -> Result<Self, Error> {
         let program = programs::find_runtime(&state.runtime)?;
         let spawned = core.spawned.clone();
-        Ok(Self { program, root: state.runtime_root.clone(), spawned })
+        Ok(Self { program, root: state.runtime_root.clone(), args: vec![], spawned })
+    }
+
+    /// With these arguments at every command.
+    pub(crate) fn with_args(mut self, args: &[String]) -> Self {
+        self.args = args.to_vec();
+        self
     }
 
     /// The runtime at this path. Its state is kept apart by its name.
     pub(crate) fn at(program: PathBuf, core: &Core) -> Self {
         let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
         let root = core.root.runtime_root(&name);
-        Self { program, root, spawned: core.spawned.clone() }
+        Self { program, root, args: vec![], spawned: core.spawned.clone() }
     }
 
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 
-    fn global(&self, record: &ProcessRecord, log: &Path) -> Vec<OsString> {
-        let mut args: Vec<OsString> =
-            vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
-        args.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
-        args.extend(record.runtime_args.iter().map(OsString::from));
+    /// The beginning of a command that logs.
+    fn global(&self, log: &Path) -> Vec<OsString> {
+        let mut args = self.plain();
+        let log_args = ["--log".into(), log.into(), "--log-format".into(), "json".into()];
+        // Before the user's, which may say otherwise.
+        args.splice(3..3, log_args);
         args
     }
 
@@ -72,7 +81,7 @@ impl Runtime {
         bundle: &Path,
     ) -> Result<Vec<OsString>, Error> {
         let dir = Path::new(&record.root);
-        let mut args = self.global(record, &dir.join(RUNTIME_LOG));
+        let mut args = self.global(&dir.join(RUNTIME_LOG));
         match launch {
             Launch::Create => args.push("create".into()),
             Launch::Run => args.extend(["run".into(), "--detach".into()]),
@@ -105,7 +114,7 @@ impl Runtime {
         record: &ProcessRecord,
         limit: Duration,
     ) -> Result<(), Error> {
-        let mut args = self.global(record, &Path::new(&record.root).join(RUNTIME_LOG));
+        let mut args = self.global(&Path::new(&record.root).join(RUNTIME_LOG));
         args.push("start".into());
         self.run("start", args, id, limit).await.map(drop)
     }
@@ -145,8 +154,11 @@ impl Runtime {
         Ok(state["status"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// The beginning of a command.
     fn plain(&self) -> Vec<OsString> {
-        vec![self.program.clone().into(), "--root".into(), self.root.clone().into()]
+        let mut args = vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
+        args.extend(self.args.iter().map(OsString::from));
+        args
     }
 
     async fn run(

@@ -72,12 +72,13 @@ pub(crate) fn exit_fd(core: &Core, process: &Arc<Process>) -> Result<OwnedFd, Er
         .and_then(|event| Ok((event.as_fd().try_clone_to_owned()?, event)));
     let (ours, event) = made.map_err(Error::io("make a descriptor that tells of an exit"))?;
     let (process, stop) = (process.clone(), core.stop.clone());
-    core.tasks.spawn(async move {
+    let tell = async move {
         if stop.run_until_cancelled(process.ended()).await.is_some()
             && let Err(error) = event.write(1)
         {
             tracing::error!(%error, "exit not told to a descriptor");
         }
-    });
+    };
+    core.tasks.spawn_on(tell, &core.reactor);
     Ok(ours)
 }

@@ -41,7 +41,8 @@ pub struct RestoreReport {
     pub containers: usize,
     /// How long that took.
     pub elapsed: Duration,
-    /// What could not be loaded, and was left where it is.
+    /// What could not be loaded. It was set aside if it was damaged and nothing of it may still run,
+    /// and else left where it is. What was set aside at an earlier time is told again.
     pub problems: Vec<Problem>,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// For calls that are no futures, and may come from a thread of another event loop.
+    pub(crate) reactor: tokio::runtime::Handle,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
 }
 
@@ -223,6 +226,7 @@ impl Supervisor {
             spawned: Arc::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
+            reactor: tokio::runtime::Handle::current(),
             containers: Mutex::default(),
         });
         if builder.subreaper {
@@ -298,8 +302,15 @@ impl Supervisor {
                         let (container, job) = layout::container(&core, &options, launch)?;
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
-                        let log = LogReader::open(&core, &container.init)?;
-                        Ok::<_, Error>((container, job, log))
+                        match LogReader::open(&core, &container.init) {
+                            Ok(log) => Ok((container, job, log)),
+                            Err(error) => {
+                                // Nothing has been started that would clear it away.
+                                core.containers().remove(&container.id);
+                                let _ = core.root.remove_container(&container.id);
+                                Err(error)
+                            }
+                        }
                     })
                     .await
                     .unwrap_or(Err(Error::ShuttingDown))?

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::announce::{Announcement, StdioFds};
+use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::{ExitRecord, ShimRecord};
 use holdfast_sys::proc::Stat;
 use holdfast_sys::{PidFd, reactor, wait};
@@ -96,16 +96,16 @@ impl Watch {
                 () = self.core.stop.cancelled() => return,
             };
             match news {
-                News::Said(Announcement::Created { pid, stdio }) => {
+                News::Said(Announcement::Created { pid, shim }) => {
                     deadline = None;
-                    let shim = self.shim_record(stdio);
+                    let shim = shim_record(shim);
                     launch::take_identity(&self.core, &self.process, pid, shim).await;
                     pidfd = self.process.handle().and_then(watched);
                     self.watch_memory();
                     self.feed(Input::Created { pid }, &mut deadline).await;
                 }
-                News::Said(Announcement::Adopted { stdio }) => {
-                    if let Some(shim) = self.shim_record(stdio) {
+                News::Said(Announcement::Adopted { shim }) => {
+                    if let Some(shim) = shim_record(shim) {
                         launch::record_adopter(&self.core, &self.process, shim).await;
                     }
                     self.feed(Input::Adopted, &mut deadline).await;
@@ -117,9 +117,9 @@ impl Watch {
                 News::ShimGone => {
                     self.exit = None;
                     if let Some(shim) = &mut self.shim {
-                        reap(shim).await;
+                        let ended_well = reap(shim).await;
                         self.core.spawned.leave(shim.id());
-                        if !final_state {
+                        if !ended_well {
                             self.core.spawned.expect_strangers();
                         }
                     }
@@ -203,14 +203,6 @@ impl Watch {
         Ok(())
     }
 
-    /// Our child's own numbers, as they go on disk; of another's child they are there already.
-    fn shim_record(&self, stdio: StdioFds) -> Option<ShimRecord> {
-        let pid = self.shim.as_ref()?.id().cast_signed();
-        // Our child keeps its number until we reap it.
-        let start_time = Stat::read(pid).ok()?.start_time;
-        Some(ShimRecord { pid, start_time, stdio })
-    }
-
     async fn find_ending(&self) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
         let found = blocking(move || {
@@ -272,6 +264,14 @@ impl Watch {
     }
 }
 
+/// A shim as it goes on disk. `None` if it is gone already.
+fn shim_record(shim: Announcer) -> Option<ShimRecord> {
+    // Should it have died and its number be another's by now, that one's start time is written down,
+    // and nothing is found at the descriptors.
+    let start_time = Stat::read(shim.pid).ok()?.start_time;
+    Some(ShimRecord { pid: shim.pid, start_time, stdio: shim.stdio })
+}
+
 async fn next(exit: &mut Option<ExitFifo>) -> Option<Announcement> {
     match exit {
         Some(exit) => exit.next().await,
@@ -301,13 +301,13 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
 }
 
 /// Reaps a shim that has hung up. Its end is a matter of its last instructions, but nothing here
-/// waits on a thread for it.
-async fn reap(shim: &mut Child) {
+/// waits on a thread for it. Whether it ended of itself, and leaves nobody behind.
+async fn reap(shim: &mut Child) -> bool {
     // Our child keeps its pid until it is reaped, so this is no other process.
     if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
         && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
     {
         let _ = pidfd.readable().await;
     }
-    let _ = shim.try_wait();
+    shim.try_wait().is_ok_and(|status| status.is_some_and(|status| status.success()))
 }

@@ -12,6 +12,7 @@
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
+//! | [`spawn`] | what a child begins with |
 //! | [`terminal`] | the size of a terminal |
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod pidfs;
 pub mod proc;
 #[cfg(feature = "tokio")]
 pub mod reactor;
+pub mod spawn;
 pub mod terminal;
 pub mod wait;
 

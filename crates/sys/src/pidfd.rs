@@ -68,6 +68,17 @@ impl PidFd {
         unsafe { pidfd_get_info(self.0.as_raw_fd(), &raw mut info) }.map(|_| info)
     }
 
+    /// The number of the process, as this process counts: for showing. `ESRCH` once it was reaped.
+    pub fn pid(&self) -> io::Result<i32> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        match number {
+            Some(pid) if pid > 0 => Ok(pid),
+            Some(_) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// Takes a copy of a descriptor of the process (`pidfd_getfd(2)`, Linux 5.6+): both then share
     /// one open file. Needs ptrace access to it.
     pub fn copy_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
@@ -137,6 +148,7 @@ mod tests {
             .unwrap();
         let pidfd = PidFd::open(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(pidfd.is_alive());
+        assert_eq!(pidfd.pid().unwrap(), i32::try_from(child.id()).unwrap());
         assert_eq!(pidfd.termination().unwrap(), None);
         child.wait().unwrap();
         assert!(!pidfd.is_alive());

@@ -12,6 +12,12 @@
 //! | `fail-stderr` | an error on the standard error only, exit code 1 |
 //! | `no-pid` | exit code 0, and no pid file |
 //! | `foreign-pid` | exit code 0, and the pid file names a process that is no descendant |
+//! | `hang-in-pause` | `pause` never ends, and nothing is paused |
+//! | `hang-after-pause` | `pause` never ends, and the container counts as paused |
+//! | `fail-in-checkpoint` | `checkpoint` fails |
+//!
+//! With the annotation `"fake-record"` every call is added to that file: its arguments, as a line of
+//! JSON.
 //!
 //! With the annotation `"fake-trace"` it writes the numbers of the processes that hang into that
 //! file, so that a test can know that they were there.
@@ -30,6 +36,20 @@ use serde_json::{Value, json};
 
 /// The verb by which this program starts itself as the process that hangs.
 const HANG: &str = "hang";
+
+/// Options that take no value.
+const FLAGS: [&str; 10] = [
+    "detach",
+    "force",
+    "no-pivot",
+    "systemd-cgroup",
+    "debug",
+    "shell-job",
+    "tcp-established",
+    "ext-unix-sk",
+    "leave-running",
+    "no-new-keyring",
+];
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -57,7 +77,7 @@ impl Call {
                 plain.push(arg);
                 continue;
             };
-            if matches!(flag, "detach" | "force" | "no-pivot" | "systemd-cgroup" | "debug") {
+            if FLAGS.contains(&flag) {
                 continue;
             }
             let (name, value) = match flag.split_once('=') {
@@ -67,7 +87,7 @@ impl Call {
             match name {
                 "root" => call.root = value.into(),
                 "log" => call.log = Some(value.into()),
-                "log-format" => {}
+                "log-format" | "image-path" | "work-path" | "empty-ns" | "resources" => {}
                 "bundle" => call.bundle = value.into(),
                 "pid-file" => call.pid_file = Some(value.into()),
                 "process" => call.process = value.into(),
@@ -112,13 +132,18 @@ fn main() -> ExitCode {
 }
 
 fn act(call: &Call) -> Outcome<()> {
+    record(call)?;
     match call.verb.as_str() {
-        "create" | "run" => create(call),
+        "create" | "run" | "restore" => create(call),
         "start" => start(call),
         "exec" => exec(call),
         "state" => state(call),
         "kill" => signal(call),
         "delete" => delete(call),
+        "pause" => pause(call),
+        "resume" => Ok(fs::remove_file(call.dir().join("paused"))?),
+        "update" => container(call).map(drop),
+        "checkpoint" => checkpoint(call),
         other => Err(format!("unknown command {other}").into()),
     }
 }
@@ -137,7 +162,7 @@ fn create(call: &Call) -> Outcome<()> {
         }
         "no-pid" => return Ok(()),
         "foreign-pid" => return write_pid(call, 1),
-        "" | "hang-in-start" => {}
+        "" | "hang-in-start" | "hang-in-pause" | "hang-after-pause" | "fail-in-checkpoint" => {}
         other => return Err(format!("unknown mode {other:?}").into()),
     }
     let pid = if call.verb == "create" {
@@ -148,7 +173,12 @@ fn create(call: &Call) -> Outcome<()> {
         spawn(call, Command::new(program).args(args).stdin(Stdio::null()), &config["process"])?
     };
     let process = Proc::of(pid).ok_or("the process has no entry in /proc")?;
-    let record = json!({ "pid": pid, "process": process.identity(), "mode": mode });
+    let record = json!({
+        "pid": pid,
+        "process": process.identity(),
+        "mode": mode,
+        "record": config["annotations"]["fake-record"],
+    });
     fs::write(call.dir().join("state.json"), record.to_string())?;
     write_pid(call, pid)
 }
@@ -195,6 +225,7 @@ fn state(call: &Call) -> Outcome<()> {
     let started = call.dir().join("started").exists();
     let status = match living(&container) {
         None => "stopped",
+        Some(_) if call.dir().join("paused").exists() => "paused",
         Some(_) if started => "running",
         Some(_) => "created",
     };
@@ -219,6 +250,44 @@ fn delete(call: &Call) -> Outcome<()> {
         process.signal(Signal::SIGKILL);
     }
     Ok(fs::remove_dir_all(call.dir())?)
+}
+
+fn pause(call: &Call) -> Outcome<()> {
+    let mode = container(call)?["mode"].clone();
+    if mode != "hang-in-pause" {
+        File::create(call.dir().join("paused"))?;
+    }
+    if mode == "hang-in-pause" || mode == "hang-after-pause" {
+        hang();
+    }
+    Ok(())
+}
+
+/// The state is written out to nowhere, and the container ends by it unless it is left running.
+fn checkpoint(call: &Call) -> Outcome<()> {
+    let container = container(call)?;
+    if container["mode"] == "fail-in-checkpoint" {
+        return Err("made to fail in checkpoint".into());
+    }
+    let process = living(&container).ok_or("the container has ended")?;
+    if !std::env::args().any(|arg| arg == "--leave-running") {
+        process.signal(Signal::SIGKILL);
+    }
+    Ok(())
+}
+
+/// Adds the arguments of this call to the file that the container's configuration names.
+fn record(call: &Call) -> Outcome<()> {
+    let known = match call.config() {
+        Ok(config) => config["annotations"]["fake-record"].clone(),
+        Err(_) => container(call).map(|container| container["record"].clone()).unwrap_or_default(),
+    };
+    if let Some(path) = known.as_str() {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let line = json!(args).to_string() + "\n";
+        File::options().create(true).append(true).open(path)?.write_all(line.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Starts a process and leaves it an orphan when this one ends.

@@ -90,6 +90,12 @@ honest() {
     esac
 }
 
+# exact ID STATUS
+exact() {
+    is "status of $1" "$(status_of "$1")" "{\"code\":$2}"
+    note "$1: evidence $(hf wait --json "$1" | jq -r .evidence)"
+}
+
 shim_killed() {
     run_one orphan-7 runc
     run_one orphan-0 runc
@@ -99,8 +105,9 @@ shim_killed() {
     done
     let_end "$(pid_of orphan-7)" 7
     let_end "$(pid_of orphan-0)" 0
-    honest orphan-7 7
-    honest orphan-0 0
+    # The daemon is a subreaper: the orphans have become its children, and it knows.
+    exact orphan-7 7
+    exact orphan-0 0
     hf delete orphan-7 orphan-0
 }
 
@@ -200,11 +207,8 @@ criu() {
     runc delete --force by-hand
 }
 
-# PLACE FOR `holdfast checkpoint` and `holdfast run --checkpoint`. It lights up by itself as soon as
-# the command exists. What is below is a first form, to be changed to what the commands turn out
-# to be.
+# Out of one container into another, through Holdfast: the counter goes on, and its output comes.
 holdfast_checkpoint() {
-    hf checkpoint --help > /dev/null 2>&1 || skip 'holdfast has no checkpoint yet'
     load_criu_modules
     bundle=/tmp/holdfast-criu
     counter_bundle $bundle
@@ -212,7 +216,9 @@ holdfast_checkpoint() {
     soon 20 counted $bundle/rootfs/tmp/count 3
     hf checkpoint frozen --path /tmp/holdfast-criu-image
     at=$(cat $bundle/rootfs/tmp/count)
-    hf delete --force frozen
+    # The checkpoint ended it.
+    is 'status of the first' "$(status_of frozen)" '{"signal":9}'
+    hf delete frozen
     hf run --detach --name thawed --bundle $bundle --checkpoint /tmp/holdfast-criu-image > /dev/null
     soon 20 counted $bundle/rootfs/tmp/count "$at"
     hf kill thawed
