@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use crate::{Proc, Scratch, binary, soon};
+use crate::{Proc, Scratch, binary, runtime_name, soon};
 
 /// A daemon of this test's. Dropped, it is killed.
 #[derive(Debug)]
@@ -164,10 +164,15 @@ impl Holdfast {
         self.start_daemon_by(|_| {}).await;
     }
 
-    /// As [`start_daemon`](Self::start_daemon), with changes to its command.
+    /// As [`start_daemon`](Self::start_daemon), with changes to its command. One that is to have
+    /// another runtime than the one under test, be it `auto`, says so by `--runtime`.
     pub async fn start_daemon_by(&mut self, change: impl FnOnce(&mut Command)) {
         let mut command = self.command(&["daemon"]);
         change(&mut command);
+        let named = command.as_std().get_args().any(|arg| arg == "--runtime");
+        if !named && crate::runtime::chosen().is_some() {
+            command.args(["--runtime", runtime_name()]);
+        }
         self.daemon = Some(Daemon::start(command).await);
     }
 

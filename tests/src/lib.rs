@@ -4,6 +4,8 @@
 //! | module | what |
 //! |---|---|
 //! | `scratch` | a directory a test: state root, bundle, gates |
+//! | `bundle` | a bundle of busybox |
+//! | `runtime` | the OCI runtime under test, and how a test is skipped |
 //! | `processes` | processes by what they mention, held by pid and start time |
 //! | `listen` | reading output and events to their end, never for ever |
 //! | `tracer` | a process followed from system call to system call, killed or failed at one |
@@ -13,25 +15,29 @@
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
 //! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
 
+pub mod bundle;
 pub mod crash;
 pub mod daemon;
 pub mod life;
 pub mod listen;
 pub mod processes;
 pub mod pty;
+pub mod runtime;
 pub mod scratch;
 pub mod torture;
 pub mod tracer;
 
+pub use bundle::busybox_bundle;
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
 pub use pty::Pty;
-pub use scratch::{Gate, Scratch, busybox_bundle, cgroups_of, edit_json, unique_id};
+pub use runtime::{is_runtime, runtime, runtime_name, skip};
+pub use scratch::{Gate, Scratch, cgroups_of, edit_json, unique_id};
 
 use std::path::PathBuf;
 
-/// An executable of this workspace: `holdfast`, `holdfast-shim`, `fake-runtime`.
+/// An executable of this workspace: `holdfast`, `holdfast-shim`, `holdfast-oci`, `fake-runtime`.
 ///
 /// # Panics
 ///

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use nix::sys::stat::Mode;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{binary, processes, soon};
+use crate::{binary, busybox_bundle, processes, runtime, runtime_name, soon};
 
 /// Where gates stand in a container's root file system.
 const GATES: &str = "gates";
@@ -56,6 +55,13 @@ impl Scratch {
         self.path().join("root")
     }
 
+    /// Where the runtime under test keeps its containers.
+    #[must_use]
+    pub fn runtime_state(&self) -> PathBuf {
+        let name = runtime().file_name().expect("an executable has a name");
+        self.root().join(".runtime").join(name)
+    }
+
     /// A bundle of busybox.
     #[must_use]
     pub fn bundle(&self) -> PathBuf {
@@ -76,7 +82,7 @@ impl Scratch {
     /// A supervisor of the state root, still to be opened.
     #[must_use]
     pub fn builder(&self) -> Builder {
-        Supervisor::builder(self.root()).shim(binary("holdfast-shim"))
+        Supervisor::builder(self.root()).shim(binary("holdfast-shim")).runtime(runtime_name())
     }
 
     /// Opens the state root.
@@ -124,11 +130,11 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What a test that failed has left of containers, their cgroups above all.
-        let runc = self.root().join(".runtime/runc");
-        for id in names(&runc) {
+        let state = self.runtime_state();
+        for id in names(&state) {
             eprintln!("left over, deleted: container {id}");
-            let mut command = Command::new("runc");
-            let _ = command.arg("--root").arg(&runc).args(["delete", "--force", &id]).status();
+            let mut command = Command::new(runtime());
+            let _ = command.arg("--root").arg(&state).args(["delete", "--force", &id]).status();
         }
         // A shim's end leaves its container an orphan, so one round is not enough.
         let mut left = Vec::new();
@@ -184,24 +190,6 @@ fn waits_at(path: &str, first: &str) -> String {
     format!("{first}; read -r code < {path}; echo after; exit $code")
 }
 
-/// Makes an OCI bundle whose root file system is busybox, and returns its path.
-///
-/// # Panics
-///
-/// If runc or busybox is not installed.
-pub fn busybox_bundle(dir: &Path) -> PathBuf {
-    let bin = dir.join("rootfs/bin");
-    fs::create_dir_all(&bin).expect("make a root file system");
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
-    let busybox = busybox.iter().find(|path| path.is_file()).expect("busybox-static is installed");
-    fs::copy(busybox, bin.join("busybox")).expect("copy busybox");
-    for applet in run(Command::new(busybox).arg("--list")).lines().filter(|a| *a != "busybox") {
-        symlink("busybox", bin.join(applet)).expect("link an applet");
-    }
-    run(Command::new("runc").arg("spec").arg("--bundle").arg(dir));
-    dir.to_owned()
-}
-
 /// Changes a JSON file: a bundle's configuration, a record.
 pub fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let content = fs::read(path).expect("read a JSON file");
@@ -247,10 +235,4 @@ pub fn cgroups_of(id: &ContainerId) -> Vec<PathBuf> {
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).expect("text")
 }

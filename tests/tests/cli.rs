@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
-use holdfast_tests::{Holdfast, Ran, unique_id};
+use holdfast_tests::{Holdfast, Ran, runtime_name, skip, unique_id};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn lines_of_json(output: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn run_prints_hi_and_exits_with_7_with_the_hosts_programs_and_in_a_bundle_of_runc_spec() {
+async fn run_prints_hi_and_exits_with_7_with_the_hosts_programs_and_in_a_bundle() {
     let holdfast = Holdfast::start().await;
     let script = "echo hi; exit 7";
     let host = holdfast.run(&["run", "--rootfs", "host", "--", "sh", "-c", script]).await;
@@ -38,6 +38,22 @@ async fn run_prints_hi_and_exits_with_7_with_the_hosts_programs_and_in_a_bundle_
     let rootfs = format!("{bundle}/rootfs");
     let of_dir = holdfast.run(&["run", "--rootfs", &rootfs, "--", "sh", "-c", script]).await;
     assert_eq!(of_dir, ran(7, "hi\n", ""));
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn run_prints_hi_and_exits_with_7_in_a_bundle_of_runc_spec() {
+    let Some(runc) = holdfast_tests::runtime::in_path("runc") else {
+        return skip("about a bundle of `runc spec`, and runc is not in PATH");
+    };
+    let holdfast = Holdfast::start().await;
+    let bundle = bundle(&holdfast);
+    std::fs::remove_file(holdfast.scratch.bundle().join("config.json")).unwrap();
+    let mut spec = tokio::process::Command::new(runc);
+    let spec = spec.args(["spec", "--bundle", &bundle]).status().await.unwrap();
+    assert!(spec.success());
+    let args = ["run", "--bundle", &bundle, "--", "sh", "-c", "echo hi; exit 7"];
+    assert_eq!(holdfast.run(&args).await, ran(7, "hi\n", ""));
     holdfast.close().await;
 }
 
@@ -156,11 +172,12 @@ async fn a_signal_during_the_start_is_passed_on_once_there_is_somebody_to_take_i
         std::fs::File::options().read(true).write(true).open(path).expect("open a FIFO")
     });
     // A runtime that says that it is about to begin, and then waits.
-    let runtime = dir.join("waiting-runc");
+    let runtime = dir.join("waiting-runtime");
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in *--detach*) echo > {0}/here; read -r x < {0}/go;; esac\n\
-         exec runc \"$@\"\n",
-        dir.display()
+         exec {1} \"$@\"\n",
+        dir.display(),
+        runtime_name()
     );
     std::fs::write(&runtime, script).unwrap();
     std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -392,7 +409,7 @@ async fn inspect_shows_all_about_each_container_as_json() {
     assert_eq!(info, holdfast.json(&["inspect", "--json", &id]).await);
     assert_eq!((&info["id"], &info["status"]), (&json!(id), &json!("stopped")));
     assert_eq!(info["exit"]["status"], json!({ "code": 4 }));
-    assert!(info["runtime"].as_str().unwrap().ends_with("/runc"));
+    assert_eq!(info["runtime"], runtime_name());
     let both = lines_of_json(&holdfast.ok(&["inspect", "--json", &other, &id]).await);
     assert_eq!(both.iter().map(|one| &one["id"]).collect::<Vec<_>>(), [&json!(other), &json!(id)]);
     holdfast.close().await;

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_tests::{Holdfast, Running, binary, eventually};
+use holdfast_tests::{Holdfast, Running, binary, eventually, runtime};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
 fn embed(root: &Path) -> Running {
     let mut command = Command::new(binary("examples/embed"));
+    // It takes what `auto` finds: the runtime under test, else Holdfast's own.
+    let own = binary("holdfast");
+    let path = [runtime(), &own].map(|program| program.parent().expect("a file's directory"));
+    command.env("PATH", std::env::join_paths(path).expect("a PATH"));
     command.arg(root).kill_on_drop(true);
     Running::of(command)
 }

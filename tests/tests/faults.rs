@@ -178,7 +178,7 @@ async fn a_failure_of_the_runtime_is_told_in_its_own_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runc_says_what_is_wrong_with_a_container() {
+async fn the_runtime_says_what_is_wrong_with_a_container() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     let error = failed_start(&scratch, &supervisor, scratch.options(["/no/such/program"])).await;

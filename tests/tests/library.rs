@@ -1,4 +1,4 @@
-//! The library against runc: statuses, output, execs, deletion, events.
+//! The library against a real runtime: statuses, output, execs, deletion, events.
 
 use holdfast_supervisor::{
     ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, ProcessId, Replay,
@@ -209,7 +209,7 @@ async fn a_delete_leaves_no_process_directory_runtime_state_or_cgroup() {
     said(&container, "ready").await;
     let first = Proc::of(container.info().pid.unwrap()).unwrap();
     let shim = shim_of(&scratch.root(), id.as_str(), "init");
-    let state = scratch.root().join(".runtime/runc").join(id.as_str());
+    let state = scratch.runtime_state().join(id.as_str());
     assert!(first.lives() && shim.lives() && state.is_dir());
     assert!(!cgroups_of(&id).is_empty());
     // The two sleeps, the shell, the shim, the directory, the runtime's state.

@@ -10,8 +10,8 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::mentioning;
 use holdfast_tests::{
-    Holdfast, Proc, Running, Scratch, binary, cgroups_of, edit_json, events_until, said, soon,
-    status, unique_id,
+    Holdfast, Proc, Running, Scratch, binary, cgroups_of, edit_json, events_until, runtime, said,
+    soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -156,10 +156,10 @@ async fn a_frozen_container_dies_of_kill_and_of_a_forced_delete_whoever_froze_it
             match frozen {
                 Frozen::ByUs => container.pause().await.unwrap(),
                 Frozen::BehindOurBack => {
-                    let mut runc = tokio::process::Command::new("runc");
-                    runc.arg("--root").arg(scratch.root().join(".runtime/runc"));
-                    let status = runc.args(["pause", id.as_str()]).status();
-                    assert!(soon("runc pause", status).await.unwrap().success());
+                    let mut pause = tokio::process::Command::new(runtime());
+                    pause.arg("--root").arg(scratch.runtime_state());
+                    let status = pause.args(["pause", id.as_str()]).status();
+                    assert!(soon("the runtime's pause", status).await.unwrap().success());
                 }
             }
             assert!(is_frozen(&id));

@@ -1,7 +1,6 @@
-//! What a runtime is told: checkpoints and restores, options of the user's, and which one `auto` is.
+//! What a runtime is told: checkpoints and restores, and options of the user's.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use holdfast_supervisor::{
@@ -9,7 +8,9 @@ use holdfast_supervisor::{
     ExitStatus, Replay, Status,
 };
 use holdfast_tests::listen::in_words;
-use holdfast_tests::{Holdfast, Scratch, binary, edit_json, events_until, soon, status, unique_id};
+use holdfast_tests::{
+    Holdfast, Scratch, binary, edit_json, events_until, runtime_name, soon, status, unique_id,
+};
 use serde_json::{Value, json};
 
 const SIGKILL: i32 = 9;
@@ -247,12 +248,12 @@ async fn arguments_of_the_users_reach_every_command_of_the_runtime() {
 #[tokio::test]
 async fn the_real_runtime_takes_them_from_the_command_line() {
     let holdfast = Holdfast::start().await;
-    let options = ["--no-pivot", "--runtime-arg=--debug", "--runtime", "runc"];
+    let options = ["--no-pivot", "--runtime-arg=--debug", "--runtime", runtime_name()];
     let id = holdfast.run_detached(&options, &["sleep", "100000"]).await;
     let log = holdfast.root().join(&id).join("init/log.json");
     let log = fs::read_to_string(log).expect("read the runtime's log");
     assert!(log.contains("\"level\":\"debug\""), "{log}");
-    assert!(holdfast.inspect(&id).await["runtime"].as_str().unwrap().ends_with("/runc"));
+    assert_eq!(holdfast.inspect(&id).await["runtime"], runtime_name());
     let script = "exit 3";
     let run = ["run", "--runtime-arg=--no-such-option", "--bundle"];
     let bundle = text(holdfast.scratch.bundle());
@@ -260,51 +261,4 @@ async fn the_real_runtime_takes_them_from_the_command_line() {
     let message = holdfast.fails(125, &args).await;
     assert!(message.contains("no-such-option"), "{message}");
     holdfast.close().await;
-}
-
-#[tokio::test]
-async fn auto_is_runc_else_crun_else_our_own_by_what_is_in_path() {
-    let embedded = binary("holdfast").with_file_name("holdfast-oci");
-    let runc = ["/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc", "/usr/local/sbin/runc"];
-    let runc = runc.map(Path::new).into_iter().find(|path| path.exists()).expect("runc");
-    let cases: [(&[&str], Option<&str>, &str); 3] = [
-        (&["crun", "runc"], Some("runc"), "runc is in PATH"),
-        (&["crun"], Some("crun"), "crun is in PATH, and runc is not"),
-        (&[], None, "neither runc nor crun is in PATH"),
-    ];
-    for (links, chosen, reason) in cases {
-        let mut holdfast = Holdfast::without_daemon();
-        let path = holdfast.scratch.path().join("path");
-        fs::create_dir(&path).unwrap();
-        for link in links {
-            let to = if *link == "runc" { runc.to_owned() } else { binary("fake-runtime") };
-            symlink(to, path.join(link)).unwrap();
-        }
-        let given = path.clone();
-        // What a container's program is looked for in is its own.
-        holdfast.start_daemon_by(move |command| _ = command.env("PATH", given)).await;
-        let info = holdfast.json(&["info", "--json"]).await;
-        let why = info["runtime"]["reason"].as_str().unwrap();
-        assert!(why.contains(reason), "{why}");
-        assert!(holdfast.ok(&["info"]).await.contains(reason));
-        let bundle = text(holdfast.scratch.bundle());
-        match chosen {
-            Some(name) => {
-                assert_eq!(info["runtime"]["program"], text(path.join(name)));
-                let id = holdfast.run_detached(&[], &["/bin/sleep", "100000"]).await;
-                assert_eq!(holdfast.inspect(&id).await["runtime"], text(path.join(name)));
-            }
-            None if embedded.exists() => {
-                assert_eq!(info["runtime"]["program"], text(&embedded));
-            }
-            None => {
-                assert_eq!(info["runtime"]["program"], Value::Null);
-                let run = ["run", "--bundle", &bundle, "--", "true"];
-                let message = holdfast.fails(125, &run).await;
-                assert!(message.contains("not installed on system"), "{message}");
-                assert!(message.contains("runc, crun or holdfast-oci"), "{message}");
-            }
-        }
-        holdfast.close().await;
-    }
 }

@@ -11,8 +11,8 @@ use holdfast_supervisor::{
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::{
-    Gate, Holdfast, Output, Proc, Scratch, edit_json, events_until, read_all, soon, status,
-    unique_id,
+    Gate, Holdfast, Output, Proc, Scratch, edit_json, events_until, read_all, runtime,
+    runtime_name, soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ impl Left {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
         let text = |path: PathBuf| path.into_os_string().into_string().expect("UTF-8");
         let values = [
+            // The seed's was always runc; what is tried here is the one under test.
+            ("\"runtime\":\"runc\"", format!("\"runtime\":{}", json!(runtime_name()))),
             ("@DIR@", text(dir.clone())),
             ("@BUNDLE@", text(scratch.bundle())),
             ("@RUNTIME_ROOT@", text(scratch.path().join("runtime"))),
@@ -157,11 +159,11 @@ async fn a_real_container_whose_shim_is_dead_runs_on_and_is_worked_with_where_it
             config["process"]["terminal"] = json!(false);
             config["process"]["args"] = json!(["sh", "-c", gate.script("true")]);
         });
-        let mut runc = Command::new("runc");
-        runc.arg("--root").arg(scratch.path().join("runtime")).args(["run", "--detach"]);
-        runc.arg("--bundle").arg(scratch.bundle()).arg("--pid-file").arg(left.init().join("pid"));
-        runc.arg(left.id.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        assert!(soon("runc", runc.status()).await.unwrap().success());
+        let mut run = Command::new(runtime());
+        run.arg("--root").arg(scratch.path().join("runtime")).args(["run", "--detach"]);
+        run.arg("--bundle").arg(scratch.bundle()).arg("--pid-file").arg(left.init().join("pid"));
+        run.arg(left.id.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(soon("the runtime", run.status()).await.unwrap().success());
         left.runs("init", pid_in(&left.init()));
         // Neither FIFO is there: the seed's were on another boot's tmpfs, or were removed.
         assert!(!left.init().join("exit").exists() && !left.init().join("control").exists());

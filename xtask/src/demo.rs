@@ -49,7 +49,10 @@ const PLANS: [Plan; 11] = [
 ];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    setup::ensure(&[RUNC])?;
+    // runc is what most know. Where it can't be had, the runtime that comes with Holdfast will do.
+    if let Err(error) = setup::ensure(&[RUNC]) {
+        println!("no runc: {error:#}\nthe containers get the runtime that comes with Holdfast");
+    }
     println!("building (release)");
     crate::run(crate::cargo().args([
         "build",
@@ -59,6 +62,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "holdfast",
         "--package",
         "holdfast-shim",
+        "--package",
+        "holdfast-oci",
     ]))?;
     let mut demo = Demo::begin()?;
     let outcome = demo.play();
@@ -81,6 +86,13 @@ impl Demo {
     fn play(&mut self) -> anyhow::Result<()> {
         println!("daemon started in {}", self.scratch.path().display());
         self.start_daemon()?;
+        let info: Value = serde_json::from_str(&self.holdfast(&["info", "--json"])?)?;
+        let runtime = &info["runtime"];
+        println!(
+            "runtime: {} ({})",
+            runtime["program"].as_str().unwrap_or("none"),
+            runtime["reason"].as_str().unwrap_or_default()
+        );
         let pids = PLANS
             .iter()
             .map(|plan| self.start_container(plan))

@@ -6,6 +6,8 @@
 //! | `demo` | README's first command: the main job, before your eyes |
 //! | `fuzz` | all readers of foreign bytes, fed with any bytes |
 //! | `test` | README's second command: all tests |
+//! | `runtimes` | the lifecycle tests once for each OCI runtime, in one table |
+//! | `suite` | one run of cargo's tests |
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
 //! | `torture` | exits by the thousand while daemon and shims are killed at random |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
@@ -13,7 +15,9 @@
 mod crash_points;
 mod demo;
 mod fuzz;
+mod runtimes;
 mod setup;
+mod suite;
 mod test;
 mod torture;
 mod vm;
@@ -32,6 +36,8 @@ enum Task {
     Demo,
     /// Run all tests
     Test(test::Options),
+    /// Run the lifecycle tests once for each OCI runtime, and print what came of them
+    Runtimes(runtimes::Options),
     /// Kill the daemon, and the shims, at each system call that changes the world
     CrashPoints(crash_points::Options),
     /// Have containers exit while the daemon and their shims are killed, stopped and continued
@@ -46,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
+        Task::Runtimes(options) => runtimes::run(&options),
         Task::CrashPoints(options) => crash_points::run(&options),
         Task::Torture(options) => torture::run(&options),
         Task::VmTest(options) => vm::run(&options),
@@ -62,6 +69,13 @@ fn workspace() -> PathBuf {
 /// The cargo that runs this.
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// git, in the workspace.
+fn git() -> Command {
+    let mut command = Command::new("git");
     command.current_dir(workspace());
     command
 }

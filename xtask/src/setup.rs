@@ -1,9 +1,11 @@
 //! The programs that a command needs. What is missing is installed from Debian's packages, and
 //! said so; what is there is left as it is.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure as ensure_that};
 
 /// A program and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,37 @@ pub(crate) fn ensure(programs: &[Program]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Unpacks a Debian package and what it needs into a directory, and installs nothing.
+pub(crate) fn unpack(package: &str, into: &Path) -> anyhow::Result<()> {
+    println!("unpacking Debian packages into {}: {package} and what it needs", into.display());
+    let partial = into.with_extension("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    let archives = partial.join("archives");
+    fs::create_dir_all(archives.join("partial"))?;
+    update_lists();
+    let mut download = Command::new("apt-get");
+    download
+        .args(["install", "--download-only", "--yes", "--quiet", "--no-install-recommends"])
+        .arg("-o")
+        .arg(format!("Dir::Cache::archives={}", archives.display()))
+        .arg(package);
+    output(&mut download)?;
+    let mut unpacked = 0;
+    for entry in fs::read_dir(&archives)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            output(Command::new("dpkg").arg("-x").arg(&path).arg(partial.join("root")))?;
+            unpacked += 1;
+        }
+    }
+    ensure_that!(unpacked > 0, "apt-get downloaded no package for {package}");
+    fs::rename(partial.join("root"), into)
+        .with_context(|| format!("{} cannot be put in place", into.display()))?;
+    Ok(fs::remove_dir_all(partial)?)
+}
+
 /// Has apt read its lists anew. Those of a fresh machine may be missing or old; a failure of this
 /// alone means nothing.
 pub(crate) fn update_lists() {
@@ -89,8 +122,13 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
 
 /// Whether a program is in `PATH`.
 pub(crate) fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    in_path(program).is_some()
+}
+
+/// The first program of this name in `PATH`.
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// Whether we may install packages and make device files.

@@ -1,12 +1,10 @@
 //! All tests: those beside the code, and the system as a whole against real runtimes.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 
 use crate::setup::{self, BUSYBOX, RUNC, STRACE};
+use crate::suite::{self, Circumstances, Count, EMBEDDED, Finished, Outcome};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -14,19 +12,45 @@ pub(crate) struct Options {
     /// Run everything this often, to find a race
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// The OCI runtime of the system's tests, by name or path; `embedded` is Holdfast's own
+    /// [default: runc, and the library's tests with the embedded one too]
+    #[arg(long, value_name = "NAME|PATH")]
+    runtime: Option<String>,
+    /// As on a machine without runc: it is not installed, and where it is, not found
+    #[arg(long)]
+    without_runc: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    setup::ensure(&[RUNC, BUSYBOX, STRACE])?;
-    // The system's tests start the executables of other packages, which cargo test alone does not build.
-    crate::run(crate::cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
-    let mut total = Count::default();
-    for _ in 0..options.repeat {
-        total.add(cargo_test(options.filter.as_deref())?);
+    setup::ensure(if options.without_runc {
+        &[BUSYBOX, STRACE]
+    } else {
+        &[RUNC, BUSYBOX, STRACE]
+    })?;
+    let mut circumstances = Circumstances::with_runtime(options.runtime.as_deref())?;
+    if options.without_runc {
+        circumstances = circumstances.hide_runc()?;
     }
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.ignored);
+    suite::build()?;
+    let filter: Vec<_> = options.filter.iter().map(String::as_str).collect();
+    let mut total = Count::default();
+    let mut notable = Vec::new();
+    for _ in 0..options.repeat {
+        let tests = suite::run(&filter, &circumstances)?;
+        total.add(&tests);
+        notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+        if options.runtime.is_none() && !options.without_runc && options.filter.is_none() {
+            println!("the library's tests with the embedded runtime");
+            let embedded = Circumstances::with_runtime(Some(EMBEDDED))?;
+            let tests = suite::run(&["--test", "library"], &embedded)?;
+            total.add(&tests);
+            notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+        }
+    }
+    show(&notable);
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     if total.failed > 0 {
         bail!("{} tests failed", total.failed);
     }
@@ -36,69 +60,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Count {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
-}
-
-impl Count {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.ignored += other.ignored;
-    }
-
-    /// Reads the line with which a test program ends.
-    fn of(line: &str) -> Option<Self> {
-        let mut count = Self::default();
-        let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
-        for part in numbers.split("; ") {
-            if let Some((number, what)) = part.split_once(' ') {
-                match (number.parse(), what) {
-                    (Ok(number), "passed") => count.passed = number,
-                    (Ok(number), "failed") => count.failed = number,
-                    (Ok(number), "ignored") => count.ignored = number,
-                    _ => {}
-                }
-            }
+/// What was not tested, or not found to be right, above the closing line.
+fn show(notable: &[Finished]) {
+    for Finished { test, outcome } in notable {
+        match outcome {
+            Outcome::Passed => {}
+            Outcome::Skipped(reason) => println!("skipped: {test}: {reason}"),
+            Outcome::Failed => println!("failed: {test}"),
         }
-        Some(count)
-    }
-}
-
-/// Runs cargo's tests, shows what they print, and counts.
-fn cargo_test(filter: Option<&str>) -> anyhow::Result<Count> {
-    let mut child = crate::cargo()
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .args(filter)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cargo test cannot be started")?;
-    let mut total = Count::default();
-    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
-        let line = line?;
-        println!("{line}");
-        if let Some(count) = Count::of(&line) {
-            total.add(count);
-        }
-    }
-    let status = child.wait()?;
-    if !status.success() && total.failed == 0 {
-        bail!("cargo test failed: {status}");
-    }
-    Ok(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_closing_line_of_a_test_program_is_counted() {
-        let line = "test result: FAILED. 9 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 12.07s";
-        assert_eq!(Count::of(line), Some(Count { passed: 9, failed: 2, ignored: 1 }));
-        assert_eq!(Count::of("test a ... ok"), None);
     }
 }

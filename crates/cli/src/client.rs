@@ -32,13 +32,16 @@ impl RequestError {
         if self.0.kind != ErrorKind::Runtime {
             return None;
         }
-        let text = &self.0.message;
+        // Each runtime has words of its own, capital letters too.
+        let text = self.0.message.to_lowercase();
         if text.contains("executable file") && text.contains("not found")
             || text.contains("no such file or directory") && text.contains("exec")
         {
             Some(127)
-        } else if text.contains("permission denied") && text.contains("exec")
-            || text.contains("exec format error")
+        } else if text.contains("exec")
+            && ["permission denied", "is a directory", "exec format error"]
+                .iter()
+                .any(|reason| text.contains(reason))
         {
             Some(126)
         } else {

@@ -73,6 +73,7 @@ impl Executor for Program {
         let process = spec.process().as_ref().ok_or_else(|| invalid("no process".to_owned()))?;
         self.depend_on_command().map_err(invalid)?;
         reopen_null().map_err(|error| invalid(format!("reopen /dev/null: {error}")))?;
+        size_terminal(process).map_err(|error| invalid(format!("size the terminal: {error}")))?;
         find(process).map(drop).map_err(invalid)
     }
 
@@ -153,6 +154,16 @@ fn home_of(uid: u32) -> Option<String> {
         let home = fields.get(5).filter(|home| !home.is_empty())?;
         (fields.get(2)?.parse() == Ok(uid)).then(|| (*home).to_owned())
     })
+}
+
+/// Gives a new terminal the size that the configuration asks for, which libcontainer ignores. Before
+/// anyone is told of the process: afterwards its size is its caller's affair.
+fn size_terminal(process: &Process) -> std::io::Result<()> {
+    let Some(size) = process.console_size().filter(|_| process.terminal() == Some(true)) else {
+        return Ok(());
+    };
+    let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+    holdfast_sys::terminal::resize(std::io::stdin(), side(size.width()), side(size.height()))
 }
 
 /// libcontainer replaces the host's /dev/null by the container's, open for reading only, on the

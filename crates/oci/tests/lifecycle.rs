@@ -225,8 +225,11 @@ fn another_user_owns_its_output_and_finds_its_home() {
 
 #[test]
 fn a_terminal_comes_through_the_console_socket() {
-    let container = Fixture::script("tty; echo ready; read line; echo \"got $line\"")
-        .edit(|config| config["process"]["terminal"] = json!(true));
+    let container = Fixture::script("tty; stty size; echo ready; read line; echo \"got $line\"")
+        .edit(|config| {
+            config["process"]["terminal"] = json!(true);
+            config["process"]["consoleSize"] = json!({ "width": 101, "height": 33 });
+        });
     let socket = container.path("console");
     let listener = UnixListener::bind(&socket).unwrap();
     let mut command = container.make("create");
@@ -234,7 +237,8 @@ fn a_terminal_comes_through_the_console_socket() {
     let pid = container.launch_with(command);
     let mut master = receive_master(&listener);
     container.ok("start", &[], &[]);
-    assert!(read_until(&mut master, "ready").contains("/dev/pts/0"));
+    let said = read_until(&mut master, "ready");
+    assert!(said.contains("/dev/pts/0") && said.contains("33 101"), "{said}");
     master.write_all(b"words\n").unwrap();
     read_until(&mut master, "got words");
     assert_eq!(wait(pid), 0);

@@ -155,10 +155,11 @@ impl Shim {
                 return Ok(ExitCode::SUCCESS);
             }
             let ready = self.wait()?;
-            self.stdio.pass(ready.stdio)?;
+            // Before the input: who resizes the terminal and then types means it in this order.
             if ready.control {
                 self.obey()?;
             }
+            self.stdio.pass(ready.stdio)?;
             if ready.console {
                 self.receive_terminal()?;
             }
@@ -183,11 +184,13 @@ impl Shim {
         let [first, second, input] = self.stdio.waits_for();
         let waits = [
             for_input(&self.signals),
-            for_input(&self.control),
             self.console.as_ref().and_then(for_input),
             first,
             second,
             input,
+            // Behind the input, as the kernel looks in this order: input that is seen has not
+            // overtaken what was said here before it.
+            for_input(&self.control),
             match &self.phase {
                 Phase::Adopted { process, end: End::Ahead, .. } => for_input(process),
                 // That it was reaped shows without being asked for.
@@ -209,9 +212,9 @@ impl Shim {
             waits[index].is_some() && set[index].revents().is_some_and(|events| !events.is_empty())
         };
         Ok(Ready {
-            control: ready(1),
-            console: ready(2),
-            stdio: [ready(3), ready(4), ready(5)],
+            console: ready(1),
+            stdio: [ready(2), ready(3), ready(4)],
+            control: ready(5),
             orphan: ready(6),
         })
     }

@@ -43,16 +43,23 @@ pub(crate) fn find_runtime(name: &str) -> Result<PathBuf, Error> {
 
 /// What `auto` means now.
 pub(crate) fn choose_runtime() -> RuntimeChoice {
-    for name in ["runc", "crun"] {
-        if let Some(program) = search_path(name) {
-            let reason = match name {
-                "runc" => "runc is in PATH".to_owned(),
-                _ => "crun is in PATH, and runc is not".to_owned(),
-            };
-            return RuntimeChoice { program: Some(program), reason };
+    choose(search_path, || find_own(EMBEDDED, None))
+}
+
+/// runc before crun, and our own if there is neither: one that somebody has installed is one that
+/// they know.
+fn choose(
+    search: impl Fn(&str) -> Option<PathBuf>,
+    own: impl FnOnce() -> Result<PathBuf, Error>,
+) -> RuntimeChoice {
+    for (name, reason) in
+        [("runc", "runc is in PATH"), ("crun", "crun is in PATH, and runc is not")]
+    {
+        if let Some(program) = search(name) {
+            return RuntimeChoice { program: Some(program), reason: reason.to_owned() };
         }
     }
-    match find_own(EMBEDDED, None) {
+    match own() {
         Ok(program) => RuntimeChoice {
             program: Some(program),
             reason: "neither runc nor crun is in PATH; this one comes with Holdfast".to_owned(),
@@ -100,4 +107,42 @@ fn search_path(name: &str) -> Option<PathBuf> {
 /// Whether this process may execute the file.
 fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is chosen where these are in `PATH`.
+    fn with(there: &[&str], own: Option<&str>) -> (Option<String>, String) {
+        let search = |name: &str| there.contains(&name).then(|| Path::new("/path").join(name));
+        let missing = || Error::NotInstalled { name: EMBEDDED.into(), looked: "/here".into() };
+        let choice = choose(search, || own.map(PathBuf::from).ok_or_else(missing));
+        (choice.program.map(|program| program.display().to_string()), choice.reason)
+    }
+
+    #[test]
+    fn auto_is_runc_else_crun_else_our_own_and_says_why() {
+        let own = Some("/lib/holdfast-oci");
+        let (program, reason) = with(&["crun", "runc", "youki"], own);
+        assert_eq!(program.as_deref(), Some("/path/runc"));
+        assert_eq!(reason, "runc is in PATH");
+        let (program, reason) = with(&["crun", "youki"], own);
+        assert_eq!(program.as_deref(), Some("/path/crun"));
+        assert_eq!(reason, "crun is in PATH, and runc is not");
+        let (program, reason) = with(&["youki"], own);
+        assert_eq!(program.as_deref(), own);
+        assert_eq!(reason, "neither runc nor crun is in PATH; this one comes with Holdfast");
+    }
+
+    #[test]
+    fn where_there_is_none_at_all_it_is_said_which_were_looked_for_and_where() {
+        let (program, reason) = with(&[], None);
+        assert_eq!(program, None);
+        assert!(
+            reason.starts_with("neither runc nor crun is in PATH, and holdfast-oci"),
+            "{reason}"
+        );
+        assert!(reason.contains("/here"), "{reason}");
+    }
 }

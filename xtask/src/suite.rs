@@ -1,0 +1,233 @@
+//! One run of cargo's tests: under what circumstances, and what came of each test.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+/// The runtime that comes with Holdfast.
+pub(crate) const EMBEDDED: &str = "holdfast-oci";
+
+/// What the system's tests find on the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Circumstances {
+    runtime: Option<String>,
+    without_runc: Option<(OsString, TempDir)>,
+}
+
+impl Circumstances {
+    /// The machine as it is, with this runtime, by name or path, where not another is named.
+    pub(crate) fn with_runtime(runtime: Option<&str>) -> anyhow::Result<Self> {
+        let runtime = match runtime {
+            Some("embedded") => Some(EMBEDDED.to_owned()),
+            // The tests stand in a directory of their own.
+            Some(path) if path.contains('/') => {
+                let absolute = Path::new(path).canonicalize().with_context(|| path.to_owned())?;
+                Some(absolute.into_os_string().into_string().ok().context("a path in UTF-8")?)
+            }
+            other => other.map(str::to_owned),
+        };
+        Ok(Self { runtime, without_runc: None })
+    }
+
+    /// Hides runc. It is not uninstalled: others may use it, and what is in no directory of `PATH`
+    /// is not there for Holdfast and its tests. So a directory that has it is replaced by one of
+    /// links to everything else in it.
+    pub(crate) fn hide_runc(mut self) -> anyhow::Result<Self> {
+        let links = tempfile::Builder::new().prefix("holdfast-path-").tempdir()?;
+        let mut path = Vec::new();
+        for dir in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
+            if !dir.join("runc").exists() {
+                path.push(dir);
+                continue;
+            }
+            let instead = links.path().join(path.len().to_string());
+            link_all_but(&dir, &instead, "runc").with_context(|| dir.display().to_string())?;
+            path.push(instead);
+        }
+        self.without_runc = Some((std::env::join_paths(path)?, links));
+        Ok(self)
+    }
+
+    fn apply(&self, command: &mut Command) {
+        // What a person's shell says is not what was asked for here.
+        command.env_remove("HOLDFAST_TEST_RUNTIME");
+        if let Some(runtime) = &self.runtime {
+            command.env("HOLDFAST_TEST_RUNTIME", runtime);
+        }
+        if let Some((path, _links)) = &self.without_runc {
+            command.env("PATH", path);
+        }
+    }
+}
+
+fn link_all_but(dir: &Path, instead: &Path, hidden: &str) -> std::io::Result<()> {
+    fs::create_dir(instead)?;
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if name != hidden {
+            symlink(dir.join(&name), instead.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// What came of a test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Passed,
+    Failed,
+    /// It did not test anything, for this reason.
+    Skipped(String),
+}
+
+impl Outcome {
+    pub(crate) fn is_failed(&self) -> bool {
+        *self == Self::Failed
+    }
+}
+
+/// A test and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) test: String,
+    pub(crate) outcome: Outcome,
+}
+
+impl Finished {
+    /// Reads what libtest says of a test. It knows no reason for an ignored one but the attribute's.
+    fn of(line: &str) -> Option<Self> {
+        let (test, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+        let outcome = match result {
+            "ok" => Outcome::Passed,
+            "FAILED" => Outcome::Failed,
+            _ => {
+                let reason = result.strip_prefix("ignored")?.trim_start_matches(", ");
+                Outcome::Skipped(if reason.is_empty() { "ignored" } else { reason }.to_owned())
+            }
+        };
+        // `test a_name - should panic ... ok`
+        let test = test.split(" - ").next().unwrap_or(test);
+        Some(Self { test: test.to_owned(), outcome })
+    }
+}
+
+/// How many tests passed, failed, and were skipped.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, tests: &[Finished]) {
+        for test in tests {
+            match test.outcome {
+                Outcome::Passed => self.passed += 1,
+                Outcome::Failed => self.failed += 1,
+                Outcome::Skipped(_) => self.skipped += 1,
+            }
+        }
+    }
+}
+
+/// Builds what the system's tests start, which `cargo test` alone does not build.
+pub(crate) fn build() -> anyhow::Result<()> {
+    crate::run(crate::cargo().args(["build", "--workspace", "--bins", "--examples"]))
+}
+
+/// Runs cargo's tests, shows what they print, and tells what came of each.
+pub(crate) fn run(what: &[&str], circumstances: &Circumstances) -> anyhow::Result<Vec<Finished>> {
+    // By a file and not by their output, which libtest captures, or writes its own lines into.
+    let scratch = tempfile::tempdir()?;
+    let skipped = scratch.path().join("skipped");
+    let mut command = crate::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(what);
+    circumstances.apply(&mut command);
+    let mut child = command
+        .env("HOLDFAST_TEST_SKIPPED", &skipped)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo test cannot be started")?;
+    let mut finished = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        finished.extend(Finished::of(&line));
+    }
+    let status = child.wait()?;
+    mark_skipped(&mut finished, &skipped)?;
+    if !status.success() && !finished.iter().any(|test| test.outcome == Outcome::Failed) {
+        bail!("cargo test failed: {status}");
+    }
+    Ok(finished)
+}
+
+/// Takes back the `ok` of tests that tested nothing.
+fn mark_skipped(finished: &mut [Finished], list: &Path) -> anyhow::Result<()> {
+    if !list.exists() {
+        return Ok(());
+    }
+    for line in fs::read_to_string(list)?.lines() {
+        let (test, reason) = line.split_once('\t').context("a skipped test and why")?;
+        let found = finished
+            .iter_mut()
+            .find(|finished| finished.test == test && finished.outcome == Outcome::Passed);
+        let found = found.with_context(|| format!("{test} was skipped, and did not pass"))?;
+        found.outcome = Outcome::Skipped(reason.to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(test: &str, outcome: Outcome) -> Finished {
+        Finished { test: test.to_owned(), outcome }
+    }
+
+    #[test]
+    fn what_libtest_says_of_a_test_is_understood() {
+        let of = |line| Finished::of(line).map(|finished| (finished.test, finished.outcome));
+        assert_eq!(of("test a::b ... ok"), Some(("a::b".into(), Outcome::Passed)));
+        assert_eq!(of("test b - should panic ... ok"), Some(("b".into(), Outcome::Passed)));
+        assert_eq!(of("test c ... FAILED"), Some(("c".into(), Outcome::Failed)));
+        let ignored = |reason: &str| Outcome::Skipped(reason.into());
+        assert_eq!(of("test d ... ignored"), Some(("d".into(), ignored("ignored"))));
+        assert_eq!(of("test e ... ignored, a bug"), Some(("e".into(), ignored("a bug"))));
+        assert_eq!(of("test result: ok. 9 passed; 2 failed; 1 ignored"), None);
+        assert_eq!(of("running 3 tests"), None);
+    }
+
+    #[test]
+    fn a_test_that_says_so_is_skipped_and_not_passed() {
+        let mut all = [finished("a", Outcome::Passed), finished("b", Outcome::Passed)];
+        let list = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&list, "b\tno runc\n").unwrap();
+        mark_skipped(&mut all, list.path()).unwrap();
+        let skipped = finished("b", Outcome::Skipped("no runc".into()));
+        assert_eq!(all, [finished("a", Outcome::Passed), skipped]);
+        let mut count = Count::default();
+        count.add(&all);
+        assert_eq!(count, Count { passed: 1, failed: 0, skipped: 1 });
+    }
+
+    #[test]
+    fn only_runc_is_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["runc", "runc-like", "sh"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let instead = dir.path().join("instead");
+        link_all_but(dir.path(), &instead, "runc").unwrap();
+        assert!(!instead.join("runc").exists());
+        assert!(instead.join("runc-like").exists() && instead.join("sh").exists());
+    }
+}
