@@ -108,14 +108,24 @@ impl fmt::Display for Proc {
 
 /// All processes but this one that have to do with a path: it stands in their arguments, in their
 /// environment (as a fake container's does), or among their mounts (as a container's root does).
+///
+/// Mounts count only where they are not ours as well: what is mounted where this process lives is
+/// among the mounts of every process of the machine, and whoever calls this may kill what it finds.
 #[must_use]
 pub fn mentioning(path: &Path) -> Vec<Proc> {
     let needle = path.as_os_str().as_encoded_bytes();
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let ours = namespace("self");
+    assert!(ours.is_some(), "the own mount namespace is not known");
     let mentions = |pid: i32| {
-        ["cmdline", "environ", "mountinfo"].iter().any(|file| {
+        let text_mentions = |file: &str| {
             fs::read(format!("/proc/{pid}/{file}"))
                 .is_ok_and(|text| text.windows(needle.len()).any(|part| part == needle))
-        })
+        };
+        let theirs = namespace(&pid.to_string());
+        text_mentions("cmdline")
+            || text_mentions("environ")
+            || (theirs.is_some() && theirs != ours && text_mentions("mountinfo"))
     };
     let own = std::process::id().cast_signed();
     fs::read_dir("/proc")

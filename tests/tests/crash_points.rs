@@ -1,7 +1,7 @@
 //! The daemon and the shims, killed at some of the system calls by which they change the world.
 //! `cargo xtask crash-points` tries all of them.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use holdfast_tests::crash::{self, Summary};
 use holdfast_tests::life::{After, Runtime, Who};
@@ -12,17 +12,8 @@ const TRIALS: usize = 24;
 /// No trial is begun after this; on a loaded machine it may be fewer.
 const ENOUGH: Duration = Duration::from_secs(50);
 
-/// `HOLDFAST_SEED`, to do again what failed; else another one each time.
-fn seed() -> u64 {
-    let given = std::env::var("HOLDFAST_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        u64::from(now.unwrap_or_default().subsec_nanos()) % 1000
-    })
-}
-
 async fn some_points(victims: &[Who]) {
-    let (began, seed) = (Instant::now(), seed());
+    let (began, seed) = (Instant::now(), crash::seed());
     println!("HOLDFAST_SEED={seed}");
     let mut points = Vec::new();
     for &who in victims {
