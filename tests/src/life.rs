@@ -495,7 +495,7 @@ impl Life {
         match self.command(&["delete", "--force", &self.id.clone()]).await {
             Ok(_) => {}
             // What had not been acknowledged may clear itself away at any moment.
-            Err(_) if self.info().await?.is_none() => {}
+            Err(_) if !self.is_answered(Step::Create) && self.info().await?.is_none() => {}
             Err(error) => return Err(error),
         }
         match self.info().await? {
