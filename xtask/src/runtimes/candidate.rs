@@ -121,7 +121,7 @@ fn crun() -> anyhow::Result<PathBuf> {
 fn probe(program: &Path) -> anyhow::Result<()> {
     let scratch = tempfile::Builder::new().prefix("holdfast-probe-").tempdir()?;
     let (bundle, root) = (scratch.path().join("bundle"), scratch.path().join("root"));
-    for dir in ["rootfs/proc", "rootfs/bin"] {
+    for dir in ["rootfs/proc", "rootfs/dev", "rootfs/bin"] {
         fs::create_dir_all(bundle.join(dir))?;
     }
     let busybox = setup::in_path("busybox").ok_or_else(|| anyhow::anyhow!("no busybox"))?;
@@ -135,7 +135,10 @@ fn probe(program: &Path) -> anyhow::Result<()> {
             "cwd": "/",
         },
         "root": { "path": "rootfs" },
-        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+        ],
         "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }] },
     });
     fs::write(bundle.join("config.json"), config.to_string())?;
