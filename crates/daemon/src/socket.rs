@@ -39,6 +39,7 @@ impl Socket {
         // for a moment, and renamed, so that it is never missing.
         let staged = path.with_added_extension(format!("new-{}", std::process::id()));
         let _ = std::fs::remove_file(&staged);
+        sweep(path);
         let listener = UnixListener::bind(&staged)?;
         let published = std::fs::set_permissions(&staged, Permissions::from_mode(0o600))
             .and_then(|()| std::fs::rename(&staged, path));
@@ -47,6 +48,19 @@ impl Socket {
             return Err(error);
         }
         Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+/// Removes what daemons left that were killed between the two names of their sockets.
+fn sweep(path: &Path) {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let prefix = format!("{}.new-", name.to_string_lossy());
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -79,5 +93,28 @@ impl Listener for Socket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_a_killed_daemon_had_not_published_is_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        let path = temp.path().join("s");
+        for name in [format!("s.new-{}", dead.id()), "s.new-1".into(), "s.new-x".into()] {
+            drop(std::os::unix::net::UnixListener::bind(temp.path().join(name)).unwrap());
+        }
+        let _socket = Socket::bind(&path).await.unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(temp.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["s", "s.new-1", "s.new-x"], "those of the living stay");
     }
 }
