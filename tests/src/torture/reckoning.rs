@@ -119,6 +119,9 @@ impl Controller<'_> {
         let complete = output == "begins|ends";
         let outcome = match (complete, actor.lost_shim) {
             (true, _) => "complete".to_owned(),
+            (false, true) if actor.forsaken => {
+                format!("{output:?} only; at some time it had neither daemon nor shim")
+            }
             (false, true) => format!("{output:?} only; a shim of it had been killed"),
             (false, false) => "INCOMPLETE".to_owned(),
         };
