@@ -170,7 +170,7 @@ async fn a_full_state_root_loses_no_status_and_goes_on_when_there_is_space() {
     let filler = tmpfs.fill();
     let other = unique_id("io").to_string();
     let refused = holdfast.run(&create(&other, &runtime, &bundle, "exit 0")).await;
-    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(refused.code, Some(125), "{refused:?}");
     assert!(refused.stderr.contains("No space left on device"), "{refused:?}");
     assert!(refused.stderr.contains(&other), "the error says where: {refused:?}");
     assert_eq!(holdfast.inspect(&id).await["status"], "running");

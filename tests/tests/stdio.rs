@@ -112,8 +112,8 @@ async fn the_mapped_root_of_a_user_namespace_owns_its_terminal() {
         assert_eq!(owner(format!("/proc/{}/fd/0", pid.unwrap())).0, MAPPED.0);
     }
     soon("input", exec.stdin().unwrap().write_all(b"\n")).await.unwrap();
-    // The end of the container's first process would kill this one.
     assert_eq!(soon("the exec", exec.wait()).await.unwrap(), ExitStatus::Code(0));
+    // Not before: the end of the container's first process is that of all others.
     soon("input", container.stdin().unwrap().write_all(b"\n")).await.unwrap();
     assert_eq!(status(&container).await, ExitStatus::Code(0));
     scratch.close(supervisor).await;

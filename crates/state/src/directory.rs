@@ -28,6 +28,10 @@ pub struct Directory {
     path: PathBuf,
 }
 
+/// How often a directory is looked through before whoever puts more into it is taken for one who does
+/// not stop.
+const REMOVAL_ROUNDS: usize = 100;
+
 /// Which name wins when a file is published under a name that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Publish {
@@ -224,11 +228,24 @@ impl Directory {
         let how = OpenHow::new()
             .flags(OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        let inner = Self { fd: openat2(&self.fd, name, how)?, path: self.path.join(name) };
-        for entry in inner.names()? {
-            inner.remove_all(&entry)?;
+        let fd = match openat2(&self.fd, name, how) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        let inner = Self { fd, path: self.path.join(name) };
+        // Someone else may be clearing away a part of the same tree, and rename as well as remove in it:
+        // an exec that has just ended, while its container is deleted.
+        for _ in 0..REMOVAL_ROUNDS {
+            for entry in inner.names()? {
+                inner.remove_all(&entry)?;
+            }
+            match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
+                Err(Errno::ENOTEMPTY) => {}
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)?)
+        Err(Errno::ENOTEMPTY.into())
     }
 }
 
@@ -326,5 +343,30 @@ mod tests {
         dir.remove_all("tree").unwrap();
         assert!(dir.names().unwrap().is_empty());
         assert!(kept.path().join("file").exists());
+    }
+
+    #[test]
+    fn two_may_remove_parts_of_the_same_tree_at_once() {
+        for _ in 0..50 {
+            let (_temp, dir) = scratch();
+            let tree = dir.create_dir("tree").unwrap();
+            let names: Vec<String> = (0..20).map(|number| format!("exec-{number}")).collect();
+            for name in &names {
+                tree.create_dir(name).unwrap().write_atomic("file", b"x").unwrap();
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for name in &names {
+                        let hidden = format!(".gone-{name}");
+                        match tree.rename_new(name, &hidden) {
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                            other => other.and_then(|()| tree.remove_all(&hidden)).unwrap(),
+                        }
+                    }
+                });
+                dir.remove_all("tree").unwrap();
+            });
+            assert!(!dir.contains("tree").unwrap());
+        }
     }
 }

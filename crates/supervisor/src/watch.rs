@@ -181,7 +181,10 @@ impl Watch {
                     }
                     Action::KillOrphan => self.kill_orphan(),
                     Action::Adopt => {
-                        if let Err(error) = self.adopt().await {
+                        if let Some(record) = self.recorded().await {
+                            // It did its work before it went; the seed's announced nothing.
+                            inputs.push(Input::Recorded(record));
+                        } else if let Err(error) = self.adopt().await {
                             tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted; watched without a shim");
                             inputs.push(Input::ShimGone);
                         }
@@ -204,19 +207,23 @@ impl Watch {
     }
 
     async fn find_ending(&self) -> ExitRecord {
+        match self.recorded().await {
+            Some(record) => record,
+            None => evidence::from_kernel(self.process.handle().as_deref()).await,
+        }
+    }
+
+    /// The end of the process, if it is on disk.
+    async fn recorded(&self) -> Option<ExitRecord> {
         let (core, process) = (self.core.clone(), self.process.clone());
         let found = blocking(move || {
             let dir = core.process_dir(&process.container, &process.id)?;
             Ok(evidence::on_disk(&dir))
         });
-        match found.await {
-            Ok(Some(record)) => return record,
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(container = %self.process.container, %error, "state directory lost");
-            }
-        }
-        evidence::from_kernel(self.process.handle().as_deref()).await
+        found.await.unwrap_or_else(|error| {
+            tracing::warn!(container = %self.process.container, %error, "state directory lost");
+            None
+        })
     }
 
     /// Writes the end down and returns what stands there: a shim may have been faster.

@@ -83,6 +83,11 @@ pub(crate) struct Actor {
     pub(crate) stopped_since: Option<Instant>,
     /// Its shim was an adopter, and stopped for longer after the exit than the daemon gives it.
     pub(crate) overdue: bool,
+    /// The daemon that lives was there when it exited. One that came later knows of it only what it
+    /// finds: of a process that was reaped meanwhile, what a shim tells or has written.
+    pub(crate) witnessed: bool,
+    /// There was a time when it had neither daemon nor shim.
+    pub(crate) forsaken: bool,
     /// A shim of it was killed at some time.
     pub(crate) lost_shim: bool,
     /// An exec that is at work, and its code.
@@ -107,6 +112,8 @@ impl Actor {
             recorded: false,
             stopped_since: None,
             overdue: false,
+            witnessed: false,
+            forsaken: false,
             lost_shim: false,
             exec: None,
             execs: Vec::new(),

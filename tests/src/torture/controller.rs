@@ -219,6 +219,7 @@ impl<'a> Controller<'a> {
         if actor.role.life == Life::AtOnce {
             // Its shim was left in peace until now, so this is the worst that there can have been.
             actor.cell = Some(cell);
+            actor.witnessed = cell == Cell::Nobody;
             actor.phase = Phase::Ended;
             return Ok(());
         }
@@ -265,6 +266,7 @@ impl<'a> Controller<'a> {
         }
         actor.phase = Phase::Ended;
         actor.cell = Some(cell);
+        actor.witnessed = self.daemon.is_some();
         actor.stopped_since = actor.stopped_since.map(|_| Instant::now());
         actor.close_gate(self.paths);
         let id = actor.id.clone();
@@ -321,6 +323,7 @@ impl<'a> Controller<'a> {
                 return Err(Trouble::of(number, "its shim survives SIGKILL".to_owned()));
             }
             self.actors[number].lost_shim = true;
+            self.actors[number].forsaken |= self.daemon.is_none();
             self.judge_again(number);
         }
         Ok(())
@@ -329,8 +332,8 @@ impl<'a> Controller<'a> {
     /// Someone has died. If that was the last who could write down how a container had ended, it
     /// is as if both had been dead at that time.
     fn judge_again(&mut self, number: usize) {
-        let daemon_lives = self.daemon.is_some();
         let actor = &mut self.actors[number];
+        let witness_lives = self.daemon.is_some() && actor.witnessed;
         let is_judged = !matches!(actor.phase, Phase::Ended) || actor.cell == Some(Cell::Both);
         if is_judged || actor.is_recorded(self.paths) {
             return;
@@ -338,7 +341,7 @@ impl<'a> Controller<'a> {
         // Once more afterwards: a shim that is seen dead has written all that it ever will.
         let shim_lives = self.shim(number).is_some();
         let actor = &mut self.actors[number];
-        if actor.is_recorded(self.paths) || daemon_lives || shim_lives {
+        if actor.is_recorded(self.paths) || witness_lives || shim_lives {
             return;
         }
         actor.cell = Some(Cell::Both);
@@ -387,6 +390,10 @@ impl<'a> Controller<'a> {
             }
             if let Some((_, _, interrupted)) = &mut actor.exec {
                 *interrupted = true;
+            }
+            actor.witnessed = false;
+            if matches!(actor.phase, Phase::Up(_)) && actor.lost_shim && !actor.forsaken {
+                self.actors[number].forsaken = self.shim(number).is_none();
             }
             self.judge_again(number);
         }

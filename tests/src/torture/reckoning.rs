@@ -118,11 +118,14 @@ impl Controller<'_> {
         let output = actor.output(self.paths);
         let complete = output == "begins|ends";
         let outcome = match (complete, actor.lost_shim) {
-            (true, _) => "complete",
-            (false, true) => "incomplete; a shim of it had been killed",
-            (false, false) => "INCOMPLETE",
+            (true, _) => "complete".to_owned(),
+            (false, true) if actor.forsaken => {
+                format!("{output:?} only; at some time it had neither daemon nor shim")
+            }
+            (false, true) => format!("{output:?} only; a shim of it had been killed"),
+            (false, false) => "INCOMPLETE".to_owned(),
         };
-        self.report.output(cell, outcome);
+        self.report.output(cell, &outcome);
         if complete || actor.lost_shim {
             return Ok(());
         }
