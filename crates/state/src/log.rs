@@ -6,11 +6,11 @@ use serde::Deserialize;
 /// One line that could be read.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Message {
-    /// `error`, `warning`, `info`, `debug`.
+    /// `error`, `warning`, `info`, `debug`; youki has capitals.
     #[serde(default)]
     pub level: String,
-    /// The text.
-    #[serde(default)]
+    /// The text, which youki calls `message`.
+    #[serde(default, alias = "message")]
     pub msg: String,
 }
 
@@ -26,7 +26,11 @@ pub fn messages(content: &[u8]) -> impl Iterator<Item = Message> {
 #[must_use]
 pub fn first_error(content: &[u8]) -> Option<String> {
     messages(content)
-        .find(|message| matches!(message.level.as_str(), "error" | "fatal" | "panic"))
+        .find(|message| {
+            ["error", "fatal", "panic"]
+                .iter()
+                .any(|level| message.level.eq_ignore_ascii_case(level))
+        })
         .map(|message| message.msg)
 }
 
@@ -60,6 +64,8 @@ mod tests {
         assert_eq!(first_error(b"{\"level\":\"error\",\"msg\":\"cut"), None);
         let seed = br#"{"level": "warn","msg": "a"}{"level": "error","msg": "b"}{"level": "er"#;
         assert_eq!(first_error(seed).as_deref(), Some("b"));
+        let youki = br#"{"timestamp":"2026","level":"ERROR","message":"c","target":"youki"}"#;
+        assert_eq!(first_error(youki).as_deref(), Some("c"));
         assert_eq!(
             first_error(line("error", "quote \" and\nline").as_bytes()).as_deref(),
             Some("quote \" and\nline")
