@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::tracer::{Deed, Rule, Tracer};
-use crate::{Gate, Holdfast, binary, cgroups_of, processes, unique_id};
+use crate::{Gate, Holdfast, binary, cgroups_of, processes, runtime, runtime_name, unique_id};
 
 /// What the container exits with.
 const STATUS: u8 = 7;
@@ -69,7 +69,7 @@ pub enum Who {
 pub enum Runtime {
     /// That of these tests, which isolates nothing and takes a few milliseconds.
     Fake,
-    /// runc.
+    /// runc, or the one under test in its place.
     Runc,
 }
 
@@ -258,7 +258,7 @@ impl Life {
         let fake = binary("fake-runtime").display().to_string();
         let runtime = match self.runtime {
             Runtime::Fake => fake.as_str(),
-            Runtime::Runc => "runc",
+            Runtime::Runc => runtime_name(),
         };
         let script = self.script(&self.gate, "echo up");
         let id = self.id.clone();
@@ -425,7 +425,7 @@ impl Life {
                 self.violated(format!("this exec can't be: {exec}"));
             }
             if status == "stopped" {
-                self.is_exact(&exec["exit"], EXEC_STATUS);
+                self.is_exact_of_exec(&exec["exit"]);
             }
         }
         Ok(())
@@ -435,6 +435,18 @@ impl Life {
         if exit["status"] != json!({ "code": status }) || exit["evidence"] == "none" {
             self.violated(format!("it exited with {status}, and this is told: {exit}"));
         }
+    }
+
+    fn is_exact_of_exec(&mut self, exit: &Value) {
+        if !self.is_killed_with_init(&exit["status"]) {
+            self.is_exact(exit, EXEC_STATUS);
+        }
+    }
+
+    /// The kernel kills all that is left in a process namespace when its first process ends, and this
+    /// is exactly what is told then.
+    fn is_killed_with_init(&self, status: &Value) -> bool {
+        self.runtime == Runtime::Runc && self.exit_begun && *status == json!({ "signal": 9 })
     }
 
     /// Goes on from wherever it is, to the end.
@@ -533,7 +545,10 @@ impl Life {
             for event in
                 journal.iter().filter(|e| e["process"] == process && e["event"] == "exited")
             {
-                if event["status"] != json!({ "code": status }) {
+                let is_exec = process != "init";
+                if event["status"] != json!({ "code": status })
+                    && !(is_exec && self.is_killed_with_init(&event["status"]))
+                {
                     wrong.push(format!("told of an exit with {status}: {event}"));
                 }
             }
@@ -563,10 +578,11 @@ impl Life {
 
     /// Ends what a violation has left, so that the next life begins with nothing.
     pub fn scrub(&mut self) {
-        let runc = self.holdfast.root().join(".runtime/runc");
-        if runc.join(&self.id).exists() {
-            let mut command = std::process::Command::new("runc");
-            let _ = command.arg("--root").arg(&runc).args(["delete", "--force", &self.id]).status();
+        let state = self.holdfast.scratch.runtime_state();
+        if state.join(&self.id).exists() {
+            let mut command = std::process::Command::new(runtime());
+            let _ =
+                command.arg("--root").arg(&state).args(["delete", "--force", &self.id]).status();
         }
         let daemon = self.holdfast.running_daemon();
         for _ in 0..5 {

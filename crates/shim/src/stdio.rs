@@ -37,6 +37,7 @@ enum Output {
 }
 
 /// Our side.
+#[derive(Default)]
 pub(crate) struct Stdio {
     outputs: [Option<Output>; 2],
     log: Option<OutputLog>,
@@ -57,15 +58,8 @@ impl Stdio {
     pub(crate) fn open(args: &Args, dir: &ProcessDir) -> io::Result<(ContainerEnds, Self)> {
         let logged = args.log == Log::Cri
             && (args.terminal || args.stdout.is_none() || args.stderr.is_none());
-        let mut ours = Self {
-            outputs: [None, None],
-            log: if logged { Some(open_log(dir, args.owner)?) } else { None },
-            input: None,
-            stdin_holder: None,
-            waiting_stdin: None,
-            waiting_stdout: None,
-            terminal: None,
-        };
+        let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
+        let mut ours = Self { log, ..Self::default() };
         let mut stdin = null()?;
         if let (Some(path), false) = (&args.stdin, args.terminal) {
             stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
@@ -125,15 +119,8 @@ impl Stdio {
     pub(crate) fn adopt(args: &Args, dir: &ProcessDir, legacy: LegacyStdio) -> io::Result<Self> {
         let logged = args.log == Log::Cri
             && (legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal);
-        let mut ours = Self {
-            outputs: [None, None],
-            log: if logged { Some(open_log(dir, args.owner)?) } else { None },
-            input: None,
-            stdin_holder: None,
-            waiting_stdin: None,
-            waiting_stdout: None,
-            terminal: None,
-        };
+        let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
+        let mut ours = Self { log, ..Self::default() };
         if let Some(log) = &mut ours.log {
             log.mend(dir)?;
         }

@@ -1,5 +1,6 @@
 //! A container, as the caller holds it.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -193,7 +194,12 @@ impl Container {
             State::Stopped(_) | State::Live { activity: Activity::Created, .. } => {}
             // Its start is cut short, and clears away what there is of it.
             State::Creating if force == Force::Yes => {
-                stdin::cancel(&self.core, &self.state.init)?;
+                match stdin::cancel(&self.core, &self.state.init) {
+                    // Its shim is gone, or its directory by now: it is being cleared away already.
+                    Ok(()) | Err(Error::NoShim { .. }) => {}
+                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
                 return self.vanished(&self.state.init).await;
             }
             State::Creating | State::Abandoned => {

@@ -102,11 +102,15 @@ impl Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shim {
     Present,
-    /// It died, and another one is taking over.
-    Adopting,
+    /// It died, and another one is taking over, at this attempt.
+    Adopting(u8),
     /// It died, and the supervisor watches alone.
     Gone,
 }
+
+/// How many adopters in a row may die before they have taken over. What kills more than that kills
+/// the next one too.
+const ADOPTERS: u8 = 5;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +226,7 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
         (State::Live { activity, shim }, Input::ProcessGone) => {
             let next = State::Exiting { activity: *activity, shim: *shim };
             let action = match shim {
-                Shim::Present | Shim::Adopting => Action::AwaitRecord,
+                Shim::Present | Shim::Adopting(_) => Action::AwaitRecord,
                 Shim::Gone => Action::FindEnding,
             };
             (next, vec![action])
@@ -241,23 +245,24 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             (State::Live { activity: *activity, shim }, actions)
         }
         // Its last output may still be in the pipes, so it is adopted all the same.
-        (State::Exiting { activity, shim: Shim::Present }, Input::ShimGone)
-            if nature.on_orphan == OrphanPolicy::Adopt =>
-        {
-            let (shim, actions) = shim_gone(nature, Shim::Present);
+        (State::Exiting { activity, shim }, Input::ShimGone) => {
+            let (shim, mut actions) = match (nature.on_orphan, shim) {
+                (OrphanPolicy::Adopt, shim) => shim_gone(nature, *shim),
+                (OrphanPolicy::Kill, _) => (Shim::Gone, vec![]),
+            };
+            if shim == Shim::Gone {
+                actions.push(Action::FindEnding);
+            }
             (State::Exiting { activity: *activity, shim }, actions)
         }
-        (State::Exiting { activity, .. }, Input::ShimGone) => {
-            (State::Exiting { activity: *activity, shim: Shim::Gone }, vec![Action::FindEnding])
-        }
-        (State::Live { activity, shim: Shim::Adopting }, Input::Adopted) => (
+        (State::Live { activity, shim: Shim::Adopting(_) }, Input::Adopted) => (
             State::Live { activity: *activity, shim: Shim::Present },
             vec![Action::Publish(EventKind::Adopted)],
         ),
-        // Should this one die as well, there is no third: what remains is to find the status.
-        (State::Exiting { activity: _, shim: Shim::Adopting }, Input::Adopted) => {
-            (state.clone(), vec![Action::Publish(EventKind::Adopted)])
-        }
+        (State::Exiting { activity, shim: Shim::Adopting(_) }, Input::Adopted) => (
+            State::Exiting { activity: *activity, shim: Shim::Present },
+            vec![Action::Publish(EventKind::Adopted)],
+        ),
         (State::Exiting { .. }, Input::GraceOver) => (state.clone(), vec![Action::FindEnding]),
 
         (State::Live { .. } | State::Exiting { .. }, Input::Found(record)) => {
@@ -269,8 +274,8 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
 }
 
 /// What follows from the death of a shim. Told once; but who was to be killed or adopted and was
-/// not, because we died, is now. An adopter that dies before it has begun is not followed by
-/// another, which would die of the same cause.
+/// not, because we died, is now. An adopter that dies before it has begun is followed by another: what
+/// is in the pipes is lost if nobody takes it.
 fn shim_gone(nature: Nature, shim: Shim) -> (Shim, Vec<Action>) {
     let mut actions = Vec::new();
     if shim == Shim::Present {
@@ -281,10 +286,13 @@ fn shim_gone(nature: Nature, shim: Shim) -> (Shim, Vec<Action>) {
             actions.push(Action::KillOrphan);
             (Shim::Gone, actions)
         }
-        (OrphanPolicy::Adopt, Shim::Adopting) => (Shim::Gone, actions),
-        (OrphanPolicy::Adopt, _) => {
+        (OrphanPolicy::Adopt, Shim::Adopting(attempt)) if attempt >= ADOPTERS => {
+            (Shim::Gone, actions)
+        }
+        (OrphanPolicy::Adopt, shim) => {
             actions.push(Action::Adopt);
-            (Shim::Adopting, actions)
+            let attempt = if let Shim::Adopting(attempt) = shim { attempt + 1 } else { 1 };
+            (Shim::Adopting(attempt), actions)
         }
     }
 }
@@ -377,7 +385,8 @@ mod tests {
             // Whatever came before: once process, shim and adopter are gone, someone looks for the status;
             // what was found is written down, and then it is stopped.
             inputs.insert(0, Input::Created { pid: 5 });
-            inputs.extend([Input::ProcessGone, Input::ShimGone, Input::ShimGone]);
+            inputs.push(Input::ProcessGone);
+            inputs.extend((0..=ADOPTERS).map(|_| Input::ShimGone));
             let (_, actions) = run(nature, inputs.clone());
             let asked = actions.contains(&Action::FindEnding)
                 || actions.iter().any(|action| matches!(action, Action::Publish(EventKind::Exited { .. })));

@@ -254,7 +254,7 @@ fn state_of(
         let shim = match (past.shim_lost, has_shim) {
             (true, false) => Shim::Gone,
             // One that took over while nobody heard it say so.
-            (true, true) => Shim::Adopting,
+            (true, true) => Shim::Adopting(1),
             (false, _) => Shim::Present,
         };
         return Ok((State::Live { activity: past.activity(record), shim }, handle));

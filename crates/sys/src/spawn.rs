@@ -4,15 +4,18 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Has a child begin with no signal blocked, whatever this process blocks for itself, and be killed
-/// should this process die before it (`PR_SET_PDEATHSIG`, prctl(2)). For a process of one thread:
+/// Has a child begin with no signal blocked and none ignored, whatever this process does or has
+/// inherited (from nohup(1), say, or a shell's background), and be killed should this process die before it (`PR_SET_PDEATHSIG`, prctl(2)). For a process of one thread:
 /// the signal comes with the end of the thread that started the child.
 pub fn like_a_runtime(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     // SAFETY: between fork and exec only async-signal-safe calls are made, and they touch nothing
-    // but `none`.
+    // but `none`. Resetting a signal that can't be changed merely fails.
     unsafe {
         command.pre_exec(move || {
+            for signal in 1..=64 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) < 0

@@ -77,7 +77,7 @@ pub(crate) struct Actor {
     pub(crate) shim: Option<i32>,
     /// Who was dead when it exited; worse once those die who had yet to write it down.
     pub(crate) cell: Option<Cell>,
-    /// Its exit was seen on disk.
+    /// Its exit was on disk before the last who had a hand in it was killed.
     pub(crate) recorded: bool,
     /// Since when its shim is stopped, or its process has ended, whichever came later.
     pub(crate) stopped_since: Option<Instant>,
@@ -194,10 +194,16 @@ impl Actor {
         }
     }
 
-    /// Whether its end is on disk.
-    pub(crate) fn is_recorded(&mut self, paths: &Paths) -> bool {
-        self.recorded = self.recorded || paths.init(&self.id).join("exit.json").exists();
-        self.recorded
+    /// Notes whether its end is on disk by now, whatever it says.
+    pub(crate) fn look_for_record(&mut self, paths: &Paths) {
+        let is_open = matches!(self.phase, Phase::Ended) && !self.recorded;
+        self.recorded |= is_open && paths.init(&self.id).join("exit.json").exists();
+    }
+
+    /// Whether how it ended is on disk, and not only that nobody knows.
+    pub(crate) fn has_status(&self, paths: &Paths) -> bool {
+        fs::read_to_string(paths.init(&self.id).join("exit.json"))
+            .is_ok_and(|record| !record.contains("unknown"))
     }
 
     pub(crate) fn pid(&self, paths: &Paths) -> Option<i32> {

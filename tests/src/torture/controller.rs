@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::processes;
+use crate::{processes, runtime_name};
 
 use super::Trouble;
 use super::actor::{Actor, Cell, Phase};
@@ -132,7 +132,8 @@ impl<'a> Controller<'a> {
         let bundle = self.paths.bundle().display().to_string();
         let mut args = vec!["run", "--detach", "--name", &actor.id, "--bundle", &bundle];
         if actor.role.runtime == Runtime::Runc {
-            args.extend(["--runtime", "runc"]);
+            // Or the one under test in its place.
+            args.extend(["--runtime", runtime_name()]);
         }
         args.extend(["--", "sh", "-c", &script]);
         let cli = Cli::begin(self.paths, &args)?;
@@ -306,6 +307,7 @@ impl<'a> Controller<'a> {
             self.report.count("signal for a shim that was gone");
             return Ok(());
         };
+        self.actors[number].look_for_record(self.paths);
         // It may end by itself at this moment.
         let _ = shim.send_signal(signal);
         self.report.count(&format!("{name} for a shim"));
@@ -335,13 +337,14 @@ impl<'a> Controller<'a> {
         let actor = &mut self.actors[number];
         let witness_lives = self.daemon.is_some() && actor.witnessed;
         let is_judged = !matches!(actor.phase, Phase::Ended) || actor.cell == Some(Cell::Both);
-        if is_judged || actor.is_recorded(self.paths) {
+        if is_judged || actor.recorded {
             return;
         }
-        // Once more afterwards: a shim that is seen dead has written all that it ever will.
+        // In this order: a shim that is seen dead has written all that it ever will. That nobody
+        // knows is what the next daemon writes, and may have written by now.
         let shim_lives = self.shim(number).is_some();
         let actor = &mut self.actors[number];
-        if actor.is_recorded(self.paths) || witness_lives || shim_lives {
+        if actor.has_status(self.paths) || witness_lives || shim_lives {
             return;
         }
         actor.cell = Some(Cell::Both);
@@ -376,10 +379,16 @@ impl<'a> Controller<'a> {
 
     fn kill_daemon(&mut self) -> Result<(), Trouble> {
         let Some(daemon) = self.daemon.take() else { return Ok(()) };
+        self.look_for_records();
         daemon.kill()?;
         self.report.count("SIGKILL for the daemon");
         self.daemon_is_dead();
         Ok(())
+    }
+
+    /// What is on disk now, nobody's death makes undone.
+    fn look_for_records(&mut self) {
+        self.actors.iter_mut().for_each(|actor| actor.look_for_record(self.paths));
     }
 
     fn daemon_is_dead(&mut self) {
@@ -411,6 +420,7 @@ impl<'a> Controller<'a> {
         let daemon = Daemon::begin(self.paths)?;
         // Not to let something happen first: how far it comes is what the plan leaves to chance.
         std::thread::sleep(after);
+        self.look_for_records();
         daemon.kill()?;
         self.report.count("SIGKILL for the daemon in its restore");
         self.daemon_is_dead();
