@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::tracer::{Deed, Rule, Tracer};
-use crate::{Gate, Holdfast, binary, cgroups_of, processes, unique_id};
+use crate::{Gate, Holdfast, binary, cgroups_of, processes, runtime, runtime_name, unique_id};
 
 /// What the container exits with.
 const STATUS: u8 = 7;
@@ -69,7 +69,7 @@ pub enum Who {
 pub enum Runtime {
     /// That of these tests, which isolates nothing and takes a few milliseconds.
     Fake,
-    /// runc.
+    /// runc, or the one under test in its place.
     Runc,
 }
 
@@ -258,7 +258,7 @@ impl Life {
         let fake = binary("fake-runtime").display().to_string();
         let runtime = match self.runtime {
             Runtime::Fake => fake.as_str(),
-            Runtime::Runc => "runc",
+            Runtime::Runc => runtime_name(),
         };
         let script = self.script(&self.gate, "echo up");
         let id = self.id.clone();
@@ -578,10 +578,11 @@ impl Life {
 
     /// Ends what a violation has left, so that the next life begins with nothing.
     pub fn scrub(&mut self) {
-        let runc = self.holdfast.root().join(".runtime/runc");
-        if runc.join(&self.id).exists() {
-            let mut command = std::process::Command::new("runc");
-            let _ = command.arg("--root").arg(&runc).args(["delete", "--force", &self.id]).status();
+        let state = self.holdfast.scratch.runtime_state();
+        if state.join(&self.id).exists() {
+            let mut command = std::process::Command::new(runtime());
+            let _ =
+                command.arg("--root").arg(&state).args(["delete", "--force", &self.id]).status();
         }
         let daemon = self.holdfast.running_daemon();
         for _ in 0..5 {

@@ -25,6 +25,8 @@ use std::process::Command;
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 
+use crate::runtime;
+
 pub use report::Report;
 
 use actor::Actor;
@@ -101,9 +103,10 @@ pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> 
 
 /// Nothing of a run that failed may stay at work; its files stay.
 fn clear(paths: &Paths) {
-    let state = paths.root.join(".runtime/runc");
+    let name = runtime().file_name().expect("an executable has a name");
+    let state = paths.root.join(".runtime").join(name);
     for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
-        let mut command = Command::new("runc");
+        let mut command = Command::new(runtime());
         command.arg("--root").arg(&state).args(["delete", "--force"]).arg(entry.file_name());
         let _ = command.status();
     }

@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::processes;
+use crate::{processes, runtime_name};
 
 use super::Trouble;
 use super::actor::{Actor, Cell, Phase};
@@ -132,7 +132,8 @@ impl<'a> Controller<'a> {
         let bundle = self.paths.bundle().display().to_string();
         let mut args = vec!["run", "--detach", "--name", &actor.id, "--bundle", &bundle];
         if actor.role.runtime == Runtime::Runc {
-            args.extend(["--runtime", "runc"]);
+            // Or the one under test in its place.
+            args.extend(["--runtime", runtime_name()]);
         }
         args.extend(["--", "sh", "-c", &script]);
         let cli = Cli::begin(self.paths, &args)?;
