@@ -37,36 +37,112 @@ impl Handle {
 
     /// Takes hold of the process of a record. `None` if that is gone, whoever has its number now.
     ///
-    /// By its handle where there is one; else by whichever of the numbers that are told of it is
-    /// right, which its start time says. A record without start time says nothing, and counts as
-    /// the same: the seed's rule.
+    /// By its handle where there is one, and by the numbers that are told of it. The start time
+    /// says which of these are right; but it counts in hundredths of a second, so a damaged number
+    /// can name a neighbour that began in the same one: what two agree on outweighs a third. A
+    /// record without start time says nothing, and counts as the same: the seed's rule.
     pub(crate) fn of_record(
         record: &ProcessRecord,
         told: impl IntoIterator<Item = i32>,
     ) -> io::Result<Option<Self>> {
-        let written = record.holdfast.as_ref().and_then(|policies| policies.pidfs.as_ref());
+        let policies = record.holdfast.as_ref();
+        let shim = policies.and_then(|policies| Some(policies.shim.as_ref()?.pid));
+        let is_it = |found: &Self| found.is_process_of(record) && Some(found.pid) != shim;
+        let written = policies.and_then(|policies| policies.pidfs.as_ref());
         let by_handle = written.and_then(|text| text.parse::<pidfs::Handle>().ok()).map(|handle| {
             let pidfd = handle.open()?;
             Ok::<_, io::Error>(Self::held(pidfd.pid()?, pidfd))
         });
-        match by_handle {
-            // A damaged record may have another's.
-            Some(Ok(handle)) if handle.is_process_of(record) => return Ok(Some(handle)),
-            // Reaped; or damaged; or a kernel that has none, older than the one that wrote it.
-            Some(Err(error)) => tracing::debug!(%error, "handle not opened"),
-            Some(Ok(_)) | None => {}
-        }
-        for pid in told {
-            if let Some(handle) = Self::open(pid)?.filter(|handle| handle.is_process_of(record)) {
-                return Ok(Some(handle));
+        let by_handle = match by_handle {
+            Some(Ok(found)) => Some(found).filter(is_it),
+            Some(Err(error)) => {
+                // Reaped; or damaged; or a kernel that has none, older than the one that wrote it.
+                tracing::debug!(%error, "handle not opened");
+                None
             }
+            None => None,
+        };
+        let mut by_number = Vec::new();
+        for pid in told {
+            by_number.extend(Self::open(pid)?.filter(is_it));
         }
-        Ok(None)
+        let outvoted = by_number.len() > 1
+            && by_number.iter().all(|found| found.pid == by_number[0].pid)
+            && by_handle.as_ref().is_some_and(|found| found.pid != by_number[0].pid);
+        Ok(by_handle.filter(|_| !outvoted).or_else(|| by_number.into_iter().next()))
     }
 
     /// Whether it is the process of the record. A record without start time says nothing, and
     /// counts as the same: the seed's rule.
     pub(crate) fn is_process_of(&self, record: &ProcessRecord) -> bool {
         record.start_time.is_empty() || self.start_time.as_deref() == Some(&record.start_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn start() -> (Child, Handle) {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let handle = Handle::open(child.id().cast_signed()).unwrap().unwrap();
+        (child, handle)
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Two processes that only their numbers tell apart.
+    fn twins() -> [(Child, Handle); 2] {
+        loop {
+            let (one, other) = (start(), start());
+            if one.1.start_time == other.1.start_time {
+                return [one, other];
+            }
+            end(one.0);
+            end(other.0);
+        }
+    }
+
+    #[test]
+    fn a_damaged_number_does_not_make_a_neighbour_the_process() {
+        let [(this, right), (that, wrong)] = twins();
+        let text = r#"{"schema":1,"bootId":"","created":"2026-01-02T03:04:05Z","launch":"run",
+            "runtime":"","bundle":"","log":"cri","onOrphan":"adopt","autoRemove":false,
+            "startTimeoutMs":0}"#;
+        let mut policies: holdfast_state::Policies = serde_json::from_str(text).unwrap();
+        let handle = |of: &Handle| pidfs::Handle::of(&of.pidfd).ok().map(|it| it.to_string());
+        let mut found = |of: &Handle, shim: Option<i32>, told: &[i32]| {
+            policies.pidfs = handle(of);
+            policies.shim = shim.map(|pid| {
+                let text = format!(r#"{{"pid":{pid},"startTime":"","stdout":1,"stderr":2}}"#);
+                serde_json::from_str(&text).unwrap()
+            });
+            let record = ProcessRecord {
+                start_time: of.start_time.clone().unwrap(),
+                holdfast: Some(policies.clone()),
+                ..ProcessRecord::default()
+            };
+            let found = Handle::of_record(&record, told.iter().copied()).unwrap();
+            found.map(|handle| handle.pid)
+        };
+        let (right_pid, wrong_pid) = (right.pid, wrong.pid);
+        // The record's handle is damaged.
+        assert_eq!(found(&wrong, None, &[right_pid, right_pid]), Some(right_pid));
+        // One of the numbers is; below Linux 6.14 it is one word against another.
+        if pidfs::has_handles() {
+            assert_eq!(found(&right, None, &[wrong_pid, right_pid]), Some(right_pid));
+            assert_eq!(found(&right, None, &[right_pid, wrong_pid]), Some(right_pid));
+            assert_eq!(found(&right, None, &[wrong_pid]), Some(right_pid));
+        }
+        // Its own shim is never what a record means.
+        assert_eq!(found(&wrong, Some(wrong_pid), &[wrong_pid, right_pid]), Some(right_pid));
+        assert_eq!(found(&wrong, Some(wrong_pid), &[]), None);
+        end(this);
+        end(that);
     }
 }
