@@ -49,22 +49,6 @@ pub async fn points(runtime: Runtime, who: Who) -> Vec<Point> {
     life.tracer.calls()
 }
 
-/// Points at which a bug is known that is not fixed yet. The long form tries them all the same.
-#[must_use]
-pub fn is_known(who: Who, point: &Point) -> bool {
-    match who {
-        Who::Daemon => false,
-        // bug: the runtime that a dead shim had started works on while its container is deleted from
-        // it, and what it then makes is left over.
-        Who::InitShim => point.key == "spawned",
-        // bug: the exec is told as failed, and its process runs on, known to nobody.
-        Who::ExecShim => matches!(
-            point.key.as_str(),
-            "spawned" | "reap" | "write ID/RANDOM/exit" | "write ID/RANDOM/output.log"
-        ),
-    }
-}
-
 /// `HOLDFAST_SEED`, to do again what failed; else another one each time.
 #[must_use]
 pub fn seed() -> u64 {
@@ -73,13 +57,6 @@ pub fn seed() -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         u64::from(now.unwrap_or_default().subsec_nanos()) % 1000
     })
-}
-
-/// Calls at whose failure a bug is known that is not fixed yet.
-#[must_use]
-pub fn is_known_fault(who: Who, point: &Point) -> bool {
-    // bug: a status that its shim could not write is told, and lost by a restart of the daemon.
-    who != Who::Daemon && (point.key.contains("exit.json") || point.key.starts_with("fsync"))
 }
 
 /// Every so manieth point, from one that the seed says.

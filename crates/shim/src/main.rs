@@ -31,11 +31,13 @@ mod starting;
 mod stdio;
 mod terminal;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Writes a line to `shim-log.json`, which is this process's standard error.
 fn log(level: &str, message: &str) {
-    eprint!("{}", holdfast_state::log::line(level, message));
+    // A full disk must not end us, as it would with `eprint`.
+    let _ = io::stderr().write_all(holdfast_state::log::line(level, message).as_bytes());
 }
 
 fn main() -> ExitCode {

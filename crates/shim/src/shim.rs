@@ -49,8 +49,8 @@ pub(crate) enum Phase {
     Running { pid: i32, process: PidFd },
     /// The same of a process whose first shim died. It is not our child.
     Adopted { pid: i32, process: PidFd, end: End },
-    /// Its status is recorded. Background processes may still write.
-    Exited,
+    /// It has ended. Background processes may still write, and the disk may refuse the status.
+    Exited { unrecorded: Option<Unrecorded> },
 }
 
 /// What is known of the end of an adopted process.
@@ -61,6 +61,17 @@ pub(crate) enum End {
     /// It has come, and the kernel tells how once someone has reaped it.
     Hidden,
 }
+
+/// A status that the disk has refused.
+#[derive(Debug)]
+pub(crate) struct Unrecorded {
+    record: ExitRecord,
+    /// When to try again.
+    next: Instant,
+}
+
+/// After how much time a status that the disk refused is written again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a start came to nothing. The supervisor reads it from `shim-log.json`.
 pub(crate) enum Failure {
@@ -151,7 +162,9 @@ impl Shim {
 
     pub(crate) fn run(mut self) -> io::Result<ExitCode> {
         loop {
-            if matches!(self.phase, Phase::Exited) && (self.stdio.is_over() || self.cancelled) {
+            if let Phase::Exited { unrecorded } = &self.phase
+                && (self.cancelled || (self.stdio.is_over() && unrecorded.is_none()))
+            {
                 return Ok(ExitCode::SUCCESS);
             }
             let ready = self.wait()?;
@@ -166,6 +179,7 @@ impl Shim {
             if ready.orphan {
                 self.look_at_orphan()?;
             }
+            self.record_again();
             while let Some(signal) = self.signals.read_signal()? {
                 self.cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
             }
@@ -178,7 +192,10 @@ impl Shim {
     fn wait(&self) -> io::Result<Ready> {
         let timeout = match self.phase {
             Phase::Starting { deadline: Some((deadline, _)), .. }
-            | Phase::TakingOver { deadline: Some((deadline, _)) } => round_up(deadline),
+            | Phase::TakingOver { deadline: Some((deadline, _)) }
+            | Phase::Exited { unrecorded: Some(Unrecorded { next: deadline, .. }) } => {
+                round_up(deadline)
+            }
             _ => PollTimeout::NONE,
         };
         let [first, second, input] = self.stdio.waits_for();
@@ -274,7 +291,7 @@ impl Shim {
             // Of a start, or of waiting for the last output, enough.
             (
                 Control::Signal(SIGKILL),
-                Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited,
+                Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited { .. },
             ) => self.cancelled = true,
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
             (Control::Resize { width, height }, _) => match self.stdio.terminal() {
@@ -293,7 +310,8 @@ impl Shim {
         if let Err(failure) = self.look_at_start()? {
             return Ok(Err(failure));
         }
-        while let Phase::Running { .. } | Phase::Exited = self.phase {
+        // As long as its status is not on disk the zombie stays: it is the record then.
+        while let Phase::Running { .. } | Phase::Exited { unrecorded: None } = self.phase {
             match wait::peek(Child::Any) {
                 Ok(Some((pid, end))) => self.child_ended(pid, end)?,
                 Ok(None) => break,
@@ -310,7 +328,9 @@ impl Shim {
             // as long as there is no status the pid can't be anyone else's.
             self.process_ended(end.into(), Evidence::Shim)?;
         }
-        wait::reap(Child::Pid(pid))?;
+        if !matches!(self.phase, Phase::Exited { unrecorded: Some(_) }) {
+            wait::reap(Child::Pid(pid))?;
+        }
         Ok(())
     }
 
@@ -331,27 +351,50 @@ impl Shim {
         }
     }
 
-    /// Puts the rest of the output into the log, then the end on disk, then tells of it.
+    /// Puts the rest of the output into the log, then the end on disk, then tells of it. One that
+    /// the disk refuses is told all the same: that is no reason to hide an exit.
     fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) -> io::Result<()> {
         self.stdio.drain()?;
+        let record = ExitRecord::now(status, evidence);
         // Of an orphan someone else may have known better and been faster.
-        let standing = self.dir.record_exit(&ExitRecord::now(status, evidence));
-        if let Err(error) = &standing {
+        let standing = self.dir.record_exit(&record);
+        self.tell_end(standing.as_ref().unwrap_or(&record));
+        let unrecorded = standing.err().map(|error| {
             log("error", &format!("exit ({status}) not recorded: {error}"));
-        }
-        let (status, evidence) =
-            standing.map_or((status, evidence), |record| (record.status, record.evidence));
-        let end = match status {
-            ExitStatus::Code(code) => Some(Termination::Exited(code)),
-            ExitStatus::Signal(signal) => Some(Termination::Signaled(signal)),
-            // The file says why; its reader finds it when we are gone.
-            ExitStatus::Unknown(_) => None,
-        };
-        if let Some(end) = end {
-            self.announce(Announcement::Exited { end, evidence });
-        }
-        self.phase = Phase::Exited;
+            Unrecorded { record, next: Instant::now() + RETRY }
+        });
+        self.phase = Phase::Exited { unrecorded };
         Ok(())
+    }
+
+    /// Writes a status again that the disk has refused, and tells it to a supervisor that has come
+    /// since.
+    fn record_again(&mut self) {
+        let Phase::Exited { unrecorded: Some(owed) } = &mut self.phase else { return };
+        if Instant::now() < owed.next {
+            return;
+        }
+        let standing = match self.dir.record_exit(&owed.record) {
+            Ok(standing) => standing,
+            // Deleted, and nobody will ask for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => owed.record.clone(),
+            Err(_) => {
+                owed.next = Instant::now() + RETRY;
+                return;
+            }
+        };
+        self.phase = Phase::Exited { unrecorded: None };
+        self.tell_end(&standing);
+    }
+
+    fn tell_end(&mut self, record: &ExitRecord) {
+        let end = match record.status {
+            ExitStatus::Code(code) => Termination::Exited(code),
+            ExitStatus::Signal(signal) => Termination::Signaled(signal),
+            // The file says why; its reader finds it when we are gone.
+            ExitStatus::Unknown(_) => return,
+        };
+        self.announce(Announcement::Exited { end, evidence: record.evidence });
     }
 
     /// Who we are, for the supervisor to keep copies of what we read from.

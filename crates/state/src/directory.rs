@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -185,6 +186,11 @@ impl Directory {
     /// [`io::ErrorKind::AlreadyExists`] if the name is taken there.
     pub fn move_to(&self, name: &str, into: &Self) -> io::Result<()> {
         Ok(renameat2(&self.fd, name, &into.fd, name, RenameFlags::RENAME_NOREPLACE)?)
+    }
+
+    /// When an entry was last written, by the system's clock.
+    pub fn modified(&self, name: &str) -> io::Result<SystemTime> {
+        File::from(self.open_at(name, OFlag::O_PATH)?).metadata()?.modified()
     }
 
     /// Whether there is an entry of that name, whatever it is.

@@ -19,7 +19,7 @@ use crate::lifecycle::State;
 use crate::process::{Origin, Process};
 use crate::supervisor::{Core, blocking};
 use crate::watch::Watch;
-use crate::{Error, bundle};
+use crate::{Error, bundle, leftovers};
 
 /// The exit code by which a shim says that the start took too long, as timeout(1) has it.
 const SHIM_TIMED_OUT: i32 = 124;
@@ -194,6 +194,11 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_co
         tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
     }
     process.fail(failure);
+    if let Ok(dir) = dir
+        && let Err(error) = blocking(move || leftovers::end_process(&dir)).await
+    {
+        tracing::warn!(container = %process.container, process = %process.id, %error, "failed start: its process was not ended");
+    }
     if process.id.is_init()
         && let Err(error) = container.runtime.delete(&process.container, DELETE_LIMIT).await
     {

@@ -50,6 +50,7 @@ mod identity;
 mod info;
 mod launch;
 mod layout;
+mod leftovers;
 mod lifecycle;
 mod logs;
 mod oom;

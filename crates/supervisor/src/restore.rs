@@ -195,7 +195,7 @@ fn restore_process(
         other => Some(other?),
     };
     let past = Past::of(id, past);
-    let (state, handle) = state_of(core, dir, record, exit.as_ref(), past)?;
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &past)?;
     let missing = past.missing(&state, record, dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
@@ -216,22 +216,26 @@ fn state_of(
     dir: &ProcessDir,
     record: &ProcessRecord,
     exit: Option<&ExitFifo>,
-    past: Past,
+    past: &Past,
 ) -> io::Result<(State, Option<Handle>)> {
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
-    let lost = |reason| {
-        let record = ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None);
-        dir.record_exit(&record).map(|record| (State::Stopped(record), None))
+    let recorded = |record: ExitRecord| {
+        if let Err(error) = dir.record_exit(&record) {
+            // What says it now says it again next time.
+            tracing::warn!(dir = %dir.path().display(), %error, "exit not recorded");
+        }
+        stopped(record)
     };
+    let lost = |reason| recorded(ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None));
     // A file without sense is no proof of an end: a process that is there is believed before it.
     let garbled =
         |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
     if let Some(record) = dir.exit()?.filter(|record| !garbled(record)) {
         return stopped(record);
     }
-    if let Some(record) = exit.and_then(ExitFifo::announced_exit) {
-        // A shim that could not write (a full disk) has still said it.
-        return stopped(dir.record_exit(&record)?);
+    // A shim that could not write (a full disk) has still said it; and what was told stays so.
+    if let Some(record) = exit.and_then(ExitFifo::announced_exit).or(past.exited.clone()) {
+        return recorded(record);
     }
     // No shim outlives a boot: with one there, it is the record that is wrong.
     let has_shim = exit.is_some_and(ExitFifo::has_shim);
@@ -282,7 +286,7 @@ fn damaged(reason: &str) -> io::Error {
 }
 
 /// What the journal says of one process.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Past {
     created: bool,
     /// The number that it had.
@@ -291,7 +295,7 @@ struct Past {
     /// What it did last.
     activity: Option<Activity>,
     shim_lost: bool,
-    exited: bool,
+    exited: Option<ExitRecord>,
 }
 
 impl Past {
@@ -317,8 +321,9 @@ impl Past {
                     past.shim_lost = event.kind == EventKind::ShimLost;
                     continue;
                 }
-                EventKind::Exited { .. } => {
-                    past.exited = true;
+                EventKind::Exited { status, evidence } => {
+                    let time = event.time.clone();
+                    past.exited = Some(ExitRecord { status, evidence, time });
                     continue;
                 }
                 EventKind::OutOfMemory | EventKind::Checkpointed | EventKind::Deleted => continue,
@@ -331,7 +336,7 @@ impl Past {
     /// What a live process does. Of the seed's containers nothing is known, and they are taken for
     /// running. One whose journal is lost may have been started and may not: nobody may start it
     /// twice or delete it unasked, so the runtime is asked.
-    fn activity(self, record: &ProcessRecord) -> Activity {
+    fn activity(&self, record: &ProcessRecord) -> Activity {
         let waits =
             record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
         self.activity.unwrap_or(match (waits, self.created) {
@@ -342,7 +347,7 @@ impl Past {
     }
 
     /// The events that a process in this state has behind it and that were not told yet.
-    fn missing(self, state: &State, record: &ProcessRecord, pid: Option<i32>) -> Vec<EventKind> {
+    fn missing(&self, state: &State, record: &ProcessRecord, pid: Option<i32>) -> Vec<EventKind> {
         let mut missing = Vec::new();
         let (live, ended) = match state {
             State::Live { activity, .. } | State::Exiting { activity, .. } => {
@@ -352,7 +357,7 @@ impl Past {
             State::Creating | State::Abandoned => return missing,
         };
         if !self.created
-            && !self.exited
+            && self.exited.is_none()
             && let Some(pid) = pid
         {
             missing.push(EventKind::Created { pid });
@@ -363,11 +368,11 @@ impl Past {
         let starting = self.activity == Some(Activity::Starting);
         let started = live == Some(Activity::Running)
             || (ended.is_some() && pid.is_some() && (starting || at_once));
-        if started && !self.started && !self.exited {
+        if started && !self.started && self.exited.is_none() {
             missing.push(EventKind::Started);
         }
         if let Some(record) = ended
-            && !self.exited
+            && self.exited.is_none()
         {
             missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
         }

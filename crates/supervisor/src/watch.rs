@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::{ExitRecord, ShimRecord};
 use holdfast_sys::proc::Stat;
-use holdfast_sys::{PidFd, reactor, wait};
+use holdfast_sys::{PidFd, Termination, reactor, wait};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,6 +18,7 @@ use crate::evidence;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::launch;
+use crate::leftovers;
 use crate::lifecycle::{Action, Input, State};
 use crate::oom::OomWatch;
 use crate::process::Process;
@@ -117,7 +118,12 @@ impl Watch {
                 News::ShimGone => {
                     self.exit = None;
                     if let Some(shim) = &mut self.shim {
-                        let ended_well = reap(shim).await;
+                        ended(shim).await;
+                        if state == State::Creating {
+                            end_leftovers(shim).await;
+                        }
+                        let ended_well =
+                            shim.try_wait().is_ok_and(|end| end.is_some_and(|end| end.success()));
                         self.core.spawned.leave(shim.id());
                         if !ended_well {
                             self.core.spawned.expect_strangers();
@@ -307,14 +313,22 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
     }
 }
 
-/// Reaps a shim that has hung up. Its end is a matter of its last instructions, but nothing here
-/// waits on a thread for it. Whether it ended of itself, and leaves nobody behind.
-async fn reap(shim: &mut Child) -> bool {
+/// Waits for the end of a shim that has hung up, which is a matter of its last instructions.
+async fn ended(shim: &Child) {
     // Our child keeps its pid until it is reaped, so this is no other process.
     if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
         && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
     {
         let _ = pidfd.readable().await;
     }
-    shim.try_wait().is_ok_and(|status| status.is_some_and(|status| status.success()))
+}
+
+/// Ends what a shim leaves that was killed during a start, before it is reaped.
+async fn end_leftovers(shim: &Child) {
+    let pid = shim.id().cast_signed();
+    if matches!(wait::peek(wait::Child::Pid(pid)), Ok(Some((_, Termination::Signaled(_)))))
+        && let Err(error) = blocking(move || leftovers::end_session(pid)).await
+    {
+        tracing::warn!(shim = pid, %error, "what it had started was not ended");
+    }
 }

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::Termination;
 
@@ -12,7 +16,9 @@ pub struct Stat {
     pub state: u8,
     /// Field 4: the parent's pid.
     pub ppid: i32,
-    /// Field 22: start time in clock ticks after boot, as text: it is compared, never computed with.
+    /// Field 6: the pid of whoever began the session.
+    pub session: i32,
+    /// Field 22: start time in clock ticks after boot, as text: it is compared. [`Stat::started`] computes.
     pub start_time: String,
     /// Field 52: the wait status; meaningful only for a zombie, and 0 without ptrace read access.
     pub exit_code: i32,
@@ -37,9 +43,21 @@ impl Stat {
         Some(Self {
             state: *field(3)?.as_bytes().first()?,
             ppid: field(4)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
             start_time: field(22)?.to_owned(),
             exit_code: field(52)?.parse().ok()?,
         })
+    }
+
+    /// When it started, by the system's clock as that is set now, to a clock tick.
+    pub fn started(&self) -> io::Result<SystemTime> {
+        let ticks: u64 = self.start_time.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+        let a_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|it| u64::try_from(it).ok());
+        let a_second = a_second.filter(|it| *it > 0).ok_or(io::ErrorKind::Unsupported)?;
+        let after_boot = Duration::from_secs(ticks / a_second)
+            + Duration::from_secs(ticks % a_second) / u32::try_from(a_second).unwrap_or(u32::MAX);
+        let booted = SystemTime::now().checked_sub(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into());
+        Ok(booted.ok_or(io::ErrorKind::InvalidData)? + after_boot)
     }
 
     /// How a zombie ended; `None` for a process that is none.
@@ -52,6 +70,12 @@ impl Stat {
 /// This boot's id: no process outlives a change of it.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Every process's pid.
+pub fn all() -> io::Result<Vec<i32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));
+    names.filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose()).collect()
 }
 
 /// The children of the calling process, its adopted orphans included.
@@ -75,6 +99,19 @@ mod tests {
         assert_eq!(stat.ppid, nix::unistd::getppid().as_raw());
         assert!(stat.start_time.parse::<u64>().unwrap() > 0);
         assert_eq!(stat.zombie(), None);
+        assert!(all().unwrap().contains(&std::process::id().cast_signed()));
+    }
+
+    #[test]
+    fn a_start_time_by_the_clock_is_right_to_a_tick() {
+        let before = SystemTime::now();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let after = SystemTime::now();
+        let started = Stat::read(child.id().cast_signed()).unwrap().started().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let slack = Duration::from_millis(50);
+        assert!(started + slack >= before && started <= after + slack, "{started:?}");
     }
 
     proptest! {
@@ -82,10 +119,10 @@ mod tests {
         fn names_of_any_bytes_do_not_shift_the_fields(name in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut line = b"4711 (".to_vec();
             line.extend(&name);
-            // Fields 5 to 21 and 23 to 51 are of no interest.
-            line.extend(format!(") Z 17{} 987654{} 10752\n", " 0".repeat(17), " 0".repeat(29)).bytes());
+            // Fields 5, 7 to 21 and 23 to 51 are of no interest.
+            line.extend(format!(") Z 17 0 18{} 987654{} 10752\n", " 0".repeat(15), " 0".repeat(29)).bytes());
             let stat = Stat::parse(&line).unwrap();
-            prop_assert_eq!(stat.ppid, 17);
+            prop_assert_eq!((stat.ppid, stat.session), (17, 18));
             prop_assert_eq!(stat.start_time.as_str(), "987654");
             prop_assert_eq!(stat.zombie(), Some(Termination::Exited(42)));
         }
