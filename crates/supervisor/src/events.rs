@@ -107,6 +107,12 @@ impl EventLog {
         Ok(())
     }
 
+    /// Writes what could not be written before.
+    pub(crate) fn flush(&self, root: &StateRoot) -> io::Result<()> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if journal.unwritten.is_empty() { Ok(()) } else { self.write(root, &mut journal.unwritten) }
+    }
+
     /// Tells that the container is gone, its journal included.
     pub(crate) fn publish_last(&self, hub: &Hub) {
         self.tell(hub, &ProcessId::init(), EventKind::Deleted, |_, _| {});

@@ -146,11 +146,16 @@ impl Core {
             }
         })
         .await;
+        // What stays on disk stays known, so that it can be deleted again; of a start that came to
+        // nothing there is nothing to know.
+        if removed.is_err() && process.has_been() {
+            return removed;
+        }
         if process.id.is_init() {
             // Told before the id can be another's, and once nothing is left.
             let mut containers = self.containers();
             if containers.get(&container.id).is_some_and(|found| Arc::ptr_eq(found, container)) {
-                if removed.is_ok() && process.has_been() {
+                if process.has_been() {
                     container.stream.publish_last(&self.events);
                 }
                 containers.remove(&container.id);
@@ -161,20 +166,37 @@ impl Core {
         removed
     }
 
-    /// Deletes what was to be deleted after its exit.
+    /// Deletes what was to be deleted after its exit; again, more and more seldom, where a disk or a
+    /// runtime refuses it.
     pub(crate) async fn remove_exited(self: &Arc<Self>, process: &Process) {
-        let Some(container) = self.container(&process.container) else { return };
-        let removed = if process.id.is_init() {
-            Container::new(self.clone(), container).delete_now(crate::container::Force::No).await
-        } else {
-            self.forget(&container, process)
-                .await
-                .map_err(Error::io(format!("remove process {}", process.id)))
-        };
-        if let Err(error) = removed
-            && !matches!(error, Error::NotFound(_) | Error::ShuttingDown)
-        {
-            tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit");
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let Some(container) = self.container(&process.container) else { return };
+            let removed = if process.id.is_init() {
+                Container::new(self.clone(), container)
+                    .delete_now(crate::container::Force::No)
+                    .await
+            } else {
+                // Its end is in the journal alone from now on.
+                let removed = match container.stream.flush(&self.root) {
+                    Ok(()) => self.forget(&container, process).await,
+                    Err(error) => Err(error),
+                };
+                removed.map_err(Error::io(format!("remove process {}", process.id)))
+            };
+            match removed {
+                Ok(()) | Err(Error::NotFound(_) | Error::ShuttingDown) => return,
+                // The whole container was deleted meanwhile.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return,
+                Err(error) => {
+                    tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; tried again in {pause:?}");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(Duration::from_secs(300));
         }
     }
 
