@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
-    CheckpointRequest, ContainerId, LogDriver, OrphanPolicy, Rootfs, StdioRequest,
+    CheckpointRequest, ContainerId, LogSpec, Logging, OrphanPolicy, Rootfs, StdioRequest,
 };
 
 use crate::current_dir;
@@ -248,9 +248,13 @@ pub(crate) struct StdioArgs {
     /// Give it a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Where its output goes
-    #[arg(long, value_name = "cri|none", default_value = "cri", value_parser = parse_log)]
-    log: LogDriver,
+    /// Where its output goes [default: cri]
+    ///
+    /// DRIVER[:PATH][,option=value…], several times for several places. Drivers: cri, json-file,
+    /// file, fifo, journald, none. Options: max-size=SIZE and max-files=N (rotation), rate=LINES (a
+    /// second), stderr=PATH, backpressure=block|drop-oldest|spill and buffer=SIZE (fifo).
+    #[arg(long, value_name = "DRIVER[:PATH][,…]")]
+    log: Vec<LogSpec>,
     /// A FIFO from which it reads
     #[arg(long, value_name = "FIFO", conflicts_with = "interactive")]
     stdin: Option<PathBuf>,
@@ -272,7 +276,7 @@ impl StdioArgs {
             stdin: path(&self.stdin)?,
             stdout: path(&self.stdout)?,
             stderr: path(&self.stderr)?,
-            log: self.log,
+            log: Logging::new(self.log.clone())?,
         })
     }
 }
@@ -370,14 +374,6 @@ pub(crate) fn absolute_if_path(runtime: String) -> anyhow::Result<String> {
         return Ok(runtime);
     }
     Ok(absolute(runtime.into())?.to_string_lossy().into_owned())
-}
-
-fn parse_log(text: &str) -> Result<LogDriver, String> {
-    match text {
-        "cri" => Ok(LogDriver::Cri),
-        "none" => Ok(LogDriver::None),
-        _ => Err("there are cri and none".to_owned()),
-    }
 }
 
 fn parse_orphan(text: &str) -> Result<OrphanPolicy, String> {

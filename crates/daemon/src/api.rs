@@ -29,7 +29,8 @@ use std::time::Duration;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus,
-    LogDriver, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, TerminalSize,
+    LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status,
+    TerminalSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -110,8 +111,8 @@ pub struct StdioRequest {
     pub stdout: Option<PathBuf>,
     /// A FIFO of the caller's for its error output, instead of the log.
     pub stderr: Option<PathBuf>,
-    /// Where the rest of its output goes.
-    pub log: LogDriver,
+    /// Where the rest of its output goes: a [`LogSpec`] as text, or a list of them.
+    pub log: Logging,
 }
 
 /// Where a container without a bundle finds its programs.

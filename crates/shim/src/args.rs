@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_state::LogSpec;
 use lexopt::{Arg, Parser, ValueExt};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`
@@ -15,8 +16,8 @@ pub(crate) struct Args {
     pub(crate) adopt: bool,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
-    /// Whether output goes to `output.log`; otherwise to nowhere.
-    pub(crate) log: Log,
+    /// Where output goes; nowhere unless it is said.
+    pub(crate) log: Vec<LogSpec>,
     /// Who owns the stdio, as the host counts: a container's user may reopen `/dev/stdout`.
     pub(crate) owner: Option<(u32, u32)>,
     /// The soft limit of open files for the runtime and the container, where ours is another.
@@ -32,18 +33,12 @@ pub(crate) struct Args {
     pub(crate) runtime: Vec<OsString>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Log {
-    Cri,
-    None,
-}
-
 pub(crate) fn parse() -> Result<Args, lexopt::Error> {
     let mut args = Args {
         dir: PathBuf::new(),
         adopt: false,
         timeout: None,
-        log: Log::None,
+        log: Vec::new(),
         owner: None,
         nofile: None,
         terminal: false,
@@ -60,13 +55,7 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
             Arg::Long("timeout-ms") => {
                 args.timeout = Some(Duration::from_millis(parser.value()?.parse()?))
             }
-            Arg::Long("log") => {
-                args.log = match parser.value()?.string()?.as_str() {
-                    "cri" => Log::Cri,
-                    "none" => Log::None,
-                    other => return Err(format!("unknown log driver {other:?}").into()),
-                }
-            }
+            Arg::Long("log") => args.log.push(parser.value()?.parse()?),
             Arg::Long("owner") => {
                 let value = parser.value()?.string()?;
                 let ids = value.split_once(':').ok_or("--owner takes UID:GID")?;

@@ -84,16 +84,13 @@ impl OutputLog {
     fn gather(&mut self, stream: Stream, length: usize) {
         let stamp = time::format(SystemTime::now());
         let input = std::mem::take(&mut self.input);
-        let gathered = cri::encode(stream, stamp, &input[..length], |part| {
-            // A part is at most what was read at once, so after a flush it fits.
-            if self.output.len() + part.len() > WRITE_SIZE {
+        for piece in cri::pieces(&input[..length]) {
+            if self.output.len() + piece.len() > WRITE_SIZE / 2 {
                 self.flush();
             }
-            self.output.extend_from_slice(part);
-            Ok::<(), std::convert::Infallible>(())
-        });
+            cri::encode(stream, &stamp, cri::Mark::Plain, piece, &mut self.output);
+        }
         self.input = input;
-        gathered.unwrap_or_else(|never| match never {});
         self.flush();
     }
 }

@@ -280,6 +280,7 @@ impl Shim {
     fn act(&mut self, message: Control) {
         match (message, &self.phase) {
             (Control::CloseStdin, _) => self.stdio.close_stdin(),
+            (Control::ReopenLogs, _) => {}
             (
                 Control::Signal(signal),
                 Phase::Running { process, .. } | Phase::Adopted { process, .. },

@@ -6,16 +6,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use holdfast_state::ProcessDir;
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
 use holdfast_state::process_dir::OUTPUT_LOG;
+use holdfast_state::{LogDriver, ProcessDir};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
-use crate::args::{Args, Log};
+use crate::args::Args;
 use crate::legacy::LegacyStdio;
 use crate::pump::Pump;
 use crate::relay::{Kind, OutputLog, Progress, Relay};
@@ -56,7 +56,7 @@ pub(crate) struct Stdio {
 impl Stdio {
     /// Opens what there is to open before the runtime starts.
     pub(crate) fn open(args: &Args, dir: &ProcessDir) -> io::Result<(ContainerEnds, Self)> {
-        let logged = args.log == Log::Cri
+        let logged = args.log.iter().any(|log| log.driver != LogDriver::None)
             && (args.terminal || args.stdout.is_none() || args.stderr.is_none());
         let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
         let mut ours = Self { log, ..Self::default() };
@@ -117,7 +117,7 @@ impl Stdio {
 
     /// Takes over what a dead shim read from. What is in the pipes is still there.
     pub(crate) fn adopt(args: &Args, dir: &ProcessDir, legacy: LegacyStdio) -> io::Result<Self> {
-        let logged = args.log == Log::Cri
+        let logged = args.log.iter().any(|log| log.driver != LogDriver::None)
             && (legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal);
         let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
         let mut ours = Self { log, ..Self::default() };

@@ -16,6 +16,8 @@ pub enum Control {
     },
     /// `2 SIG 0`: send this signal to the process.
     Signal(i32),
+    /// `3 0 0`: open the log files anew, by their names. Not the seed's.
+    ReopenLogs,
 }
 
 /// The longest line that is read as a message. Far below `PIPE_BUF`, so writers never mix.
@@ -40,6 +42,7 @@ impl Control {
                 height: height.try_into().ok()?,
             }),
             (2, signal @ 1..=64, _) => Some(Self::Signal(signal)),
+            (3, ..) => Some(Self::ReopenLogs),
             _ => None,
         }
     }
@@ -51,6 +54,7 @@ impl fmt::Display for Control {
             Self::CloseStdin => writeln!(f, "0 0 0"),
             Self::Resize { width, height } => writeln!(f, "1 {width} {height}"),
             Self::Signal(signal) => writeln!(f, "2 {signal} 0"),
+            Self::ReopenLogs => writeln!(f, "3 0 0"),
         }
     }
 }
@@ -61,10 +65,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_seeds_three_messages() {
+    fn the_seeds_three_messages_and_one_more() {
         assert_eq!(Control::parse(b"0 0 0"), Some(Control::CloseStdin));
         assert_eq!(Control::parse(b"1 80 24"), Some(Control::Resize { width: 80, height: 24 }));
         assert_eq!(Control::parse(b"2 15 0"), Some(Control::Signal(15)));
+        assert_eq!(Control::parse(b"3 0 0"), Some(Control::ReopenLogs));
         for bad in [
             &b""[..],
             b"2",
@@ -74,7 +79,7 @@ mod tests {
             b"2 65 0",
             b"2 -9 0",
             b"1 70000 1",
-            b"3 0 0",
+            b"4 0 0",
             b"x 1 2",
         ] {
             assert_eq!(Control::parse(bad), None, "{bad:?}");

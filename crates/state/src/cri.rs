@@ -17,40 +17,93 @@ pub enum Stream {
 }
 
 impl Stream {
-    const fn name(self) -> &'static [u8; 6] {
+    /// As it stands in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static [u8; 6] {
         match self {
             Self::Stdout => b"stdout",
             Self::Stderr => b"stderr",
         }
     }
+
+    /// The stream of this name.
+    #[must_use]
+    pub fn named(name: &[u8]) -> Option<Self> {
+        [Self::Stdout, Self::Stderr].into_iter().find(|stream| stream.name() == name)
+    }
+}
+
+/// What an entry says beside its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mark {
+    /// Nothing: it is the container's.
+    #[default]
+    Plain,
+    /// A shim that died had read it, and its successor can't tell whether it stands here already.
+    Again,
+    /// It is not the container's: Holdfast tells of what was dropped.
+    Notice,
+}
+
+impl Mark {
+    /// As it stands behind the tag's colon.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Again => "again",
+            Self::Notice => "notice",
+        }
+    }
+
+    /// The mark of this name; an unknown one says nothing.
+    #[must_use]
+    pub fn named(name: &[u8]) -> Self {
+        let known = [Self::Again, Self::Notice].into_iter();
+        known.into_iter().find(|mark| mark.name().as_bytes() == name).unwrap_or_default()
+    }
+}
+
+/// The pieces of what was read from a stream: each ends with a line feed, but for the last perhaps.
+pub fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |place| place + 1);
+        let (piece, rest) = bytes.split_at(end);
+        bytes = rest;
+        Some(piece)
+    })
+}
+
+/// Appends the entry of one piece.
+pub fn encode(stream: Stream, time: &[u8; TEXT_LEN], mark: Mark, piece: &[u8], out: &mut Vec<u8>) {
+    let (tag, content) = match piece {
+        [content @ .., b'\n'] => (b'F', content),
+        content => (b'P', content),
+    };
+    // One reservation, so that the copies below are nothing but copies.
+    out.reserve(PREFIX_LEN + Mark::Notice.name().len() + 1 + content.len() + 1);
+    let mut prefix = [b' '; PREFIX_LEN];
+    prefix[..TEXT_LEN].copy_from_slice(time);
+    prefix[TEXT_LEN + 1..TEXT_LEN + 7].copy_from_slice(stream.name());
+    prefix[PREFIX_LEN - 2] = tag;
+    match mark {
+        Mark::Plain => out.extend_from_slice(&prefix),
+        marked => {
+            out.extend_from_slice(&prefix[..PREFIX_LEN - 1]);
+            out.push(b':');
+            out.extend_from_slice(marked.name().as_bytes());
+            out.push(b' ');
+        }
+    }
+    out.extend_from_slice(content);
+    out.push(b'\n');
 }
 
 /// What stands before the content: time, stream, tag, each followed by a blank.
-pub const PREFIX_LEN: usize = TEXT_LEN + 1 + 6 + 1 + 1 + 1;
-
-/// Splits `bytes` read from a stream into entries and hands each to `sink` as its prefix, its
-/// content and the final line feed. Allocates nothing.
-pub fn encode<E>(
-    stream: Stream,
-    time: [u8; TEXT_LEN],
-    bytes: &[u8],
-    mut sink: impl FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut prefix = [b' '; PREFIX_LEN];
-    prefix[..TEXT_LEN].copy_from_slice(&time);
-    prefix[TEXT_LEN + 1..TEXT_LEN + 7].copy_from_slice(stream.name());
-    for piece in bytes.split_inclusive(|&b| b == b'\n') {
-        let (tag, content) = match piece {
-            [content @ .., b'\n'] => (b'F', content),
-            content => (b'P', content),
-        };
-        prefix[PREFIX_LEN - 2] = tag;
-        sink(&prefix)?;
-        sink(content)?;
-        sink(b"\n")?;
-    }
-    Ok(())
-}
+const PREFIX_LEN: usize = TEXT_LEN + 1 + 6 + 1 + 1 + 1;
 
 /// One entry of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +116,8 @@ pub struct Entry<'a> {
     pub content: &'a [u8],
     /// Whether a line feed ended them.
     pub full: bool,
+    /// What more is said of them.
+    pub mark: Mark,
 }
 
 /// Reads one line of a log, without its line feed. `None` for one that is no entry.
@@ -70,18 +125,16 @@ pub struct Entry<'a> {
 pub fn decode(line: &[u8]) -> Option<Entry<'_>> {
     let mut fields = line.splitn(4, |&b| b == b' ');
     let time = std::str::from_utf8(fields.next()?).ok()?;
-    let stream = match fields.next()? {
-        b"stdout" => Stream::Stdout,
-        b"stderr" => Stream::Stderr,
-        _ => return None,
-    };
+    let stream = Stream::named(fields.next()?)?;
     // Tags may be followed by further ones after a colon.
-    let full = match fields.next()?.first()? {
+    let mut tags = fields.next()?.split(|&b| b == b':');
+    let full = match tags.next()?.first()? {
         b'F' => true,
         b'P' => false,
         _ => return None,
     };
-    Some(Entry { time, stream, content: fields.next()?, full })
+    let mark = tags.next().map(Mark::named).unwrap_or_default();
+    Some(Entry { time, stream, content: fields.next()?, full, mark })
 }
 
 #[cfg(test)]
@@ -93,11 +146,9 @@ mod tests {
         let mut log = Vec::new();
         for chunk in chunks {
             let time = crate::time::format(std::time::SystemTime::now());
-            encode(stream, time, chunk, |part| {
-                log.extend_from_slice(part);
-                Ok::<(), ()>(())
-            })
-            .unwrap();
+            for piece in pieces(chunk) {
+                encode(stream, &time, Mark::Plain, piece, &mut log);
+            }
         }
         log
     }
@@ -106,15 +157,22 @@ mod tests {
     fn an_entry_looks_as_kubernetes_expects() {
         let mut log = Vec::new();
         let time = crate::time::format(std::time::UNIX_EPOCH);
-        encode(Stream::Stderr, time, b"a b\nc", |part| {
-            log.extend_from_slice(part);
-            Ok::<(), ()>(())
-        })
-        .unwrap();
+        for piece in pieces(b"a b\nc") {
+            encode(Stream::Stderr, &time, Mark::Plain, piece, &mut log);
+        }
+        encode(Stream::Stdout, &time, Mark::Again, b"d\n", &mut log);
         assert_eq!(
             String::from_utf8(log).unwrap(),
-            "1970-01-01T00:00:00.000000000Z stderr F a b\n1970-01-01T00:00:00.000000000Z stderr P c\n"
+            "1970-01-01T00:00:00.000000000Z stderr F a b\n1970-01-01T00:00:00.000000000Z stderr P c\n1970-01-01T00:00:00.000000000Z stdout F:again d\n"
         );
+    }
+
+    #[test]
+    fn marks_are_read_back_and_unknown_ones_passed_over() {
+        let mark = |line: &str| decode(line.as_bytes()).unwrap().mark;
+        assert_eq!(mark("t stdout F:again x"), Mark::Again);
+        assert_eq!(mark("t stdout P:notice x"), Mark::Notice);
+        assert_eq!(mark("t stdout F:odd x"), Mark::Plain);
     }
 
     proptest! {

@@ -24,9 +24,11 @@ pub mod directory;
 pub mod event;
 pub mod id;
 pub mod journal;
+pub mod json_file;
 pub mod legacy;
 mod lock;
 pub mod log;
+pub mod logging;
 pub mod process_dir;
 pub mod record;
 pub mod root;
@@ -37,10 +39,9 @@ pub mod time;
 pub use directory::Directory;
 pub use event::{Event, EventKind};
 pub use id::{ContainerId, InvalidId, ProcessId};
+pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;
-pub use record::{
-    Launch, LogDriver, OrphanPolicy, Policies, ProcessRecord, RecordError, ShimRecord,
-};
+pub use record::{Launch, OrphanPolicy, Policies, ProcessRecord, RecordError, ShimRecord};
 pub use root::{ContainerDir, LockError, Problem, StateRoot};
 pub use status::{Evidence, ExitRecord, ExitStatus, UnknownReason};
 pub use time::Timestamp;

@@ -30,6 +30,10 @@ pub const EXIT_STATUS: &str = "exitStatus";
 pub const EXIT_JSON: &str = "exit.json";
 /// What the process wrote, in the format of [`crate::cri`].
 pub const OUTPUT_LOG: &str = "output.log";
+/// The same in the format of [`crate::json_file`].
+pub const OUTPUT_JSON: &str = "output.json";
+/// The same as it is.
+pub const OUTPUT_RAW: &str = "output.raw";
 /// The shim's own messages.
 pub const SHIM_LOG: &str = "shim-log.json";
 /// The runtime's own messages.

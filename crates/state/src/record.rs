@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use thiserror::Error;
 
-use crate::Timestamp;
 use crate::announce::StdioFds;
+use crate::{Logging, Timestamp};
 
 /// The version of the `holdfast` object that this build writes. A newer one is refused by name and
 /// left alone; all older ones are read.
@@ -97,7 +97,7 @@ pub struct Policies {
     /// The bundle; empty for an exec.
     pub bundle: PathBuf,
     /// Where its output goes.
-    pub log: LogDriver,
+    pub log: Logging,
     /// What happens to it when its shim dies.
     pub on_orphan: OrphanPolicy,
     /// Whether it is deleted once it has exited.
@@ -149,17 +149,6 @@ impl Launch {
     pub fn starts_at_once(self) -> bool {
         self != Self::Create
     }
-}
-
-/// Where the output of a process goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogDriver {
-    /// Through the shim into `output.log`, in the format of [`crate::cri`].
-    #[default]
-    Cri,
-    /// Nowhere.
-    None,
 }
 
 /// What happens to a process whose shim died.

@@ -13,7 +13,7 @@ use std::process::Child;
 use std::sync::Arc;
 
 use holdfast_state::announce::StdioFds;
-use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::proc::Stat;
 use holdfast_sys::{PidFd, fd_passing};
 use nix::libc::O_NONBLOCK;
@@ -55,8 +55,7 @@ impl Copies {
     /// What can still be had when the shim died without anyone's holding copies: the container's
     /// own ends of its pipes, which are open for reading too. A terminal is lost.
     fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
-        let logged =
-            record.holdfast.as_ref().is_some_and(|policies| policies.log == LogDriver::Cri);
+        let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
         let pipe = |fd: i32, fifo: &str| {
             (logged && fifo.is_empty()).then(|| open_pipe(handle.pid, fd).ok()).flatten()
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
-use holdfast_state::{LogDriver, ProcessDir, ProcessRecord, ShimRecord};
+use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord};
 use holdfast_sys::pidfs;
 use tokio::time::Instant;
 
@@ -90,11 +90,9 @@ pub(crate) fn shim_command(
     let mut command = Command::new(&core.shim);
     command.arg("--dir").arg(dir.path());
     let policies = record.holdfast.as_ref();
-    let log = match policies.map(|policies| policies.log).unwrap_or_default() {
-        LogDriver::Cri => "cri",
-        LogDriver::None => "none",
-    };
-    command.arg("--log").arg(log);
+    for spec in policies.map(|policies| policies.log.clone()).unwrap_or_default().specs() {
+        command.arg("--log").arg(spec.to_string());
+    }
     let owner = bundle::stdio_owner(record);
     command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
     if record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {

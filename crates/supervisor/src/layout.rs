@@ -171,7 +171,7 @@ fn policies(
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
-        log: stdio.log,
+        log: stdio.log.clone(),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),

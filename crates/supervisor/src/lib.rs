@@ -81,6 +81,6 @@ pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::Stream as OutputStream;
 pub use holdfast_state::{
-    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, InvalidId, LogDriver, OrphanPolicy,
-    Problem, ProcessId, Timestamp, UnknownReason,
+    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, InvalidId, InvalidLog, LogDriver,
+    LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
 };

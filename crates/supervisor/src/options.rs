@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, LogDriver, OrphanPolicy, ProcessId};
+use holdfast_state::{ContainerId, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Supervisor, programs};
@@ -122,7 +122,7 @@ pub struct Stdio {
     pub(crate) stdout: Option<PathBuf>,
     pub(crate) stderr: Option<PathBuf>,
     pub(crate) terminal: Option<TerminalSize>,
-    pub(crate) log: LogDriver,
+    pub(crate) log: Logging,
 }
 
 impl Stdio {
@@ -161,9 +161,9 @@ impl Stdio {
         self
     }
 
-    /// Where the output goes. Default: [`LogDriver::Cri`].
+    /// Where the output goes. Default: a log of ours in the CRI's format.
     #[must_use]
-    pub fn log(mut self, log: LogDriver) -> Self {
+    pub fn log(mut self, log: Logging) -> Self {
         self.log = log;
         self
     }

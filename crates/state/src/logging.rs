@@ -1,0 +1,417 @@
+//! Where the output of a process goes: `DRIVER[:PATH][,option=value…]`, one or several.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::process_dir::{OUTPUT_JSON, OUTPUT_LOG, OUTPUT_RAW};
+
+/// The format and kind of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogDriver {
+    /// A file in the format of [`crate::cri`].
+    #[default]
+    Cri,
+    /// A file in the format of [`crate::json_file`].
+    JsonFile,
+    /// A file of the very bytes. Where it is the only place, the process writes it itself.
+    File,
+    /// FIFOs of the caller's. With the default, `block`, and no other place, the process writes
+    /// them itself.
+    Fifo,
+    /// The journal of systemd, by its native protocol.
+    Journald,
+    /// Nowhere.
+    None,
+}
+
+/// What happens to output that a reader does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backpressure {
+    /// The process waits.
+    #[default]
+    Block,
+    /// The oldest of it is dropped and counted.
+    DropOldest,
+    /// It goes through a file of bounded size; past that, the oldest is dropped and counted.
+    Spill,
+}
+
+/// One place.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSpec {
+    /// What it is.
+    pub driver: LogDriver,
+    /// The file or FIFO; files have a name in the process's directory unless one is given.
+    pub path: Option<PathBuf>,
+    /// Where its standard error goes, if not there too.
+    pub stderr: Option<PathBuf>,
+    /// In bytes: a file that would become larger is set aside as `PATH.1`, that as `PATH.2`, …
+    pub max_size: Option<u64>,
+    /// How many such files there are at the most, the newest included.
+    pub max_files: Option<u32>,
+    /// In lines a second: what is beyond is dropped and counted.
+    pub rate: Option<u32>,
+    /// What happens to what is not read.
+    pub backpressure: Backpressure,
+    /// In bytes: how much waits for a reader before anything is dropped.
+    pub buffer: Option<u64>,
+}
+
+/// How many files a rotated log has unless it is said.
+const MAX_FILES: u32 = 5;
+/// How much waits for a reader unless it is said, in bytes.
+const BUFFER: u64 = 1024 * 1024;
+/// The smallest file that is rotated: the longest entry fits.
+const MIN_SIZE: u64 = 4096;
+
+impl LogSpec {
+    /// A place of this kind with nothing special about it.
+    #[must_use]
+    pub fn new(driver: LogDriver) -> Self {
+        Self { driver, ..Self::default() }
+    }
+
+    /// The file of a driver that writes one, relative to the process's directory if it is ours.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        let own = match self.driver {
+            LogDriver::Cri => OUTPUT_LOG,
+            LogDriver::JsonFile => OUTPUT_JSON,
+            LogDriver::File => OUTPUT_RAW,
+            LogDriver::Fifo | LogDriver::Journald | LogDriver::None => return None,
+        };
+        Some(self.path.as_deref().unwrap_or(Path::new(own)))
+    }
+
+    /// How many files there are at the most.
+    #[must_use]
+    pub fn files(&self) -> u32 {
+        self.max_files.unwrap_or(MAX_FILES)
+    }
+
+    /// How much waits for a reader.
+    #[must_use]
+    pub fn buffered(&self) -> u64 {
+        self.buffer.unwrap_or(BUFFER)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let number = |value: &str| {
+            value.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{value:?} is no number"))
+        };
+        match name {
+            "stderr" => self.stderr = Some(absolute(value)?),
+            "max-size" => {
+                let size = size(value)?;
+                if size < MIN_SIZE {
+                    return Err(format!("max-size must be at least {MIN_SIZE} bytes"));
+                }
+                self.max_size = Some(size);
+            }
+            "max-files" => self.max_files = Some(number(value)?),
+            "rate" => self.rate = Some(number(value)?),
+            "backpressure" => {
+                self.backpressure = match value {
+                    "block" => Backpressure::Block,
+                    "drop-oldest" => Backpressure::DropOldest,
+                    "spill" => Backpressure::Spill,
+                    _ => return Err("backpressure is block, drop-oldest or spill".to_owned()),
+                }
+            }
+            "buffer" => {
+                self.buffer = Some(size(value)?).filter(|size| *size > 0);
+                if self.buffer.is_none() {
+                    return Err("buffer must hold something".to_owned());
+                }
+            }
+            _ => return Err(format!("there is no option {name:?}")),
+        }
+        Ok(())
+    }
+
+    /// Refuses what its driver can't do.
+    fn check(&self) -> Result<(), String> {
+        use LogDriver::{Cri, Fifo, File, Journald, JsonFile};
+        let name = self.driver.name();
+        let only = |there: bool, option: &str, drivers: &[LogDriver]| {
+            if there && !drivers.contains(&self.driver) {
+                return Err(format!("{name} has no {option}"));
+            }
+            Ok(())
+        };
+        only(self.path.is_some(), "path", &[Cri, JsonFile, File, Fifo])?;
+        only(self.stderr.is_some(), "stderr", &[File, Fifo])?;
+        only(self.max_size.is_some(), "max-size", &[Cri, JsonFile])?;
+        only(self.max_files.is_some(), "max-files", &[Cri, JsonFile])?;
+        only(self.rate.is_some(), "rate", &[Cri, JsonFile, Journald])?;
+        let waits = self.backpressure != Backpressure::Block || self.buffer.is_some();
+        only(waits, "backpressure", &[Fifo])?;
+        match () {
+            () if self.driver == Fifo && self.path.is_none() => Err("fifo needs a path".to_owned()),
+            () if self.max_files.is_some() && self.max_size.is_none() => {
+                Err("max-files needs max-size".to_owned())
+            }
+            () if self.buffer.is_some() && self.backpressure == Backpressure::Block => {
+                Err("buffer needs backpressure=drop-oldest or spill".to_owned())
+            }
+            () => Ok(()),
+        }
+    }
+}
+
+impl LogDriver {
+    const ALL: [Self; 6] =
+        [Self::Cri, Self::JsonFile, Self::File, Self::Fifo, Self::Journald, Self::None];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cri => "cri",
+            Self::JsonFile => "json-file",
+            Self::File => "file",
+            Self::Fifo => "fifo",
+            Self::Journald => "journald",
+            Self::None => "none",
+        }
+    }
+}
+
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{} is not absolute", path.display())) }
+}
+
+/// A number of bytes: digits, then perhaps `k`, `m` or `g` for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(format!("{text:?} is no size: 10m, say")),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| format!("{text:?} is no size: 10m, say"))
+}
+
+/// A text that names no place for output.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "log {text:?}: {reason}; it is DRIVER[:PATH][,option=value…] with one of the drivers cri, json-file, file, fifo, journald, none"
+)]
+pub struct InvalidLog {
+    text: String,
+    reason: String,
+}
+
+impl FromStr for LogSpec {
+    type Err = InvalidLog;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLog> {
+        let invalid = |reason: String| InvalidLog { text: text.to_owned(), reason };
+        let mut parts = text.split(',');
+        let place = parts.next().unwrap_or_default();
+        let (name, path) = match place.split_once(':') {
+            Some((name, path)) => (name, Some(path)),
+            None => (place, None),
+        };
+        let driver = LogDriver::ALL.into_iter().find(|driver| driver.name() == name);
+        let driver = driver.ok_or_else(|| invalid(format!("there is no driver {name:?}")))?;
+        let mut spec = Self::new(driver);
+        spec.path = path.map(absolute).transpose().map_err(invalid)?;
+        for option in parts {
+            let (name, value) = option
+                .split_once('=')
+                .ok_or_else(|| invalid(format!("{option:?} is no option=value")))?;
+            spec.set(name, value).map_err(invalid)?;
+        }
+        spec.check().map_err(invalid)?;
+        Ok(spec)
+    }
+}
+
+impl fmt::Display for LogSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.driver.name())?;
+        if let Some(path) = &self.path {
+            write!(f, ":{}", path.display())?;
+        }
+        if let Some(path) = &self.stderr {
+            write!(f, ",stderr={}", path.display())?;
+        }
+        let numbers = [
+            ("max-size", self.max_size),
+            ("max-files", self.max_files.map(u64::from)),
+            ("rate", self.rate.map(u64::from)),
+        ];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                write!(f, ",{name}={number}")?;
+            }
+        }
+        match self.backpressure {
+            Backpressure::Block => {}
+            Backpressure::DropOldest => f.write_str(",backpressure=drop-oldest")?,
+            Backpressure::Spill => f.write_str(",backpressure=spill")?,
+        }
+        match self.buffer {
+            Some(buffer) => write!(f, ",buffer={buffer}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All places to which the output of a process goes. As JSON: the text of the one, or a list of
+/// texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "OneOrMany", into = "OneOrMany")]
+pub struct Logging(Vec<LogSpec>);
+
+impl Logging {
+    /// These places, or `cri` if there are none.
+    pub fn new(specs: Vec<LogSpec>) -> Result<Self, InvalidLog> {
+        let nowhere = specs.iter().find(|spec| spec.driver == LogDriver::None);
+        if let (Some(spec), 2..) = (nowhere, specs.len()) {
+            let reason = "it is not to be had together with others".to_owned();
+            return Err(InvalidLog { text: spec.to_string(), reason });
+        }
+        for (index, spec) in specs.iter().enumerate() {
+            let same = |other: &LogSpec| other.file().is_some() && other.file() == spec.file();
+            if specs[..index].iter().any(same) {
+                let reason = "another log is the same file".to_owned();
+                return Err(InvalidLog { text: spec.to_string(), reason });
+            }
+        }
+        Ok(if specs.is_empty() { Self::default() } else { Self(specs) })
+    }
+
+    /// Each of them.
+    #[must_use]
+    pub fn specs(&self) -> &[LogSpec] {
+        &self.0
+    }
+
+    /// The one that can be read back.
+    #[must_use]
+    pub fn readable(&self) -> Option<&LogSpec> {
+        self.0.iter().find(|spec| spec.file().is_some())
+    }
+
+    /// Whether the process writes it itself, past the shim.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        let [spec] = self.0.as_slice() else { return false };
+        match spec.driver {
+            LogDriver::File | LogDriver::None => true,
+            LogDriver::Fifo => spec.backpressure == Backpressure::Block,
+            LogDriver::Cri | LogDriver::JsonFile | LogDriver::Journald => false,
+        }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self(vec![LogSpec::default()])
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl TryFrom<OneOrMany> for Logging {
+    type Error = InvalidLog;
+
+    fn try_from(texts: OneOrMany) -> Result<Self, InvalidLog> {
+        let texts = match texts {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(texts) => texts,
+        };
+        Self::new(texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+    }
+}
+
+impl From<Logging> for OneOrMany {
+    fn from(logging: Logging) -> Self {
+        let mut texts: Vec<String> = logging.0.iter().map(LogSpec::to_string).collect();
+        if texts.len() == 1 { Self::One(texts.remove(0)) } else { Self::Many(texts) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for text in [
+            "cri",
+            "cri:/var/log/x.log,max-size=10485760,max-files=3,rate=1000",
+            "json-file,max-size=4096",
+            "file:/tmp/out,stderr=/tmp/err",
+            "fifo:/tmp/f,backpressure=spill,buffer=65536",
+            "journald,rate=5",
+            "none",
+        ] {
+            assert_eq!(text.parse::<LogSpec>().unwrap().to_string(), text);
+        }
+        assert_eq!("cri,max-size=10m".parse::<LogSpec>().unwrap().max_size, Some(10 << 20));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_and_says_why() {
+        for (text, reason) in [
+            ("", "no driver"),
+            ("syslog", "no driver \"syslog\""),
+            ("cri:here", "not absolute"),
+            ("fifo", "needs a path"),
+            ("file,max-size=1m", "file has no max-size"),
+            ("cri,max-files=3", "needs max-size"),
+            ("cri,max-size=12", "at least"),
+            ("cri,max-size=1x", "no size"),
+            ("cri,max-size", "no option=value"),
+            ("cri,rate=0", "no number"),
+            ("journald:/x", "journald has no path"),
+            ("cri,backpressure=spill", "cri has no backpressure"),
+            ("fifo:/x,buffer=1k", "buffer needs"),
+            ("cri,max-size=99999999999g", "no size"),
+        ] {
+            let error = text.parse::<LogSpec>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+        let several =
+            |texts: &[&str]| Logging::new(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert!(several(&["cri", "none"]).is_err());
+        assert!(several(&["cri", "cri"]).is_err());
+        assert!(several(&["cri", "cri:/x", "json-file", "file"]).is_ok());
+    }
+
+    #[test]
+    fn one_is_a_text_and_several_are_a_list() {
+        let one: Logging = serde_json::from_str("\"cri\"").unwrap();
+        assert_eq!(one, Logging::default());
+        assert_eq!(serde_json::to_string(&one).unwrap(), "\"cri\"");
+        let two: Logging = serde_json::from_str(r#"["cri","file:/x"]"#).unwrap();
+        assert_eq!(serde_json::to_string(&two).unwrap(), r#"["cri","file:/x"]"#);
+        assert!(serde_json::from_str::<Logging>("\"odd\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(cri|fifo|file)?:?/?[a-z]{0,4}(,[a-z-]{0,9}=[0-9a-zé]{0,9}){0,3}") {
+            if let Ok(spec) = text.parse::<LogSpec>() {
+                prop_assert_eq!(spec.to_string().parse::<LogSpec>().unwrap(), spec);
+            }
+        }
+    }
+}
