@@ -16,7 +16,7 @@ use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogReader, stdin};
+use crate::{Error, LogOptions, LogReader, stdin};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -166,7 +166,40 @@ impl Container {
 
     /// Its output from the beginning.
     pub fn logs(&self) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.state.init)
+        self.logs_with(LogOptions::new())
+    }
+
+    /// A part of its output.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use holdfast_supervisor::LogOptions;
+    ///
+    /// let recent = SystemTime::now() - Duration::from_secs(600);
+    /// let options = LogOptions::new().since(recent).tail(20);
+    /// let mut log = container.logs_with(options).map_err(std::io::Error::other)?;
+    /// while let Some(chunk) = log.next().await? {
+    ///     print!("{}", String::from_utf8_lossy(&chunk.bytes));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
+        LogReader::open(&self.core, &self.state.init, &options)
+    }
+
+    /// Has its shim open the log files anew, by their names: for who has renamed them to rotate
+    /// them. What was written before this stands in the renamed ones.
+    pub fn reopen_logs(&self) -> Result<(), Error> {
+        stdin::reopen_logs(&self.core, &self.state.init)
+    }
+
+    /// Whether it has a terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.state.init.terminal
     }
 
     /// Deletes a container that has ended or was never started, and all that is left of it.

@@ -11,7 +11,7 @@ use crate::lifecycle::{Activity, State};
 use crate::options::{ExecOptions, TerminalSize};
 use crate::process::Process;
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogReader, launch, layout, stdin};
+use crate::{Error, LogOptions, LogReader, launch, layout, stdin};
 
 impl Container {
     /// Runs a further process in it.
@@ -38,7 +38,7 @@ impl Container {
                     tokio::task::spawn_blocking(move || {
                         let job = layout::exec(&this.core, &this.state, &options)?;
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                        match LogReader::open(&this.core, &job.process) {
+                        match LogReader::attached(&this.core, &job.process) {
                             Ok(log) => Ok((job.process.clone(), job, log)),
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
@@ -137,7 +137,23 @@ impl ExecProcess {
 
     /// Its output from the beginning.
     pub fn logs(&self) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.process)
+        self.logs_with(LogOptions::new())
+    }
+
+    /// A part of its output.
+    pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
+        LogReader::open(&self.core, &self.process, &options)
+    }
+
+    /// Has the shim open its log files anew, by their names.
+    pub fn reopen_logs(&self) -> Result<(), Error> {
+        stdin::reopen_logs(&self.core, &self.process)
+    }
+
+    /// Whether it has a terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.process.terminal
     }
 
     /// Removes its record and its output, once it has ended.

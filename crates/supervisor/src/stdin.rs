@@ -50,6 +50,10 @@ pub(crate) fn resize(core: &Core, process: &Process, size: TerminalSize) -> Resu
     control(core, process, message, "resizing its terminal")
 }
 
+pub(crate) fn reopen_logs(core: &Core, process: &Process) -> Result<(), Error> {
+    control(core, process, Control::ReopenLogs, "opening its logs anew")
+}
+
 /// Opens the FIFO that Holdfast made for the input of a process.
 pub(crate) fn open(core: &Core, process: &Process) -> Result<pipe::Sender, Error> {
     let opened = core
