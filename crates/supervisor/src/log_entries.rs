@@ -212,8 +212,8 @@ mod tests {
         for lengths in [vec![], vec![0], vec![5, 0, 7], vec![65_535, 65_536, 1, 200_000, 3]] {
             let mut content = Vec::new();
             let mut expected = Vec::new();
-            for (number, length) in lengths.iter().enumerate() {
-                let line = vec![b'a' + number as u8; *length];
+            for (letter, length) in (b'a'..).zip(&lengths) {
+                let line = vec![letter; *length];
                 expected.push((content.len() as u64, line.clone()));
                 content.extend(line);
                 content.push(b'\n');

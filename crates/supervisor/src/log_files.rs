@@ -374,8 +374,8 @@ mod tests {
 
         /// As the shim does it: up to the first hole, the highest first.
         fn rotate(&self, files: u32) {
-            let used = (1..files).take_while(|number| self.path(*number).exists()).count() as u32;
-            for number in (0..=used.min(files - 2)).rev() {
+            let hole = (1..files - 1).find(|number| !self.path(*number).exists());
+            for number in (0..hole.unwrap_or(files - 1)).rev() {
                 fs::rename(self.path(number), self.path(number + 1)).unwrap();
             }
         }

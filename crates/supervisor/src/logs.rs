@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -186,6 +186,12 @@ impl LogReader {
         }
     }
 
+    /// Whether what it gives has times: all logs have them but those of the very bytes.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.process.log.readable().is_none_or(|spec| spec.driver != LogDriver::File)
+    }
+
     /// What [`follow`](Self::follow) gives, as a stream.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<LogChunk>> + Send {
         futures::stream::unfold(Some(self), async |reader| {
@@ -298,8 +304,7 @@ fn not_readable(process: &Process) -> Error {
                 format!("its log driver is {name}; see `journalctl CONTAINER_ID={id}`")
             }
             LogDriver::Fifo => {
-                let path =
-                    spec.path.as_ref().map(PathBuf::as_path).unwrap_or(Path::new("its FIFO"));
+                let path = spec.path.as_deref().unwrap_or(Path::new("its FIFO"));
                 format!("its log driver is {name}; whoever reads {} has it", path.display())
             }
             _ => format!("its log driver is {name}, which keeps nothing"),
