@@ -15,8 +15,9 @@ use crate::launch::DELETE_LIMIT;
 use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
+use crate::stdin::{self, InputWriter};
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogOptions, LogReader, stdin};
+use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -138,8 +139,19 @@ impl Container {
 
     /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe). Several may write; each
     /// write of up to 4096 bytes arrives in one piece (`PIPE_BUF`, pipe(7)).
-    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
-        stdin::open(&self.core, &self.state.init)
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut input = container.stdin().map_err(std::io::Error::other)?;
+    /// input.write_all(b"all of it").await?;
+    /// input.shutdown().await?; // the container reads the end of file
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdin(&self) -> Result<InputWriter, Error> {
+        InputWriter::open(&self.core, &self.state.init)
     }
 
     /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
@@ -188,6 +200,45 @@ impl Container {
     /// ```
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.core, &self.state.init, &options)
+    }
+
+    /// Its standard output from the beginning; the end of file comes when it has ended and all is
+    /// read.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// let mut output = Vec::new();
+    /// container.stdout().map_err(std::io::Error::other)?.read_to_end(&mut output).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stdout))
+    }
+
+    /// Its error output; see [`stdout`](Self::stdout).
+    pub fn stderr(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stderr))
+    }
+
+    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use futures::StreamExt;
+    ///
+    /// let mut lines = container.lines().map_err(std::io::Error::other)?;
+    /// while let Some(line) = lines.next().await {
+    ///     let line = line?;
+    ///     println!("{:?} {}", line.stream, String::from_utf8_lossy(&line.bytes));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lines(&self) -> Result<LogLines, Error> {
+        Ok(LogLines::new(self.logs()?))
     }
 
     /// Has its shim open the log files anew, by their names: for who has renamed them to rotate

@@ -10,8 +10,9 @@ use crate::container::{Container, ended, pid_of, signal_process};
 use crate::lifecycle::{Activity, State};
 use crate::options::{ExecOptions, TerminalSize};
 use crate::process::Process;
+use crate::stdin::{self, InputWriter};
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogOptions, LogReader, launch, layout, stdin};
+use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream, launch, layout};
 
 impl Container {
     /// Runs a further process in it.
@@ -110,8 +111,8 @@ impl ExecProcess {
     }
 
     /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe); see [`Container::stdin`].
-    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
-        stdin::open(&self.core, &self.process)
+    pub fn stdin(&self) -> Result<InputWriter, Error> {
+        InputWriter::open(&self.core, &self.process)
     }
 
     /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
@@ -143,6 +144,22 @@ impl ExecProcess {
     /// A part of its output.
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.core, &self.process, &options)
+    }
+
+    /// Its standard output from the beginning; the end of file comes when it has ended and all is
+    /// read.
+    pub fn stdout(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stdout))
+    }
+
+    /// Its error output; see [`stdout`](Self::stdout).
+    pub fn stderr(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stderr))
+    }
+
+    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    pub fn lines(&self) -> Result<LogLines, Error> {
+        Ok(LogLines::new(self.logs()?))
     }
 
     /// Has the shim open its log files anew, by their names.
