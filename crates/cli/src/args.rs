@@ -1,15 +1,16 @@
 //! What can be typed.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
-    CheckpointRequest, ContainerId, LogSpec, Logging, OrphanPolicy, Rootfs, StdioRequest,
+    CheckpointRequest, ContainerId, LogQuery, LogSpec, Logging, OrphanPolicy, Rootfs, StdioRequest,
 };
 
 use crate::current_dir;
+use crate::detach::Keys;
 use crate::signals::parse_signal;
 
 /// Hosts many containers from one daemon that may die at any moment.
@@ -53,6 +54,8 @@ pub(crate) enum Command {
         #[arg(short, long)]
         detach: bool,
         #[command(flatten)]
+        keys: KeyArgs,
+        #[command(flatten)]
         container: ContainerArgs,
     },
     /// Make a container whose program waits for `start`; print its id
@@ -80,6 +83,8 @@ pub(crate) enum Command {
         /// Its working directory [default: that of the container's first process]
         #[arg(short = 'w', long, value_name = "DIR")]
         cwd: Option<String>,
+        #[command(flatten)]
+        keys: KeyArgs,
         #[command(flatten)]
         stdio: StdioArgs,
         /// The container
@@ -168,13 +173,26 @@ pub(crate) enum Command {
     },
     /// Write the state of a container out, for `run --checkpoint`
     Checkpoint(CheckpointArgs),
-    /// Print what a container wrote, each stream to its own
-    Logs {
-        /// Go on until it ends
-        #[arg(short, long)]
-        follow: bool,
+    /// Print what a container writes from now on, and hand our input on to it if it has one
+    ///
+    /// Several may do so at once. The end of our input is not that of the container's. Signals are
+    /// forwarded, and the exit status is the container's, as with `run`.
+    Attach {
+        /// Keep our input
+        #[arg(long)]
+        no_stdin: bool,
+        #[command(flatten)]
+        keys: KeyArgs,
         /// The container
         id: ContainerId,
+    },
+    /// Print what a container wrote, each stream to its own
+    Logs(LogArgs),
+    /// Have the log files of containers opened anew, after they were renamed to rotate them
+    ReopenLogs {
+        /// The containers
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<ContainerId>,
     },
     /// Print what happens, as it happens
     Events {
@@ -194,6 +212,46 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<ContainerId>,
     },
+}
+
+/// How one detaches from a container.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeyArgs {
+    /// What is typed in a terminal to leave the container to itself
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) detach_keys: Keys,
+}
+
+/// The options of `logs`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogArgs {
+    /// Go on until it ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Only what was written then or later: a time as in 2026-01-31T12:00:00Z, or 10m for ten
+    /// minutes ago
+    #[arg(long, value_name = "TIME|DURATION", value_parser = parse_since)]
+    since: Option<SystemTime>,
+    /// Only so many lines at the end of what is there
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u64>,
+    /// Begin each line with its time
+    #[arg(short, long)]
+    timestamps: bool,
+    /// The container
+    pub(crate) id: ContainerId,
+}
+
+impl LogArgs {
+    /// As the daemon understands it.
+    pub(crate) fn query(&self) -> LogQuery {
+        LogQuery {
+            follow: self.follow,
+            since: self.since.map(|since| humantime::format_rfc3339_nanos(since).to_string()),
+            tail: self.tail,
+            timestamps: self.timestamps,
+        }
+    }
 }
 
 /// The options of `checkpoint`.
@@ -342,7 +400,9 @@ impl Args {
     /// Whether what was typed, sensible or not, is a command whose exit status is a container's.
     pub(crate) fn is_for_a_container() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
-        matches.is_ok_and(|matches| matches!(matches.subcommand_name(), Some("run" | "exec")))
+        matches.is_ok_and(|matches| {
+            matches!(matches.subcommand_name(), Some("run" | "exec" | "attach"))
+        })
     }
 
     pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
@@ -384,6 +444,32 @@ fn parse_orphan(text: &str) -> Result<OrphanPolicy, String> {
     }
 }
 
+/// A time in RFC 3339, or how long ago.
+fn parse_since(text: &str) -> Result<SystemTime, String> {
+    let wrong = || "give a time as in 2026-01-31T12:00:00Z, or how long ago as in 10m".to_owned();
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return SystemTime::now().checked_sub(ago).ok_or_else(wrong);
+    }
+    let place = text.get(19..).and_then(|rest| rest.find(['+', '-'])).map(|place| 19 + place);
+    let (time, offset) = match place {
+        Some(place) => (format!("{}Z", &text[..place]), offset(&text[place + 1..])),
+        None => (text.to_owned(), Some(Duration::ZERO)),
+    };
+    let (Ok(time), Some(offset)) = (humantime::parse_rfc3339(&time), offset) else {
+        return Err(wrong());
+    };
+    let is_west = place.is_some_and(|place| text[place..].starts_with('-'));
+    let utc = if is_west { time.checked_add(offset) } else { time.checked_sub(offset) };
+    utc.filter(|utc| *utc >= SystemTime::UNIX_EPOCH).ok_or_else(wrong)
+}
+
+/// Hours and minutes as they stand behind a time, `02:30`.
+fn offset(text: &str) -> Option<Duration> {
+    let (hours, minutes) = text.split_once(':').filter(|(h, m)| h.len() == 2 && m.len() == 2)?;
+    let (hours, minutes) = (hours.parse::<u64>().ok()?, minutes.parse::<u64>().ok()?);
+    Some(Duration::from_secs((hours * 60 + minutes) * 60))
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.as_millis() > 0 => Ok(duration),
@@ -407,12 +493,31 @@ mod tests {
     }
 
     #[test]
+    fn times_are_told_in_several_ways() {
+        let at = |text| {
+            parse_since(text).map(|time| humantime::format_rfc3339_seconds(time).to_string())
+        };
+        for text in ["2026-01-31T12:00:00Z", "2026-01-31T12:00:00.5Z", "2026-01-31T14:30:00+02:30"]
+        {
+            assert_eq!(at(text).as_deref(), Ok("2026-01-31T12:00:00Z"), "{text}");
+        }
+        assert_eq!(at("2026-01-31T07:00:00.1-05:00").as_deref(), Ok("2026-01-31T12:00:00Z"));
+        let ago = parse_since("10m").unwrap().elapsed().unwrap().as_secs();
+        assert!((600..660).contains(&ago), "{ago}");
+        for text in
+            ["", "yesterday", "10", "2026-01-31", "2026-01-31T12:00:00+2", "é".repeat(20).as_str()]
+        {
+            assert!(parse_since(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_follows_the_options_of_run_is_the_containers() {
         for line in
             ["holdfast run --rootfs host -- sh -c x -d", "holdfast run --rootfs host sh -c x -d"]
         {
             let args = Args::try_parse_from(line.split(' ')).unwrap();
-            let Command::Run { detach: false, container } = args.command else {
+            let Command::Run { detach: false, container, .. } = args.command else {
                 panic!("{args:?}")
             };
             assert_eq!(container.args, ["sh", "-c", "x", "-d"]);

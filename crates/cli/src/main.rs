@@ -5,12 +5,14 @@
 //! | `args` | what can be typed |
 //! | `client` | one request to the daemon |
 //! | `attached` | a process in the foreground: output, signals, exit status |
+//! | `detach` | the keys that leave it to itself |
 //! | `terminal`, `signals` | what comes from our own terminal |
 //! | `show` | tables and text for people |
 
 mod args;
 mod attached;
 mod client;
+mod detach;
 mod show;
 mod signals;
 mod terminal;
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Started,
+    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Of, Started,
     Stats, Status,
 };
 
@@ -54,9 +56,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), 1),
     };
-    // The status of `run` and `exec` belongs to the container, so their own failures are apart.
-    let own_failure =
-        if matches!(args.command, Command::Run { .. } | Command::Exec { .. }) { FAILED } else { 1 };
+    // The status of `run`, `exec` and `attach` belongs to the container, so their own failures are apart.
+    let own_failure = match args.command {
+        Command::Run { .. } | Command::Exec { .. } | Command::Attach { .. } => FAILED,
+        _ => 1,
+    };
     let code = match runtime.block_on(perform(args)) {
         Ok(code) => code,
         Err(error) => fail(&error, own_failure),
@@ -85,23 +89,23 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
-        Command::Run { detach: true, container } => create(&client, container, true).await?,
-        Command::Run { detach: false, container } => {
+        Command::Run { detach: true, container, .. } => create(&client, container, true).await?,
+        Command::Run { detach: false, keys, container } => {
             let request = request(container, true)?;
-            return attached::run(&client, "/run", &request, &request.stdio).await;
+            return attached::run(&client, "/run", &request, keys.detach_keys).await;
         }
         Command::Create { container } => create(&client, container, false).await?,
         Command::Start { ids } => {
             each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
                 .await?
         }
-        Command::Exec { detach, timeout, env, cwd, stdio, id, args } => {
+        Command::Exec { detach, timeout, env, cwd, keys, stdio, id, args } => {
             let timeout_ms = timeout.map(args::millis);
             let stdio = stdio.request()?;
             let request = ExecRequest { args, env, cwd, timeout_ms, stdio, detach };
             let path = format!("/containers/{id}/exec");
             if !detach {
-                return attached::run(&client, &path, &request, &request.stdio).await;
+                return attached::run(&client, &path, &request, keys.detach_keys).await;
             }
             let started: Started = client.post(&path, &request).await?;
             println!("{}", started.process);
@@ -140,7 +144,15 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             let path = format!("/containers/{}/checkpoint", checkpoint.id);
             client.post::<()>(&path, &checkpoint.request()?).await?;
         }
-        Command::Logs { follow, id } => attached::logs(&client, &id, follow).await?,
+        Command::Attach { no_stdin, keys, id } => {
+            return attached::attach(&client, &id, no_stdin, keys.detach_keys).await;
+        }
+        Command::Logs(logs) => attached::logs(&client, &logs.id, &logs.query()).await?,
+        Command::ReopenLogs { ids } => {
+            let of = Of::default();
+            each(&ids, async |id| client.post(&format!("/containers/{id}/reopen-logs"), &of).await)
+                .await?
+        }
         Command::Events { replay, json } => show::events(&client, replay, json).await?,
         Command::Delete { force, ids } => {
             each(&ids, async |id| client.delete(&format!("/containers/{id}?force={force}")).await)

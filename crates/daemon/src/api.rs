@@ -19,7 +19,9 @@
 //! | `POST /containers/{id}/checkpoint` | [`CheckpointRequest`] | |
 //! | `GET /containers/{id}/top` | | array of [`ProcessEntry`] |
 //! | `GET /containers/{id}/stats` | | [`Stats`] |
-//! | `GET /containers/{id}/logs?follow=true` | | frames: output |
+//! | `GET /containers/{id}/logs` with [`LogQuery`] | | frames: output |
+//! | `GET /containers/{id}/attach` | | frames: `started`, output from now on, `exited` |
+//! | `POST /containers/{id}/reopen-logs` | [`Of`] | |
 //! | `GET /events?replay=true` | | JSON lines: [`ContainerEvent`] |
 //!
 //! A failure has a status of 400 or more and an [`ErrorBody`].
@@ -163,6 +165,22 @@ pub struct Of {
     pub process: Option<ProcessId>,
 }
 
+/// Which part of the output is wanted, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogQuery {
+    /// Whether it goes on until the container ends.
+    pub follow: bool,
+    /// Only what was written then (RFC 3339) or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Only so many lines at the end of what is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u64>,
+    /// Whether each line begins with its time and a blank.
+    pub timestamps: bool,
+}
+
 /// A terminal's new size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -203,6 +221,9 @@ pub struct Started {
     pub process: ProcessId,
     /// The FIFO of its input, if it was asked for.
     pub stdin: Option<PathBuf>,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// A message between the pieces of output.

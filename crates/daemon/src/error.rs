@@ -27,7 +27,9 @@ impl From<Error> for Failure {
             | Error::Rootfs { .. }
             | Error::NotFifo(_)
             | Error::Checkpoint { .. }
-            | Error::NotInstalled { .. } => ErrorKind::Invalid,
+            | Error::NotInstalled { .. }
+            | Error::NoLog { .. }
+            | Error::NoTimes { .. } => ErrorKind::Invalid,
             Error::WrongState { .. } | Error::NoShim { .. } => ErrorKind::WrongState,
             Error::StartTimeout { .. }
             | Error::RuntimeTimeout { .. }

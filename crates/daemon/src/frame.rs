@@ -5,6 +5,7 @@
 //! | 1 | bytes of standard output |
 //! | 2 | bytes of standard error |
 //! | 3 | a [`Message`] as JSON |
+//! | 4 | bytes of a notice: Holdfast's own words about the output, as in what was dropped |
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use holdfast_supervisor::OutputStream;
@@ -27,6 +28,8 @@ pub enum Frame {
     Output(OutputStream, Bytes),
     /// A message about the process.
     Message(Message),
+    /// What Holdfast says of the output, among it.
+    Notice(Bytes),
 }
 
 /// Reads and writes frames.
@@ -41,6 +44,7 @@ impl Encoder<Frame> for Codec {
             Frame::Output(OutputStream::Stdout, bytes) => (1, bytes),
             Frame::Output(OutputStream::Stderr, bytes) => (2, bytes),
             Frame::Message(message) => (3, serde_json::to_vec(&message)?.into()),
+            Frame::Notice(bytes) => (4, bytes),
         };
         let length = u32::try_from(content.len()).map_err(io::Error::other)?;
         out.reserve(HEADER_LEN + content.len());
@@ -72,6 +76,7 @@ impl Decoder for Codec {
             1 => Frame::Output(OutputStream::Stdout, content),
             2 => Frame::Output(OutputStream::Stderr, content),
             3 => Frame::Message(serde_json::from_slice(&content)?),
+            4 => Frame::Notice(content),
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "frame of unknown kind")),
         }))
     }
@@ -87,6 +92,7 @@ mod tests {
         let frames = [
             Frame::Output(OutputStream::Stdout, Bytes::from_static(b"a\0\xff\n")),
             Frame::Output(OutputStream::Stderr, Bytes::new()),
+            Frame::Notice(Bytes::from_static(b"2 lines dropped\n")),
             Frame::Message(Message::Exited(ExitStatus::Signal(9))),
         ];
         let mut wire = BytesMut::new();

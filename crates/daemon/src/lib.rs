@@ -1,13 +1,14 @@
 //! The API of Holdfast: HTTP with JSON on a Unix socket, over the supervisor library.
 //!
 //! No container logic is here. [`api`] has what goes over the wire, for clients too; [`frame`] the
-//! format of streamed output; `routes` and `operate` one handler a request; `socket` who may connect; [`serve`]
-//! the daemon from start to end.
+//! format of streamed output; `routes`, `output` and `operate` one handler a request; `socket` who may
+//! connect; [`serve`] the daemon from start to end.
 
 pub mod api;
 mod error;
 pub mod frame;
 mod operate;
+mod output;
 mod routes;
 mod serve;
 mod socket;

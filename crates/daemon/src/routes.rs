@@ -7,23 +7,21 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use holdfast_supervisor::{
-    Container, ContainerOptions, Error, ExecOptions, ExecProcess, LogReader, ProcessId, Replay,
-    Stdin, Stdio, Supervisor,
+    Container, ContainerOptions, Error, ExecOptions, ExecProcess, ProcessId, Replay, Stdin, Stdio,
+    Supervisor,
 };
 use nix::libc::SIGKILL;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio_util::codec::Encoder;
 
 use crate::api::{
-    ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitRecord, ExitStatus, Info,
-    KillRequest, Message, Of, Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
+    ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitRecord, Info, KillRequest, Of,
+    Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
 };
 use crate::error::Failure;
-use crate::frame::{self, Codec, Frame};
-use crate::operate;
+use crate::{operate, output};
 
 pub(crate) type Answer<T> = Result<T, Failure>;
 
@@ -38,9 +36,9 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         .route("/containers/{id}/wait", get(wait))
         .route("/containers/{id}/kill", post(kill))
         .route("/containers/{id}/exec", post(exec))
-        .route("/containers/{id}/logs", get(logs))
         .route("/containers/{id}/close-stdin", post(close_stdin))
         .route("/containers/{id}/resize", post(resize))
+        .merge(output::routes())
         .merge(operate::routes());
     Router::new()
         .nest("/v1", v1)
@@ -187,6 +185,7 @@ async fn run(
         container: container.id().clone(),
         process: ProcessId::init(),
         stdin: container.stdin_path(),
+        terminal: container.has_terminal(),
     };
     let ended = async move {
         let status = container.wait().await?;
@@ -200,7 +199,7 @@ async fn run(
         }
         Ok(status)
     };
-    Ok(attached(started, log, ended))
+    Ok(output::life(started, log, ended))
 }
 
 async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
@@ -262,7 +261,10 @@ async fn resize(
 }
 
 /// An exec, or `None` for the container's first process.
-fn find_process(container: &Container, process: Option<ProcessId>) -> Answer<Option<ExecProcess>> {
+pub(crate) fn find_process(
+    container: &Container,
+    process: Option<ProcessId>,
+) -> Answer<Option<ExecProcess>> {
     let exec = process.filter(|process| !process.is_init());
     exec.map(|process| find_exec(container, &process)).transpose()
 }
@@ -300,26 +302,12 @@ async fn exec(
         container: container.id().clone(),
         process: process.id().clone(),
         stdin: process.stdin_path(),
+        terminal: process.has_terminal(),
     };
     if request.detach {
         return Ok(Json(started).into_response());
     }
-    Ok(attached(started, log, async move { process.wait().await }))
-}
-
-#[derive(Debug, Deserialize)]
-struct LogQuery {
-    #[serde(default)]
-    follow: bool,
-}
-
-async fn logs(
-    State(supervisor): State<Supervisor>,
-    Path(id): Path<String>,
-    Query(query): Query<LogQuery>,
-) -> Answer<Response> {
-    let log = find(&supervisor, &id)?.logs()?;
-    Ok(frames(output(log, query.follow)))
+    Ok(output::life(started, log, async move { process.wait().await }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -358,44 +346,4 @@ async fn events(State(supervisor): State<Supervisor>, Query(query): Query<EventQ
         Ok::<_, std::io::Error>(Bytes::from(line))
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
-}
-
-/// The whole life of a process as frames: its start, its output, its end.
-fn attached(
-    started: Started,
-    log: LogReader,
-    ended: impl Future<Output = Result<ExitStatus, Error>> + Send + 'static,
-) -> Response {
-    let last = async move {
-        Frame::Message(match ended.await {
-            Ok(status) => Message::Exited(status),
-            Err(error) => Message::Failed(Failure::from(error).0),
-        })
-    };
-    let first = futures::stream::once(async { Frame::Message(Message::Started(started)) });
-    frames(first.chain(output(log, true)).chain(futures::stream::once(last)))
-}
-
-fn output(log: LogReader, follow: bool) -> impl Stream<Item = Frame> {
-    futures::stream::unfold(Some(log), move |log| async move {
-        let mut log = log?;
-        match if follow { log.follow().await } else { log.next().await } {
-            Ok(Some(chunk)) => Some((Frame::Output(chunk.stream, chunk.bytes), Some(log))),
-            Ok(None) => None,
-            Err(error) => {
-                let failure =
-                    Failure::new(ErrorKind::Internal, format!("read the output: {error}"));
-                Some((Frame::Message(Message::Failed(failure.0)), None))
-            }
-        }
-    })
-}
-
-fn frames(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
-    let encoded = frames.map(|frame| {
-        let mut bytes = bytes::BytesMut::new();
-        Codec.encode(frame, &mut bytes)?;
-        Ok::<_, std::io::Error>(bytes.freeze())
-    });
-    ([(header::CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(encoded)).into_response()
 }

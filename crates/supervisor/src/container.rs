@@ -15,8 +15,9 @@ use crate::launch::DELETE_LIMIT;
 use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
+use crate::stdin::{self, InputWriter};
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogReader, stdin};
+use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -138,8 +139,19 @@ impl Container {
 
     /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe). Several may write; each
     /// write of up to 4096 bytes arrives in one piece (`PIPE_BUF`, pipe(7)).
-    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
-        stdin::open(&self.core, &self.state.init)
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut input = container.stdin().map_err(std::io::Error::other)?;
+    /// input.write_all(b"all of it").await?;
+    /// input.shutdown().await?; // the container reads the end of file
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdin(&self) -> Result<InputWriter, Error> {
+        InputWriter::open(&self.core, &self.state.init)
     }
 
     /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
@@ -166,7 +178,79 @@ impl Container {
 
     /// Its output from the beginning.
     pub fn logs(&self) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.state.init)
+        self.logs_with(LogOptions::new())
+    }
+
+    /// A part of its output.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use holdfast_supervisor::LogOptions;
+    ///
+    /// let recent = SystemTime::now() - Duration::from_secs(600);
+    /// let options = LogOptions::new().since(recent).tail(20);
+    /// let mut log = container.logs_with(options).map_err(std::io::Error::other)?;
+    /// while let Some(chunk) = log.next().await? {
+    ///     print!("{}", String::from_utf8_lossy(&chunk.bytes));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
+        LogReader::open(&self.core, &self.state.init, &options)
+    }
+
+    /// Its standard output from the beginning; the end of file comes when it has ended and all is
+    /// read.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// let mut output = Vec::new();
+    /// container.stdout().map_err(std::io::Error::other)?.read_to_end(&mut output).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stdout))
+    }
+
+    /// Its error output; see [`stdout`](Self::stdout).
+    pub fn stderr(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stderr))
+    }
+
+    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    ///
+    /// ```no_run
+    /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
+    /// use futures::StreamExt;
+    ///
+    /// let mut lines = container.lines().map_err(std::io::Error::other)?;
+    /// while let Some(line) = lines.next().await {
+    ///     let line = line?;
+    ///     println!("{:?} {}", line.stream, String::from_utf8_lossy(&line.bytes));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lines(&self) -> Result<LogLines, Error> {
+        Ok(LogLines::new(self.logs()?))
+    }
+
+    /// Has its shim open the log files anew, by their names: for who has renamed them to rotate
+    /// them. What was written before this stands in the renamed ones.
+    pub fn reopen_logs(&self) -> Result<(), Error> {
+        stdin::reopen_logs(&self.core, &self.state.init)
+    }
+
+    /// Whether it has a terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.state.init.terminal
     }
 
     /// Deletes a container that has ended or was never started, and all that is left of it.

@@ -120,6 +120,20 @@ pub enum Error {
         /// The time it was given.
         after: Duration,
     },
+    /// The output of the process is not kept where it could be read.
+    #[error("the output of container {id} can't be read back: {reason}")]
+    NoLog {
+        /// The container.
+        id: ContainerId,
+        /// Where it goes, and where to look.
+        reason: String,
+    },
+    /// Its log has no times.
+    #[error("the log of container {id} has no times: it is a file of the very bytes (driver file)")]
+    NoTimes {
+        /// The container.
+        id: ContainerId,
+    },
     /// A system call failed.
     #[error("{attempt}: {source}")]
     Io {

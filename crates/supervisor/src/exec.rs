@@ -10,8 +10,9 @@ use crate::container::{Container, ended, pid_of, signal_process};
 use crate::lifecycle::{Activity, State};
 use crate::options::{ExecOptions, TerminalSize};
 use crate::process::Process;
+use crate::stdin::{self, InputWriter};
 use crate::supervisor::{ContainerState, Core};
-use crate::{Error, LogReader, launch, layout, stdin};
+use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream, launch, layout};
 
 impl Container {
     /// Runs a further process in it.
@@ -38,7 +39,7 @@ impl Container {
                     tokio::task::spawn_blocking(move || {
                         let job = layout::exec(&this.core, &this.state, &options)?;
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                        match LogReader::open(&this.core, &job.process) {
+                        match LogReader::attached(&this.core, &job.process) {
                             Ok(log) => Ok((job.process.clone(), job, log)),
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
@@ -110,8 +111,8 @@ impl ExecProcess {
     }
 
     /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe); see [`Container::stdin`].
-    pub fn stdin(&self) -> Result<tokio::net::unix::pipe::Sender, Error> {
-        stdin::open(&self.core, &self.process)
+    pub fn stdin(&self) -> Result<InputWriter, Error> {
+        InputWriter::open(&self.core, &self.process)
     }
 
     /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
@@ -137,7 +138,39 @@ impl ExecProcess {
 
     /// Its output from the beginning.
     pub fn logs(&self) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.process)
+        self.logs_with(LogOptions::new())
+    }
+
+    /// A part of its output.
+    pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
+        LogReader::open(&self.core, &self.process, &options)
+    }
+
+    /// Its standard output from the beginning; the end of file comes when it has ended and all is
+    /// read.
+    pub fn stdout(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stdout))
+    }
+
+    /// Its error output; see [`stdout`](Self::stdout).
+    pub fn stderr(&self) -> Result<OutputReader, Error> {
+        Ok(OutputReader::new(self.logs()?, OutputStream::Stderr))
+    }
+
+    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    pub fn lines(&self) -> Result<LogLines, Error> {
+        Ok(LogLines::new(self.logs()?))
+    }
+
+    /// Has the shim open its log files anew, by their names.
+    pub fn reopen_logs(&self) -> Result<(), Error> {
+        stdin::reopen_logs(&self.core, &self.process)
+    }
+
+    /// Whether it has a terminal.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.process.terminal
     }
 
     /// Removes its record and its output, once it has ended.

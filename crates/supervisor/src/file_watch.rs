@@ -4,15 +4,24 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_sys::reactor;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
-/// Tells when files grow. Costs nothing until someone asks.
+/// What is to be told of a file: that it grew, was renamed, or that one of its names was taken away.
+pub(crate) const OF_FILE: AddWatchFlags =
+    AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_ATTRIB);
+/// What is to be told of a directory: that there is a new name in it.
+pub(crate) const OF_DIRECTORY: AddWatchFlags =
+    AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
+
+/// Tells when files change. Costs nothing until someone asks.
 #[derive(Debug, Default)]
 pub(crate) struct FileWatch(Mutex<Option<Arc<Shared>>>);
 
@@ -28,14 +37,19 @@ struct Shared {
 /// A file that someone follows. Dropped by the last who does, it is watched no more.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    grown: Notify,
+    changed: Notify,
     descriptor: WatchDescriptor,
     shared: Weak<Shared>,
 }
 
 impl FileWatch {
-    /// Watches the file of this path.
-    pub(crate) fn watch(&self, path: &Path, stop: &CancellationToken) -> io::Result<Arc<Watched>> {
+    /// Watches the file or directory of this path.
+    pub(crate) fn watch(
+        &self,
+        path: &Path,
+        flags: AddWatchFlags,
+        stop: &CancellationToken,
+    ) -> io::Result<Arc<Watched>> {
         let shared = {
             let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &*slot {
@@ -44,12 +58,15 @@ impl FileWatch {
             }
         };
         let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let descriptor = shared.inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
+        let descriptor = shared.inotify.add_watch(path, flags)?;
         if let Some(watched) = files.get(&descriptor).and_then(Weak::upgrade) {
             return Ok(watched);
         }
-        let watched =
-            Arc::new(Watched { grown: Notify::new(), descriptor, shared: Arc::downgrade(&shared) });
+        let watched = Arc::new(Watched {
+            changed: Notify::new(),
+            descriptor,
+            shared: Arc::downgrade(&shared),
+        });
         files.insert(descriptor, Arc::downgrade(&watched));
         Ok(watched)
     }
@@ -72,22 +89,22 @@ impl Shared {
             // Held past the lock: the last of a file takes the lock when it is dropped.
             let concerned: Vec<Arc<Watched>> = {
                 let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-                // After an overflow nobody knows which files grew: everyone looks.
+                // After an overflow nobody knows which files changed: everyone looks.
                 if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
                     files.values().filter_map(Weak::upgrade).collect()
                 } else {
                     events.iter().filter_map(|event| files.get(&event.wd)?.upgrade()).collect()
                 }
             };
-            concerned.iter().for_each(|watched| watched.grown.notify_waiters());
+            concerned.iter().for_each(|watched| watched.changed.notify_waiters());
         }
     }
 }
 
 impl Watched {
-    /// Completes when the file has grown after this was called (not after it is first polled).
-    pub(crate) fn grown(&self) -> impl Future<Output = ()> + '_ {
-        let mut notified = Box::pin(self.grown.notified());
+    /// Completes when the file has changed after this was called (not after it is first polled).
+    pub(crate) fn changed(&self) -> Pin<Box<Notified<'_>>> {
+        let mut notified = Box::pin(self.changed.notified());
         notified.as_mut().enable();
         notified
     }

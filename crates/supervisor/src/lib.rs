@@ -30,6 +30,8 @@
 //! | `identity` | whether a pid is still the process that we mean |
 //! | `runtime`, `checkpoint` | the OCI runtime's command line |
 //! | `container`, `exec`, `operate`, `stdin`, `info` | what a caller can do with a container, and see of it |
+//! | `logs`, `log_files`, `log_place`, `log_entries`, `file_watch` | its output, from the log: across its files, and as it grows |
+//! | `output` | the same as a stream of bytes or lines |
 //! | `cgroup`, `oom` | what a container uses, and when it used too much memory |
 //! | `programs` | where runtimes and our own programs are found |
 //! | `bundle`, `default_config` | the bundle that the runtime is given |
@@ -52,10 +54,14 @@ mod launch;
 mod layout;
 mod leftovers;
 mod lifecycle;
+mod log_entries;
+mod log_files;
+mod log_place;
 mod logs;
 mod oom;
 mod operate;
 mod options;
+mod output;
 mod process;
 mod programs;
 mod reaper;
@@ -73,13 +79,15 @@ pub use error::Error;
 pub use events::{ContainerEvent, EventStream, Lagged, Replay};
 pub use exec::ExecProcess;
 pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
-pub use logs::{LogChunk, LogReader};
+pub use logs::{LogChunk, LogOptions, LogReader};
 pub use operate::ProcessEntry;
 pub use options::{Builder, ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};
+pub use output::{LogLine, LogLines, OutputReader};
 pub use programs::RuntimeChoice;
+pub use stdin::InputWriter;
 pub use supervisor::{RestoreReport, Supervisor};
 
-pub use holdfast_state::cri::Stream as OutputStream;
+pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
     ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, InvalidId, InvalidLog, LogDriver,
     LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,

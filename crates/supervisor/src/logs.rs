@@ -1,122 +1,184 @@
 //! The output of a process, read from its log.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use holdfast_state::cri::{self, Stream};
-use holdfast_state::process_dir::OUTPUT_LOG;
+use futures::Stream;
+use futures::future::{Either, pending, select_all};
+use holdfast_state::cri::{self, Mark};
+use holdfast_state::{Directory, LogDriver, LogSpec};
 use nix::fcntl::OFlag;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::Error;
-use crate::file_watch::Watched;
+use crate::file_watch::{OF_DIRECTORY, OF_FILE, Watched};
+use crate::log_entries::Format;
+use crate::log_files::{LogFiles, Progress};
+use crate::log_place::{Identity, Place};
 use crate::process::Process;
-use crate::supervisor::{Core, blocking};
-
-/// How much of a log is read at once.
-const READ_SIZE: usize = 64 * 1024;
-/// Longer than any entry that a shim writes. What is longer is none, and is not kept in memory.
-const MAX_ENTRY: usize = 1024 * 1024;
+use crate::supervisor::Core;
 
 /// A piece of output: what a container wrote, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogChunk {
     /// Where it was written.
-    pub stream: Stream,
-    /// When the shim read it (RFC 3339).
-    pub time: String,
+    pub stream: cri::Stream,
+    /// When the shim read it (RFC 3339); a log of the very bytes does not have that.
+    pub time: Option<String>,
+    /// Whether it is the container's, and for certain.
+    pub mark: Mark,
     /// The bytes; with the line feed, if one ended them.
     pub bytes: Bytes,
 }
 
-/// Reads the output of a process from its beginning. It stays readable after the container was
-/// deleted.
+/// Which part of a log is read. The default: all of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogOptions {
+    pub(crate) since: Option<SystemTime>,
+    pub(crate) tail: Option<u64>,
+}
+
+impl LogOptions {
+    /// The default.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only what was written at that moment or later, by the system's clock.
+    #[must_use]
+    pub fn since(mut self, since: SystemTime) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// Of what is there when it is opened, only so many lines at the end; 0 for none of it. Where
+    /// standard error has a file of its own, that has as many.
+    #[must_use]
+    pub fn tail(mut self, lines: u64) -> Self {
+        self.tail = Some(lines);
+        self
+    }
+}
+
+/// Reads the output of a process, from its beginning unless something else was asked for. It stays
+/// readable after the container was deleted.
 #[derive(Debug)]
 pub struct LogReader {
     core: Arc<Core>,
     process: Arc<Process>,
-    file: File,
-    /// What was read of a line whose end is still to come.
-    partial: Vec<u8>,
-    /// Whether that line is too long to be an entry.
-    too_long: bool,
+    state: State,
     ready: VecDeque<LogChunk>,
-    follow: Option<Follow>,
+    /// The process had ended before the files were last read to their end: there is no more to come.
+    complete: bool,
+    /// What is watched, so that it stays so from one wait to the next.
+    watched: Vec<Arc<Watched>>,
 }
 
+/// The files of a log: one with its predecessors, or one for each stream.
+type Files = Vec<LogFiles>;
+
 #[derive(Debug)]
-struct Follow {
-    watched: Arc<Watched>,
-    /// The process had ended before the file was last read to its end: there is no more to come.
-    complete: bool,
+enum State {
+    Idle(Files),
+    /// A thread has them. Kept here, so that who stops waiting for it loses nothing.
+    Reading(JoinHandle<(Files, io::Result<Progress>)>),
 }
 
 impl LogReader {
-    pub(crate) fn open(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
-        let open = || {
-            let dir = core.process_dir(&process.container, &process.id)?;
-            // Created if the shim has not done so yet, so that a reader may come first.
-            dir.directory().open_file(OUTPUT_LOG, OFlag::O_RDONLY | OFlag::O_CREAT)
-        };
-        let file = open()
-            .map_err(Error::io(format!("open the output of container {}", process.container)))?;
-        Ok(Self {
-            core: core.clone(),
-            process: process.clone(),
-            file,
-            partial: Vec::new(),
-            too_long: false,
-            ready: VecDeque::new(),
-            follow: None,
-        })
+    pub(crate) fn open(
+        core: &Arc<Core>,
+        process: &Arc<Process>,
+        options: &LogOptions,
+    ) -> Result<Self, Error> {
+        let spec = process.log.readable().ok_or_else(|| not_readable(process))?;
+        if spec.driver == LogDriver::File && options.since.is_some() {
+            return Err(Error::NoTimes { id: process.container.clone() });
+        }
+        let files = open_files(core, process, spec, options).map_err(failed(process))?;
+        Ok(Self::of(core, process, files))
     }
 
-    /// The next piece that is there, or `None` at the end of what has been written so far.
+    /// For a process that is about to be started. What can't be read back reads as empty.
+    pub(crate) fn attached(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
+        let Some(spec) = process.log.readable() else {
+            return Ok(Self::of(core, process, Vec::new()));
+        };
+        if let Some(own) = own_name(spec) {
+            // So that this holds the file, should the process soon end and be deleted.
+            let dir = core.process_dir(&process.container, &process.id).map_err(failed(process))?;
+            let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
+            dir.directory().open_file(own, flags).map_err(failed(process))?;
+        }
+        match open_files(core, process, spec, &LogOptions::new()) {
+            Ok(files) => Ok(Self::of(core, process, files)),
+            Err(error) if own_name(spec).is_none() => {
+                // It may be a device. Should it be nothing at all, the shim will say so.
+                tracing::debug!(container = %process.container, log = %spec, %error, "not read back");
+                Ok(Self::of(core, process, Vec::new()))
+            }
+            Err(error) => Err(failed(process)(error)),
+        }
+    }
+
+    fn of(core: &Arc<Core>, process: &Arc<Process>, files: Files) -> Self {
+        Self {
+            core: core.clone(),
+            process: process.clone(),
+            state: State::Idle(files),
+            ready: VecDeque::new(),
+            complete: false,
+            watched: Vec::new(),
+        }
+    }
+
+    /// The next piece that is there, or `None` at the end of what has been written so far. Cancel
+    /// safe.
     pub async fn next(&mut self) -> io::Result<Option<LogChunk>> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 return Ok(Some(chunk));
             }
-            if self.fill().await? == 0 {
-                return Ok(None);
+            match self.read().await? {
+                Progress::Read(chunks) => self.ready.extend(chunks),
+                Progress::End => return Ok(None),
             }
         }
     }
 
     /// The next piece, waiting for it if need be; `None` when the process has ended and all that
-    /// it wrote was read. An error if the supervisor is shut down before that.
+    /// it wrote was read. An error if the supervisor is shut down before that. Cancel safe.
     pub async fn follow(&mut self) -> io::Result<Option<LogChunk>> {
         loop {
             if let Some(chunk) = self.next().await? {
                 return Ok(Some(chunk));
             }
-            let follow = match &mut self.follow {
-                Some(follow) => follow,
-                None => {
-                    // Through the descriptor: the name may be gone by now.
-                    let path =
-                        format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
-                    let watched = self.core.files.watch(path.as_ref(), &self.core.stop)?;
-                    // What was written before the watch began is read first.
-                    self.follow = Some(Follow { watched, complete: false });
-                    continue;
-                }
-            };
-            if follow.complete {
+            if self.complete {
                 return Ok(None);
             }
-            let watched = follow.watched.clone();
-            let grown = watched.grown();
-            // Between the last read and this line the file may have grown.
+            let (names, watched) = self.watch()?;
+            self.watched.clone_from(&watched);
+            let changed = match watched.iter().map(|watched| watched.changed()).collect::<Vec<_>>()
+            {
+                none if none.is_empty() => Either::Left(pending()),
+                some => Either::Right(select_all(some)),
+            };
+            // Between the last read and this line there may have come more, or other files.
             if let Some(chunk) = self.next().await? {
                 return Ok(Some(chunk));
             }
+            if self.awaited() != names {
+                continue;
+            }
             tokio::select! {
-                () = grown => {}
+                _ = changed => {}
                 // The output is in the log before the exit is told: one more reading gets it all.
-                _ = self.process.ended() => self.complete(),
+                _ = self.process.ended() => self.complete = true,
                 () = self.core.stop.cancelled() => {
                     return Err(io::Error::other(Error::ShuttingDown));
                 }
@@ -124,56 +186,130 @@ impl LogReader {
         }
     }
 
-    fn complete(&mut self) {
-        if let Some(follow) = &mut self.follow {
-            follow.complete = true;
-        }
+    /// Whether what it gives has times: all logs have them but those of the very bytes.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.process.log.readable().is_none_or(|spec| spec.driver != LogDriver::File)
     }
 
-    /// Reads on and takes complete entries apart.
-    async fn fill(&mut self) -> io::Result<usize> {
-        let file = self.file.try_clone()?;
-        let read = blocking(move || {
-            let mut chunk = vec![0; READ_SIZE];
-            let length = (&file).read(&mut chunk)?;
-            chunk.truncate(length);
-            Ok(chunk)
-        })
-        .await?;
-        let length = read.len();
-        self.partial.extend_from_slice(&read);
-        // What was there before has been looked through: a long line costs no more than its length.
-        if read.contains(&b'\n') {
-            self.take_entries();
-        }
-        if self.partial.len() > MAX_ENTRY {
-            self.too_long = true;
-            self.partial.clear();
-        }
-        Ok(length)
-    }
-
-    fn take_entries(&mut self) {
-        let mut rest = self.partial.as_slice();
-        while let Some(end) = rest.iter().position(|&b| b == b'\n') {
-            if !std::mem::take(&mut self.too_long)
-                && let Some(chunk) = chunk_of(&rest[..end])
-            {
-                self.ready.push_back(chunk);
+    /// What [`follow`](Self::follow) gives, as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<LogChunk>> + Send {
+        futures::stream::unfold(Some(self), async |reader| {
+            let mut reader = reader?;
+            match reader.follow().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
             }
-            rest = &rest[end + 1..];
+        })
+    }
+
+    /// The names of what would tell that there may be more.
+    fn awaited(&self) -> Vec<Identity> {
+        let State::Idle(files) = &self.state else { return Vec::new() };
+        files.iter().flat_map(LogFiles::awaited).map(|(id, _)| id).collect()
+    }
+
+    /// Watches all that is held, and where it is missing the directory in which it is to appear.
+    fn watch(&self) -> io::Result<(Vec<Identity>, Vec<Arc<Watched>>)> {
+        let State::Idle(files) = &self.state else { return Ok(Default::default()) };
+        let mut all = (Vec::new(), Vec::new());
+        for (id, open) in files.iter().flat_map(LogFiles::awaited) {
+            let flags = if id == LogFiles::DIRECTORY { OF_DIRECTORY } else { OF_FILE };
+            all.0.push(id);
+            // Through the descriptor: the name may be another's by now, or gone.
+            let path = format!("/proc/self/fd/{}", open.as_raw_fd());
+            all.1.push(self.core.files.watch(path.as_ref(), flags, &self.core.stop)?);
         }
-        let used = self.partial.len() - rest.len();
-        self.partial.drain(..used);
+        Ok(all)
+    }
+
+    /// Reads on by one step.
+    async fn read(&mut self) -> io::Result<Progress> {
+        if let State::Idle(files) = &mut self.state {
+            let files = std::mem::take(files);
+            self.state = State::Reading(spawn_blocking(move || read(files)));
+        }
+        let State::Reading(thread) = &mut self.state else { return Ok(Progress::End) };
+        let (files, progress) =
+            thread.await.unwrap_or_else(|error| (Files::new(), Err(io::Error::other(error))));
+        self.state = State::Idle(files);
+        progress
     }
 }
 
-fn chunk_of(line: &[u8]) -> Option<LogChunk> {
-    let entry = cri::decode(line)?;
-    let mut bytes = Vec::with_capacity(entry.content.len() + 1);
-    bytes.extend_from_slice(entry.content);
-    if entry.full {
-        bytes.push(b'\n');
+/// Reads on by one step in the first log that has something, which then is the last in turn.
+fn read(mut files: Files) -> (Files, io::Result<Progress>) {
+    for index in 0..files.len() {
+        match files[index].read() {
+            Ok(Progress::End) => {}
+            progress => {
+                files.rotate_left(index + 1);
+                return (files, progress);
+            }
+        }
     }
-    Some(LogChunk { stream: entry.stream, time: entry.time.to_owned(), bytes: bytes.into() })
+    (files, Ok(Progress::End))
+}
+
+fn failed(process: &Process) -> impl FnOnce(io::Error) -> Error + use<> {
+    Error::io(format!("open the output of container {}", process.container))
+}
+
+/// The name of a log of ours; `None` if it is the caller's.
+fn own_name(spec: &LogSpec) -> Option<&str> {
+    spec.file().filter(|file| file.is_relative()).and_then(Path::to_str)
+}
+
+fn open_files(
+    core: &Core,
+    process: &Process,
+    spec: &LogSpec,
+    options: &LogOptions,
+) -> io::Result<Files> {
+    let format = Format::of(spec.driver);
+    let stdout = spec.file().map(|path| (path, format));
+    let stderr = spec.stderr.as_deref().map(|path| (path, Format::Raw(cri::Stream::Stderr)));
+    let opened = stdout.into_iter().chain(stderr).map(|(path, format)| {
+        let (directory, name) = locate(core, process, path)?;
+        let set_aside = match format {
+            // Nobody rotates it; what has a similar name is another's.
+            Format::Raw(_) => 0,
+            Format::Cri | Format::JsonFile => spec.files().saturating_sub(1),
+        };
+        LogFiles::open(Place { directory, name, format, set_aside }, options)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    });
+    opened.collect()
+}
+
+/// The directory of a log, and its name there.
+fn locate(core: &Core, process: &Process, path: &Path) -> io::Result<(Directory, String)> {
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "names no file");
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_file)?;
+    let directory = match path.parent() {
+        Some(parent) if path.is_absolute() => Directory::open(parent)?,
+        _ => core.process_dir(&process.container, &process.id)?.directory().open_dir(".")?,
+    };
+    Ok((directory, name.to_owned()))
+}
+
+/// Says where the output goes instead.
+fn not_readable(process: &Process) -> Error {
+    let id = &process.container;
+    let place = |spec: &LogSpec| {
+        let name = spec.driver.name();
+        match spec.driver {
+            LogDriver::Journald => {
+                format!("its log driver is {name}; see `journalctl CONTAINER_ID={id}`")
+            }
+            LogDriver::Fifo => {
+                let path = spec.path.as_deref().unwrap_or(Path::new("its FIFO"));
+                format!("its log driver is {name}; whoever reads {} has it", path.display())
+            }
+            _ => format!("its log driver is {name}, which keeps nothing"),
+        }
+    };
+    let places: Vec<String> = process.log.specs().iter().map(place).collect();
+    Error::NoLog { id: id.clone(), reason: places.join(", and ") }
 }

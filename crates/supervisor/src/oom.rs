@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::unix::AsyncFd;
 
 use crate::cgroup::Cgroups;
-use crate::file_watch::Watched;
+use crate::file_watch::{OF_FILE, Watched};
 use crate::supervisor::Core;
 
 /// A container's count of such kills, and how its growth is noticed.
@@ -41,7 +41,7 @@ impl OomWatch {
     pub(crate) fn begin(core: &Core, pid: i32) -> io::Result<Self> {
         let cgroups = Cgroups::of(pid)?;
         let notice = match (cgroups.memory_events(), cgroups.oom_control()) {
-            (Some(file), _) => Notice::File(core.files.watch(&file, &core.stop)?),
+            (Some(file), _) => Notice::File(core.files.watch(&file, OF_FILE, &core.stop)?),
             (None, Some((control, register))) => match register_event(&control, &register) {
                 Ok(event) => Notice::Event(event),
                 // A kernel that has the files and not this old interface.
@@ -61,12 +61,12 @@ impl OomWatch {
         loop {
             match &self.notice {
                 Notice::File(watched) => {
-                    let grown = watched.grown();
-                    // Between the last look and this line it may have grown.
+                    let changed = watched.changed();
+                    // Between the last look and this line it may have changed.
                     if self.is_new() {
                         return;
                     }
-                    grown.await;
+                    changed.await;
                 }
                 Notice::Event(event) => {
                     if self.is_new() {

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, ExitRecord, Launch, ProcessId, ProcessRecord, Timestamp};
+use holdfast_state::{
+    ContainerId, ExitRecord, Launch, Logging, ProcessId, ProcessRecord, Timestamp,
+};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +36,10 @@ pub(crate) struct Process {
     /// How long its start may take.
     pub(crate) start_timeout: Duration,
     pub(crate) origin: Origin,
+    /// Where its output goes.
+    pub(crate) log: Logging,
+    /// Whether it has a terminal.
+    pub(crate) terminal: bool,
     /// When it was made; the seed did not write that down.
     pub(crate) created: Option<Timestamp>,
     /// The container's stream of events.
@@ -74,6 +81,8 @@ impl Process {
                 policies.map_or(0, |policies| policies.start_timeout_ms),
             ),
             origin,
+            log: policies.map(|policies| policies.log.clone()).unwrap_or_default(),
+            terminal: record.oci.get("terminal").and_then(Value::as_bool).unwrap_or_default(),
             created: policies.map(|policies| policies.created.clone()),
             stream: stream.clone(),
             state: watch::Sender::new(state),

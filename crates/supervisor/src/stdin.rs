@@ -4,12 +4,15 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use holdfast_state::control::Control;
 use holdfast_state::process_dir::STDIN;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::io::AsyncWrite;
 use tokio::net::unix::pipe;
 
 use crate::Error;
@@ -50,13 +53,61 @@ pub(crate) fn resize(core: &Core, process: &Process, size: TerminalSize) -> Resu
     control(core, process, message, "resizing its terminal")
 }
 
-/// Opens the FIFO that Holdfast made for the input of a process.
-pub(crate) fn open(core: &Core, process: &Process) -> Result<pipe::Sender, Error> {
-    let opened = core
-        .process_dir(&process.container, &process.id)
-        .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
-        .and_then(pipe::Sender::from_file);
-    opened.map_err(Error::io(format!("open the input of container {}", process.container)))
+pub(crate) fn reopen_logs(core: &Core, process: &Process) -> Result<(), Error> {
+    control(core, process, Control::ReopenLogs, "opening its logs anew")
+}
+
+/// The input of a process. `shutdown` ends it, for the process once all who write to it have closed
+/// it; dropping this just closes it here.
+#[derive(Debug)]
+pub struct InputWriter {
+    core: Arc<Core>,
+    process: Arc<Process>,
+    /// `None` once it was shut down.
+    fifo: Option<pipe::Sender>,
+}
+
+impl InputWriter {
+    /// Opens the FIFO that Holdfast made for it.
+    pub(crate) fn open(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
+        let opened = core
+            .process_dir(&process.container, &process.id)
+            .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
+            .and_then(pipe::Sender::from_file);
+        let fifo = opened
+            .map_err(Error::io(format!("open the input of container {}", process.container)))?;
+        Ok(Self { core: core.clone(), process: process.clone(), fifo: Some(fifo) })
+    }
+
+    fn fifo(&mut self) -> io::Result<Pin<&mut pipe::Sender>> {
+        let shut_down = || io::Error::new(io::ErrorKind::BrokenPipe, "the input was shut down");
+        self.fifo.as_mut().map(Pin::new).ok_or_else(shut_down)
+    }
+}
+
+impl AsyncWrite for InputWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.fifo()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is written is in the FIFO.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fifo = None;
+        let closed = close(&self.core, &self.process);
+        // A process that has ended needs no input.
+        Poll::Ready(match closed {
+            Err(_) if self.process.is_stopped() => Ok(()),
+            closed => closed.map_err(io::Error::other),
+        })
+    }
 }
 
 /// Where that FIFO is, if the process has one.

@@ -324,7 +324,7 @@ impl Supervisor {
                         let (container, job) = layout::container(&core, &options, launch)?;
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
-                        match LogReader::open(&core, &container.init) {
+                        match LogReader::attached(&core, &container.init) {
                             Ok(log) => Ok((container, job, log)),
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
