@@ -80,7 +80,9 @@ impl Watch {
             if final_state {
                 (pidfd, deadline) = (None, None);
                 self.oom = None;
-                self.process.take_copies();
+                if self.process.take_copies().is_some() || self.process.handle().is_some() {
+                    self.core.keeping.release(&self.process);
+                }
                 self.reap_orphan();
                 self.process.set_handle(None);
                 if self.exit.is_none() {
