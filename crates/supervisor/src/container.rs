@@ -244,6 +244,9 @@ impl Container {
     /// Has its shim open the log files anew, by their names: for who has renamed them to rotate
     /// them. What was written before this stands in the renamed ones.
     pub fn reopen_logs(&self) -> Result<(), Error> {
+        if self.state.init.is_stopped() {
+            return Err(self.wrong_state("reopening its logs", "running"));
+        }
         stdin::reopen_logs(&self.core, &self.state.init)
     }
 

@@ -164,6 +164,14 @@ impl ExecProcess {
 
     /// Has the shim open its log files anew, by their names.
     pub fn reopen_logs(&self) -> Result<(), Error> {
+        if self.process.is_stopped() {
+            return Err(Error::WrongState {
+                id: self.container.id.clone(),
+                status: "stopped",
+                operation: "reopening the logs of an exec",
+                needed: "running",
+            });
+        }
         stdin::reopen_logs(&self.core, &self.process)
     }
 

@@ -84,18 +84,15 @@ impl LogChunk {
     }
 }
 
-/// Reads until the buffer is full or the file ends.
+/// Reads once: less than was asked for is the end of the file. A second call could read on in
+/// another line, if the one at the end was cut off meanwhile.
 pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], offset + length as u64) {
-            Ok(0) => break,
-            Ok(more) => length += more,
+    loop {
+        match file.read_at(buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            read => return read,
         }
     }
-    Ok(length)
 }
 
 /// The block of a file that ends there, and where it begins. Shorter than a block at the

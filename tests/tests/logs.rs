@@ -1,0 +1,323 @@
+//! Reading logs: by the library and the command line, while they grow, are rotated and cut off.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use futures::StreamExt;
+use holdfast_supervisor::{
+    Container, Error, ExecOptions, ExitStatus, LogOptions, LogReader, Logging, Mark, OutputStream,
+    Stdin, Stdio, Supervisor,
+};
+use holdfast_tests::{Gate, Holdfast, Output, Scratch, read_all, said, soon, status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// An entry in the CRI's format, of that second of 1970.
+fn entry(second: u64, text: &str) -> String {
+    format!("1970-01-01T00:{:02}:{:02}.000000000Z stdout F {text}\n", second / 60, second % 60)
+}
+
+/// A container that says nothing, and a log that is written by hand.
+struct ByHand {
+    supervisor: Supervisor,
+    container: Container,
+    gate: Gate,
+    path: PathBuf,
+    scratch: Scratch,
+}
+
+impl ByHand {
+    async fn begin(driver: &str, options: &str) -> Self {
+        let scratch = Scratch::new();
+        let supervisor = scratch.open().await;
+        let (gate, path) = (scratch.gate(), scratch.path().join("by-hand.log"));
+        let log = format!("{driver}:{}{options}", path.display()).parse().unwrap();
+        let stdio = Stdio::new().log(Logging::new(vec![log]).unwrap());
+        let script = gate.wait("true");
+        let container = supervisor.run(scratch.script(&script).stdio(stdio)).await.unwrap();
+        Self { supervisor, container, gate, path, scratch }
+    }
+
+    fn numbered(&self, number: u32) -> PathBuf {
+        match number {
+            0 => self.path.clone(),
+            number => format!("{}.{number}", self.path.display()).into(),
+        }
+    }
+
+    fn append(&self, text: &str) {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// As the shim does it, with three files in all.
+    fn rotate(&self) {
+        for number in [1, 0] {
+            let _ = fs::rename(self.numbered(number), self.numbered(number + 1));
+        }
+    }
+
+    async fn end(self) {
+        self.gate.open(0);
+        assert_eq!(status(&self.container).await, ExitStatus::Code(0));
+        drop(self.container);
+        self.scratch.close(self.supervisor).await;
+    }
+}
+
+async fn next(reader: &mut LogReader) -> String {
+    let chunk = soon("a piece of output", reader.follow()).await.expect("read the log");
+    String::from_utf8(chunk.expect("it runs").bytes.to_vec()).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_a_log_is_woken_by_growth_rotation_and_cutting_off() {
+    let by_hand = ByHand::begin("cri", ",max-size=1m,max-files=3").await;
+    let mut reader = by_hand.container.logs().unwrap();
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let following = tokio::spawn(async move {
+        while let Some(chunk) = reader.follow().await.unwrap() {
+            assert_eq!(chunk.mark, Mark::Plain);
+            sender.send(String::from_utf8(chunk.bytes.to_vec()).unwrap()).unwrap();
+        }
+    });
+    for round in 0..20 {
+        by_hand.append(&entry(round, &format!("first {round}")));
+        assert_eq!(soon("a line", lines.recv()).await.unwrap(), format!("first {round}\n"));
+        // A shim dies half-way through an entry, and the one that adopts cuts it off.
+        let whole = fs::metadata(&by_hand.path).unwrap().len();
+        by_hand.append("1970-01-01T00:00:00.000000000Z stdout F to");
+        if round % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        OpenOptions::new().write(true).open(&by_hand.path).unwrap().set_len(whole).unwrap();
+        by_hand.append(&entry(round, &format!("second {round}")));
+        assert_eq!(soon("a line", lines.recv()).await.unwrap(), format!("second {round}\n"));
+        by_hand.append(&entry(round, &format!("third {round}")));
+        by_hand.rotate();
+        if round % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        by_hand.append(&entry(round, &format!("fourth {round}")));
+        for word in ["third", "fourth"] {
+            assert_eq!(soon("a line", lines.recv()).await.unwrap(), format!("{word} {round}\n"));
+        }
+    }
+    // The last of all is there before the end is told.
+    by_hand.rotate();
+    by_hand.append(&entry(0, "last"));
+    by_hand.end().await;
+    assert_eq!(soon("a line", lines.recv()).await.unwrap(), "last\n");
+    soon("the end of the output", following).await.unwrap();
+    assert_eq!(lines.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_came_before_the_log_finds_it_when_it_appears() {
+    let by_hand = ByHand::begin("json-file", "").await;
+    let _ = fs::remove_file(&by_hand.path);
+    let mut reader = by_hand.container.logs().unwrap();
+    assert_eq!(reader.next().await.unwrap(), None);
+    let waiting = tokio::spawn(async move { (next(&mut reader).await, reader) });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let line = r#"{"log":"hi\n","stream":"stderr","time":"2026-01-01T00:00:00Z"}"#;
+    by_hand.append(&format!("{line}\n"));
+    let (line, reader) = soon("a line", waiting).await.unwrap();
+    assert_eq!(line, "hi\n");
+    by_hand.gate.open(0);
+    assert_eq!(read_all(reader).await, Output::default());
+    by_hand.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_very_bytes_are_read_as_they_come_and_have_no_times() {
+    let by_hand = ByHand::begin("file", "").await;
+    let mut reader = by_hand.container.logs().unwrap();
+    by_hand.append("no line feed");
+    assert_eq!(next(&mut reader).await, "no line feed");
+    by_hand.append(" yet\nnow");
+    assert_eq!(next(&mut reader).await, " yet\nnow");
+    let tail = |lines| by_hand.container.logs_with(LogOptions::new().tail(lines)).unwrap();
+    assert_eq!(next(&mut tail(1)).await, "now");
+    assert_eq!(next(&mut tail(2)).await, "no line feed yet\nnow");
+    let error = by_hand.container.logs_with(LogOptions::new().since(UNIX_EPOCH)).unwrap_err();
+    assert!(matches!(error, Error::NoTimes { .. }), "{error}");
+    by_hand.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_waiting_half_way_misses_nothing() {
+    let by_hand = ByHand::begin("cri", "").await;
+    let mut reader = by_hand.container.logs().unwrap();
+    let path = by_hand.path.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        for number in 0..2000 {
+            file.write_all(entry(0, &number.to_string()).as_bytes()).unwrap();
+        }
+    });
+    for number in 0..2000 {
+        let chunk = loop {
+            let limit = Duration::from_micros(number % 50);
+            if let Ok(chunk) = tokio::time::timeout(limit, reader.follow()).await {
+                break chunk.unwrap().expect("it runs");
+            }
+        };
+        assert_eq!(chunk.bytes, format!("{number}\n"));
+    }
+    soon("the writer", writing).await.unwrap();
+    by_hand.end().await;
+}
+
+/// What the command line makes of a log that was written by hand.
+async fn prepared() -> (Holdfast, String, PathBuf) {
+    let holdfast = Holdfast::start().await;
+    let path = holdfast.scratch.path().join("by-hand.log");
+    let log = format!("cri:{},max-size=1m,max-files=9", path.display());
+    let id = holdfast.run_detached(&["--log", &log], &["sleep", "100000"]).await;
+    let write = |name: &str, seconds: std::ops::Range<u64>| {
+        let text: String = seconds.map(|second| entry(second, &format!("line {second}"))).collect();
+        File::create(path.with_file_name(name)).unwrap().write_all(text.as_bytes()).unwrap();
+    };
+    // Two are missing since a crash.
+    write("by-hand.log.5", 0..10);
+    write("by-hand.log.4", 10..20);
+    write("by-hand.log.1", 20..25);
+    write("by-hand.log", 25..30);
+    (holdfast, id, path)
+}
+
+fn numbered(lines: std::ops::Range<u64>) -> String {
+    lines.map(|line| format!("line {line}\n")).collect()
+}
+
+#[tokio::test]
+async fn the_command_line_shows_all_of_a_log_or_its_last_lines_or_what_is_recent() {
+    let (holdfast, id, path) = prepared().await;
+    assert_eq!(holdfast.ok(&["logs", &id]).await, numbered(0..30));
+    assert_eq!(holdfast.ok(&["logs", "--tail", "3", &id]).await, numbered(27..30));
+    assert_eq!(holdfast.ok(&["logs", "--tail", "17", &id]).await, numbered(13..30));
+    assert_eq!(holdfast.ok(&["logs", "--tail", "0", &id]).await, "");
+    let since = "1970-01-01T02:00:18+02:00";
+    assert_eq!(holdfast.ok(&["logs", "--since", since, &id]).await, numbered(18..30));
+    assert_eq!(holdfast.ok(&["logs", "--since", "10m", &id]).await, "");
+    let timed = holdfast.ok(&["logs", "-t", "--tail", "1", &id]).await;
+    assert_eq!(timed, "1970-01-01T00:00:29.000000000Z line 29\n");
+    // What follows is shown, however little of what was there.
+    let mut following = holdfast.begin(&["logs", "-f", "--tail", "1", &id]);
+    assert_eq!(following.line().await, "line 29");
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"1970-01-01T00:00:30.000000000Z stdout P one \n").unwrap();
+    file.write_all(b"1970-01-01T00:00:31.000000000Z stderr F:notice 3 lines dropped\n").unwrap();
+    file.write_all(b"1970-01-01T00:00:32.000000000Z stdout F:again line\n").unwrap();
+    assert_eq!(following.line().await, "one line");
+    holdfast.ok(&["kill", &id]).await;
+    let ended = following.end().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
+    assert_eq!(ended.stderr, "3 lines dropped\n");
+    let ran = holdfast.run(&["logs", "--timestamps", "--tail", "2", &id]).await;
+    assert_eq!(ran.stdout, "1970-01-01T00:00:30.000000000Z one line\n");
+    assert_eq!(ran.stderr, "1970-01-01T00:00:31.000000000Z 3 lines dropped\n");
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_back_says_why_and_where_to_look() {
+    let holdfast = Holdfast::start().await;
+    let fifo = holdfast.scratch.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = format!("fifo:{}", fifo.display());
+    for (log, clue) in
+        [("none", "none"), ("journald", "journalctl CONTAINER_ID="), (&fifo, "/fifo")]
+    {
+        let id = holdfast.run_detached(&["--log", log], &["sleep", "100000"]).await;
+        let said = holdfast.fails(1, &["logs", &id]).await;
+        assert!(said.contains("log driver is") && said.contains(clue), "{said}");
+        assert!(!said.contains("journalctl") || said.contains(&format!("CONTAINER_ID={id}`")));
+    }
+    let file = format!("file:{}", holdfast.scratch.path().join("raw").display());
+    let id = holdfast.run_detached(&["--log", &file], &["sleep", "100000"]).await;
+    for option in ["--timestamps", "--since=10m"] {
+        let said = holdfast.fails(1, &["logs", option, &id]).await;
+        assert!(said.contains("has no times"), "{said}");
+    }
+    let said = holdfast.fails(2, &["logs", "--since", "yesterday", &id]).await;
+    assert!(said.contains("10m"), "{said}");
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn reopen_logs_reaches_the_shims_of_those_that_run() {
+    let holdfast = Holdfast::start().await;
+    let [first, second] = [
+        holdfast.run_detached(&[], &["sleep", "100000"]).await,
+        holdfast.run_detached(&[], &["sleep", "100000"]).await,
+    ];
+    assert_eq!(holdfast.ok(&["reopen-logs", &first, &second]).await, "");
+    holdfast.ok(&["kill", &first]).await;
+    holdfast.ok(&["wait", &first]).await;
+    let said = holdfast.fails(1, &["reopen-logs", &first, &second]).await;
+    assert!(said.contains("stopped") && said.contains("reopening its logs"), "{said}");
+    assert_eq!(holdfast.inspect(&second).await["status"], "running");
+    holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_library_gives_streams_and_lines_of_a_container_and_an_exec() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let script = "read -r word; echo out $word; echo err >&2; printf end; cat >&2";
+    let stdio = Stdio::new().stdin(Stdin::Pipe);
+    let container = supervisor.run(scratch.script(script).stdio(stdio.clone())).await.unwrap();
+    let exec = ExecOptions::new(["sh", "-c", script]).stdio(stdio);
+    let exec = container.exec(exec).await.unwrap();
+
+    let mut input = exec.stdin().unwrap();
+    soon("input", input.write_all(b"one\nrest")).await.unwrap();
+    soon("the shutdown of the input", input.shutdown()).await.unwrap();
+    let error = soon("input", input.write_all(b"x")).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    soon("stdout", exec.stdout().unwrap().read_to_string(&mut stdout)).await.unwrap();
+    soon("stderr", exec.stderr().unwrap().read_to_string(&mut stderr)).await.unwrap();
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("out one\nend", "err\nrest"));
+    // It has ended, and needs no input.
+    soon("another shutdown", input.shutdown()).await.unwrap();
+
+    let mut lines = container.lines().unwrap();
+    let mut input = container.stdin().unwrap();
+    soon("input", input.write_all(b"two\n")).await.unwrap();
+    let line = soon("a line", lines.next()).await.unwrap().unwrap();
+    assert_eq!((line.stream, &line.bytes[..]), (OutputStream::Stdout, &b"out two"[..]));
+    assert!(line.complete && line.time.is_some_and(|time| time.ends_with('Z')));
+    soon("the shutdown of the input", input.shutdown()).await.unwrap();
+    let rest: Vec<_> = soon("the rest", lines.map(|line| line.unwrap()).collect()).await;
+    let rest: Vec<_> =
+        rest.iter().map(|line| (line.stream, &line.bytes[..], line.complete)).collect();
+    let [out, err] = [OutputStream::Stdout, OutputStream::Stderr];
+    assert_eq!(rest, [(err, &b"err"[..], true), (out, b"end", false)]);
+    assert_eq!(status(&container).await, ExitStatus::Code(0));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_bytes_goes_on_until_the_process_ends() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let gate = scratch.gate();
+    let container = supervisor.run(scratch.script(&gate.script("echo ready"))).await.unwrap();
+    said(&container, "ready").await;
+    let mut stdout = container.stdout().unwrap();
+    let mut bytes = vec![0; 6];
+    soon("output", stdout.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(bytes, b"ready\n");
+    let early = tokio::time::timeout(Duration::from_millis(20), stdout.read(&mut bytes)).await;
+    assert!(early.is_err(), "nothing was written: {early:?}");
+    gate.open(3);
+    let mut rest = String::new();
+    soon("the rest", stdout.read_to_string(&mut rest)).await.unwrap();
+    assert_eq!(rest, "after\n");
+    assert_eq!(status(&container).await, ExitStatus::Code(3));
+    scratch.close(supervisor).await;
+}
