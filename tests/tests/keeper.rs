@@ -53,10 +53,10 @@ impl Manager {
 
     /// A program that starts the daemon as a service, with what is in the store.
     fn program(&self, holdfast: &Holdfast) -> PathBuf {
-        let mut script = "#!/bin/sh\n".to_owned();
+        let mut script = "#!/bin/bash\n".to_owned();
         for (number, fd) in self.store.values().enumerate() {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).expect("let it be inherited");
-            script += &format!("exec {}<&{}\n", number + 3, fd.as_raw_fd());
+            script += &format!("exec {}<&{1} {1}<&-\n", number + 3, fd.as_raw_fd());
         }
         let names: Vec<&str> = self.store.keys().map(String::as_str).collect();
         script += &format!(
