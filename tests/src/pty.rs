@@ -7,7 +7,10 @@ use std::process::Stdio;
 
 use holdfast_supervisor::TerminalSize;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -28,6 +31,17 @@ pub struct Pty {
     child: Child,
 }
 
+/// Both sides of a new terminal. What is started meanwhile, by another test too, inherits neither:
+/// it would keep the terminal open.
+fn open() -> nix::Result<(File, OwnedFd)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = nix::fcntl::open(ptsname_r(&master)?.as_str(), flags, Mode::empty())?;
+    Ok((File::from(OwnedFd::from(master)), slave))
+}
+
 impl Pty {
     /// Starts it.
     ///
@@ -36,11 +50,10 @@ impl Pty {
     /// If there is no terminal to be had.
     #[must_use]
     pub fn start(command: &Command, size: TerminalSize) -> Self {
-        let pty = nix::pty::openpty(None, None).expect("open a terminal");
-        let master = File::from(pty.master);
+        let (master, slave) = open().expect("open a terminal");
         holdfast_sys::terminal::resize(&master, size.width, size.height).expect("size a terminal");
-        let before = tcgetattr(&pty.slave).expect("ask a terminal for its mode");
-        let end = || Stdio::from(pty.slave.try_clone().expect("another descriptor"));
+        let before = tcgetattr(&slave).expect("ask a terminal for its mode");
+        let end = || Stdio::from(slave.try_clone().expect("another descriptor"));
         // `setsid --ctty` becomes what it starts, under the same number.
         let mut by = Command::new("setsid");
         by.arg("--ctty").arg(command.as_std().get_program()).args(command.as_std().get_args());
@@ -60,7 +73,7 @@ impl Pty {
                 }
             }
         });
-        Self { master, slave: Some(pty.slave), before, output, unread: String::new(), child }
+        Self { master, slave: Some(slave), before, output, unread: String::new(), child }
     }
 
     /// Types.

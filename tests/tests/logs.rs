@@ -1,6 +1,6 @@
 //! Reading logs: by the library and the command line, while they grow, are rotated and cut off.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -32,10 +32,11 @@ impl ByHand {
         let scratch = Scratch::new();
         let supervisor = scratch.open().await;
         let (gate, path) = (scratch.gate(), scratch.path().join("by-hand.log"));
-        let log = format!("{driver}:{}{options}", path.display()).parse().unwrap();
-        let stdio = Stdio::new().log(Logging::new(vec![log]).unwrap());
+        let log = format!("{driver}:{}{options}", path.display()).parse().expect("a log");
+        let stdio = Stdio::new().log(Logging::new(vec![log]).expect("one log"));
         let script = gate.wait("true");
-        let container = supervisor.run(scratch.script(&script).stdio(stdio)).await.unwrap();
+        let container = supervisor.run(scratch.script(&script).stdio(stdio)).await;
+        let container = container.expect("run a container");
         Self { supervisor, container, gate, path, scratch }
     }
 
@@ -47,8 +48,8 @@ impl ByHand {
     }
 
     fn append(&self, text: &str) {
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        let file = OpenOptions::new().append(true).create(true).open(&self.path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("append to a log");
     }
 
     /// As the shim does it, with three files in all.
@@ -178,7 +179,7 @@ async fn prepared() -> (Holdfast, String, PathBuf) {
     let id = holdfast.run_detached(&["--log", &log], &["sleep", "100000"]).await;
     let write = |name: &str, seconds: std::ops::Range<u64>| {
         let text: String = seconds.map(|second| entry(second, &format!("line {second}"))).collect();
-        File::create(path.with_file_name(name)).unwrap().write_all(text.as_bytes()).unwrap();
+        fs::write(path.with_file_name(name), text).expect("write a log");
     };
     // Two are missing since a crash.
     write("by-hand.log.5", 0..10);

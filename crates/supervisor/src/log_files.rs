@@ -350,6 +350,7 @@ mod tests {
     use std::fs;
     use std::io::Write;
     use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, UNIX_EPOCH};
 
     struct Scratch(tempfile::TempDir);
@@ -635,5 +636,54 @@ mod tests {
         }
         let expected: String = (10..20).map(|number| format!("{number}\n")).collect();
         assert_eq!(scratch.all(LogOptions::new().tail(10)), expected);
+    }
+
+    #[test]
+    fn a_race_with_a_writer_that_rotates_all_the_time_loses_and_repeats_nothing_unsaid() {
+        const LINES: u64 = 30_000;
+        let scratch = Scratch::new();
+        scratch.append(0, &line("1"));
+        let mut files = scratch.open(LogOptions::new());
+        let (writing, mut seen) = (AtomicBool::new(true), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = None;
+                for number in 2..=LINES {
+                    let open = || File::options().append(true).create(true).open(scratch.path(0));
+                    file.get_or_insert_with(|| open().unwrap())
+                        .write_all(&line(&number.to_string()))
+                        .unwrap();
+                    if number % 50 == 0 && number < LINES {
+                        scratch.rotate(5);
+                        file = None;
+                    }
+                }
+                writing.store(false, Ordering::SeqCst);
+            });
+            let mut gap = false;
+            loop {
+                let last_look = !writing.load(Ordering::SeqCst);
+                while let Progress::Read(chunks) = files.read().unwrap() {
+                    for chunk in chunks {
+                        if chunk.mark == Mark::Notice {
+                            gap = true;
+                            continue;
+                        }
+                        let text = String::from_utf8_lossy(&chunk.bytes).into_owned();
+                        let number: u64 = text.trim().parse().unwrap();
+                        let follows = number == seen + 1;
+                        assert!(
+                            follows || std::mem::take(&mut gap) && number > seen,
+                            "{seen} {text}"
+                        );
+                        seen = number;
+                    }
+                }
+                if last_look {
+                    break;
+                }
+            }
+        });
+        assert_eq!(seen, LINES);
     }
 }
