@@ -1,6 +1,7 @@
 //! Measurements beside the peers, in the same run and taking turns. The numbers of a run go into
 //! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
 
+mod latency;
 mod logs;
 mod peers;
 mod start;
@@ -22,6 +23,8 @@ pub(crate) struct Options {
 enum What {
     /// How fast output gets into a log: against conmon, and runc writing straight into a file
     Logs(logs::Options),
+    /// How long a line is on its way to whoever follows a log: against podman and tail
+    Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
 }
@@ -29,6 +32,7 @@ enum What {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match &options.what {
         What::Logs(options) => logs::run(options),
+        What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
     }
 }

@@ -198,8 +198,14 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_co
         tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
     }
     process.fail(failure);
-    if let Ok(dir) = dir
-        && let Err(error) = blocking(move || leftovers::end_process(&dir)).await
+    let ended = move |dir: &ProcessDir| {
+        leftovers::end_runtime(dir)?;
+        leftovers::end_process(dir)
+    };
+    // A shim that ended by itself has seen to that.
+    if shim_code.is_none()
+        && let Ok(dir) = dir
+        && let Err(error) = blocking(move || ended(&dir)).await
     {
         tracing::warn!(container = %process.container, process = %process.id, %error, "failed start: its process was not ended");
     }

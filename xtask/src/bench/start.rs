@@ -96,6 +96,27 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     save("start.json", &format!("cargo xtask bench start --rounds {}", options.rounds), &json!(all))
 }
 
+const PODMAN_RUN: [&str; 4] = ["--network", "host", "--log-driver", "k8s-file"];
+
+/// podman with state of its own.
+pub(super) fn podman_command(scratch: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(scratch.join("podman")).arg("--runroot");
+    command.arg(scratch.join("podman-run"));
+    command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]);
+    command.args(args);
+    command
+}
+
+/// A container of podman's in the background, with this directory at `/data`. `None` without podman.
+pub(super) fn podman(scratch: &Path, rootfs: &Path, data: &Path, args: &[&str]) -> Option<Command> {
+    peers::which("podman").ok()?;
+    let mut command = podman_command(scratch, &["run", "-d"]);
+    command.args(PODMAN_RUN).arg("-v").arg(format!("{}:/data", data.display()));
+    command.arg("--rootfs").arg(rootfs).args(args);
+    Some(command)
+}
+
 fn usable(way: Way, scratch: &Path, bundle: &Path) -> bool {
     let Some(mut command) = peer(way, scratch, bundle, "probe") else { return false };
     command
@@ -116,13 +137,8 @@ fn peer(way: Way, scratch: &Path, bundle: &Path, id: &str) -> Option<Command> {
             Some(command)
         }
         Way::Podman => {
-            let mut command = Command::new("podman");
-            command.arg("--root").arg(scratch.join("podman")).arg("--runroot");
-            command.arg(scratch.join("podman-run"));
-            command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime"]);
-            command.arg(peers::which("runc").ok()?);
-            command.args(["run", "--rm", "--network", "host", "--log-driver", "k8s-file"]);
-            command.arg("--rootfs").arg(rootfs).arg("true");
+            let mut command = podman_command(scratch, &["run", "--rm"]);
+            command.args(PODMAN_RUN).arg("--rootfs").arg(rootfs).arg("true");
             Some(command)
         }
         _ => None,
