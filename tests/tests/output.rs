@@ -149,7 +149,7 @@ fn reading(path: &Path, bytes: u64) -> std::thread::JoinHandle<Vec<u8>> {
 fn assert_whole(content: &[u8], lines: u64) {
     let mut follower = Follower::default();
     for piece in content.chunks(LINE * 100) {
-        follower.take(piece, false).unwrap();
+        follower.take(piece, false).expect("the next piece");
     }
     assert_eq!(follower.bytes(), lines * LINE as u64);
 }
