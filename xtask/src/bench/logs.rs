@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     fs::create_dir(&data)?;
     write_lines(&data.join("lines"), options.megabytes)?;
     let script =
-        "read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
+        ": >/data/ready; read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
     let bundle = peers::bundle(&scratch.0, &data, &["sh", "-c", script])?;
     let mut bench = Bench {
         daemon: Daemon::start(&programs, &scratch.0.join("root"))?,
@@ -248,8 +248,10 @@ impl Bench {
 
     /// Lets it write, waits until it has written all, and returns how long that took, in seconds.
     fn written(&mut self) -> anyhow::Result<f64> {
-        // What is started in the foreground may still be on its way; it is at the gate by then.
-        std::thread::sleep(Duration::from_millis(300));
+        let ready = self.data.join("ready");
+        peers::until("a container to start", || ready.exists())?;
+        fs::remove_file(ready)?;
+        std::thread::sleep(Duration::from_millis(100));
         let report = self.data.join("report");
         let began = Instant::now();
         self.gate.open()?;
