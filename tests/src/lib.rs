@@ -20,6 +20,7 @@ pub mod crash;
 pub mod daemon;
 pub mod life;
 pub mod listen;
+pub mod numbered;
 pub mod processes;
 pub mod pty;
 pub mod runtime;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    Container, ContainerEvent, EventKind, EventStream, ExitStatus, LogReader, OutputStream,
+    Container, ContainerEvent, EventKind, EventStream, ExitStatus, LogReader, Mark, OutputStream,
 };
 
 /// Longer than anything here takes on a loaded machine. It times nothing; it turns a hang into a
@@ -53,13 +53,17 @@ impl Output {
     }
 }
 
-/// Reads until the process has ended and all is read.
+/// Reads until the process has ended and all is read. What a shim that was killed had written and not
+/// yet taken out of the pipe comes once more, and marked: that is left out.
 pub async fn read_all(mut reader: LogReader) -> Output {
     let mut output = Output::default();
     while let Some(chunk) = soon("output", reader.follow()).await.expect("read output") {
-        match chunk.stream {
-            OutputStream::Stdout => output.stdout.extend_from_slice(&chunk.bytes),
-            OutputStream::Stderr => output.stderr.extend_from_slice(&chunk.bytes),
+        let stream = match chunk.stream {
+            OutputStream::Stdout => &mut output.stdout,
+            OutputStream::Stderr => &mut output.stderr,
+        };
+        if chunk.mark != Mark::Again || !stream.ends_with(&chunk.bytes) {
+            stream.extend_from_slice(&chunk.bytes);
         }
     }
     output

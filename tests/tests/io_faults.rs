@@ -268,7 +268,9 @@ async fn output_that_a_full_disk_refuses_is_counted_and_told_and_holds_nobody_up
     fs::write(&space, "").expect("make a file");
     gate.open(9);
     assert_eq!(holdfast.ok(&["wait", &id]).await, "9\n");
-    assert_eq!(holdfast.ok(&["logs", &id]).await.lines().last(), Some("after"));
+    let logs = holdfast.run(&["logs", &id]).await;
+    assert_eq!(logs.stdout.lines().last(), Some("after"), "{logs:?}");
+    assert!(logs.stderr.contains(" bytes of the log could not be written]"), "{logs:?}");
     let log = fs::read_to_string(holdfast.root().join(&id).join("init/shim-log.json"));
     let log: Vec<Value> = log
         .expect("read the shim's log")

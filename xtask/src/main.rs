@@ -9,9 +9,11 @@
 //! | `runtimes` | the lifecycle tests once for each OCI runtime, in one table |
 //! | `suite` | one run of cargo's tests |
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
+//! | `bench` | measurements beside the peers |
 //! | `torture` | exits by the thousand while daemon and shims are killed at random |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
+mod bench;
 mod crash_points;
 mod demo;
 mod fuzz;
@@ -44,6 +46,8 @@ enum Task {
     Torture(torture::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
+    /// Measure, beside the peers and in the same run
+    Bench(bench::Options),
     /// Run the fuzz targets, each for some seconds
     Fuzz(fuzz::Options),
 }
@@ -56,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::CrashPoints(options) => crash_points::run(&options),
         Task::Torture(options) => torture::run(&options),
         Task::VmTest(options) => vm::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Program {
 pub(crate) const RUNC: Program = Program { name: "runc", package: "runc" };
 /// The content of a root file system for tests.
 pub(crate) const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
+/// A peer.
+pub(crate) const CONMON: Program = Program { name: "conmon", package: "conmon" };
 /// Counts system calls.
 pub(crate) const STRACE: Program = Program { name: "strace", package: "strace" };
 

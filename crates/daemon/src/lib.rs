@@ -12,5 +12,6 @@ mod output;
 mod routes;
 mod serve;
 mod socket;
+mod systemd;
 
 pub use serve::{Config, ServeError, serve};

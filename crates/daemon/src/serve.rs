@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_supervisor::Supervisor;
@@ -11,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::routes::router;
 use crate::socket::Socket;
+use crate::systemd::{self, Manager};
 
 /// How long open requests may take to end when the daemon does. What they asked for is finished or
 /// taken up by the next daemon in any case.
@@ -62,6 +64,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if let Some(shim) = &config.shim {
         builder = builder.shim(shim);
     }
+    let manager = Manager::find()?.map(Arc::new);
+    if let Some(manager) = &manager {
+        builder = builder.keeper(manager.clone(), systemd::kept());
+    }
     let supervisor = builder.open().await?;
     let report = supervisor.restore_report();
     tracing::info!(
@@ -75,6 +81,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .await
         .map_err(|source| ServeError::Socket { path: config.address.clone(), source })?;
     tracing::info!(address = %config.address.display(), "listening");
+    if let Some(manager) = manager {
+        manager.ready()?;
+    }
 
     let (going_down, mut went_down) = tokio::sync::watch::channel(());
     let stopping = supervisor.clone();

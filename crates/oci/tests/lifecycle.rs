@@ -251,7 +251,9 @@ fn a_terminal_comes_through_the_console_socket() {
             command.arg("--console-socket").arg(&socket);
         })
         .unwrap();
-    read_until(&mut receive_master(&listener), "/dev/pts/0");
+    // Held until the end: a terminal whose master is closed hangs up.
+    let mut master = receive_master(&listener);
+    read_until(&mut master, "/dev/pts/0");
     assert_eq!(wait(pid), 6);
 }
 

@@ -11,7 +11,10 @@
 //! | `runtime` | starting the OCI runtime with them |
 //! | `stdio` | the pipes or FIFOs that the container gets, and our side of them |
 //! | `terminal` | how a terminal comes from the runtime |
-//! | `relay` | from a pipe or terminal into the log |
+//! | `relay` | from a pipe or terminal to where output goes |
+//! | `places` | all of those together |
+//! | `log_file`, `journald`, `reader` | each of them |
+//! | `rate` | how many lines a second a log takes |
 //! | `pump` | between a terminal and a FIFO |
 //! | `shim` | the loop: one `poll`, and what each phase does |
 //! | `starting` | the first phase: from the runtime to a process of ours, or back to nothing |
@@ -21,8 +24,13 @@
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
 
 mod args;
+mod journald;
 mod legacy;
+mod log_file;
+mod places;
 mod pump;
+mod rate;
+mod reader;
 mod relay;
 mod runtime;
 mod setup;

@@ -1,99 +1,19 @@
-//! From a container's pipe into its log. Nothing is allocated after the start.
+//! From a container's pipe or terminal to the places where its output goes. Nothing is allocated
+//! after the start.
+//!
+//! What is in a pipe is copied out of it first, brought to its places, and only then taken out: who
+//! kills us in between leaves it in the pipe for the next shim. That one may find in the log what is
+//! in the pipe as well, and marks it: at most what was read at once.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::time::SystemTime;
 
-use holdfast_state::cri::{self, Stream};
-use holdfast_state::process_dir::OUTPUT_LOG;
-use holdfast_state::{ProcessDir, time};
-use nix::fcntl::OFlag;
+use holdfast_state::cri::{Mark, Stream};
+use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
+use nix::unistd::pipe2;
 
-/// How much is read at once: what a pipe holds by default.
-const READ_SIZE: usize = 64 * 1024;
-/// How much is written at once, at the most.
-const WRITE_SIZE: usize = 128 * 1024;
-
-/// The log of a process, written in whole lines.
-pub(crate) struct OutputLog {
-    file: File,
-    input: Box<[u8]>,
-    output: Vec<u8>,
-    /// Bytes that could not be written since the last time that something could.
-    dropped: u64,
-}
-
-impl OutputLog {
-    pub(crate) fn new(file: File) -> Self {
-        Self {
-            file,
-            input: vec![0; READ_SIZE].into_boxed_slice(),
-            output: Vec::with_capacity(WRITE_SIZE),
-            dropped: 0,
-        }
-    }
-
-    /// Ends a line that a shim had begun when it died, so that ours begins a new one.
-    pub(crate) fn mend(&mut self, dir: &ProcessDir) -> io::Result<()> {
-        let file = File::from(dir.directory().open_at(OUTPUT_LOG, OFlag::O_RDONLY)?);
-        let length = file.metadata()?.len();
-        let mut last = [b'\n'];
-        if length > 0 {
-            file.read_exact_at(&mut last, length - 1)?;
-        }
-        if last != *b"\n" {
-            self.file.write_all(b"\n")?;
-        }
-        Ok(())
-    }
-
-    /// Writes out what has been gathered. A full disk must not stop the container, so what can't
-    /// be written is dropped, counted, and told once it goes on.
-    fn flush(&mut self) {
-        let mut rest = self.output.as_slice();
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if self.dropped == 0 {
-                        crate::log(
-                            "warning",
-                            &format!(
-                                "output.log: {error}; output is dropped until it can be written"
-                            ),
-                        );
-                    }
-                    self.dropped += rest.len() as u64;
-                    break;
-                }
-            }
-        }
-        if rest.is_empty() && self.dropped > 0 {
-            crate::log(
-                "warning",
-                &format!("output.log: goes on, {} bytes of it were dropped", self.dropped),
-            );
-            self.dropped = 0;
-        }
-        self.output.clear();
-    }
-
-    fn gather(&mut self, stream: Stream, length: usize) {
-        let stamp = time::format(SystemTime::now());
-        let input = std::mem::take(&mut self.input);
-        for piece in cri::pieces(&input[..length]) {
-            if self.output.len() + piece.len() > WRITE_SIZE / 2 {
-                self.flush();
-            }
-            cri::encode(stream, &stamp, cri::Mark::Plain, piece, &mut self.output);
-        }
-        self.input = input;
-        self.flush();
-    }
-}
+use crate::places::{Places, READ_SIZE};
 
 /// How much of a terminal's output is taken at its process's end before others that still write to
 /// it have to wait their turn.
@@ -104,6 +24,8 @@ pub(crate) struct Relay {
     from: OwnedFd,
     stream: Stream,
     kind: Kind,
+    /// How many bytes of the next may stand in the log already.
+    again: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,51 +43,131 @@ pub(crate) enum Progress {
     Ended,
 }
 
+/// A pipe for looking into pipes, and a place for what has been seen.
+pub(crate) struct Scratch {
+    reader: File,
+    writer: OwnedFd,
+    null: File,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self {
+            reader: reader.into(),
+            writer,
+            null: File::options().write(true).open("/dev/null")?,
+        })
+    }
+
+    /// Copies into the places' room what is in a pipe, and leaves it there. `None` if nothing is;
+    /// 0 if nothing will ever be.
+    fn look(&self, pipe: &OwnedFd, places: &mut Places, limit: usize) -> io::Result<Option<usize>> {
+        loop {
+            let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+            match tee(pipe, &self.writer, limit.min(READ_SIZE), flags) {
+                Ok(length) => {
+                    places.read_exact(&self.reader, length)?;
+                    return Ok(Some(length));
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes out what was looked at.
+    fn remove(&self, pipe: &OwnedFd, mut length: usize) -> io::Result<()> {
+        while length > 0 {
+            match splice(pipe, None, &self.null, None, length, SpliceFFlags::SPLICE_F_MOVE) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(removed) => length -= removed,
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Relay {
     pub(crate) fn new(from: OwnedFd, stream: Stream, kind: Kind) -> Self {
-        Self { from, stream, kind }
+        Self { from, stream, kind, again: 0 }
     }
 
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Moves one read's worth into the log, so that one stream can't starve the rest of the loop.
-    pub(crate) fn pass(&self, log: &mut OutputLog) -> io::Result<Progress> {
-        Ok(self.move_some(log, READ_SIZE)?.0)
+    /// Finds out whether what is in the pipe of a dead shim stands in its log already. Bytes that
+    /// are the same may be the same once more, so they are marked and not left out.
+    pub(crate) fn compare(&mut self, places: &mut Places, scratch: &Scratch) -> io::Result<()> {
+        let logged = places.last_read(self.stream)?;
+        if let Some(length) = scratch.look(&self.from, places, READ_SIZE)?
+            && places.room(length).starts_with(&logged)
+        {
+            self.again = logged.len();
+        }
+        Ok(())
+    }
+
+    /// Moves one read's worth, so that one stream can't starve the rest of the loop.
+    pub(crate) fn pass(&mut self, places: &mut Places, scratch: &Scratch) -> io::Result<Progress> {
+        Ok(self.move_some(places, scratch, READ_SIZE)?.0)
     }
 
     /// Moves all that was there when this was called: everything that a process wrote before it
     /// exited, and no more, so a background process that goes on writing can't hold this up.
-    pub(crate) fn drain(&self, log: &mut OutputLog) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, places: &mut Places, scratch: &Scratch) -> io::Result<()> {
         // A terminal does not count what is on its way to the master, but reading it gets that too.
         let mut left = match self.kind {
             Kind::Pipe => holdfast_sys::fd::readable_bytes(&self.from)?,
             Kind::Terminal => TERMINAL_DRAIN,
         };
-        while left > 0 {
-            match self.move_some(log, left.min(READ_SIZE))? {
+        while left > 0 && !places.are_full() {
+            match self.move_some(places, scratch, left)? {
                 (Progress::Ended, _) | (_, 0) => break,
-                (Progress::Open, length) => left -= length,
+                (Progress::Open, length) => left = left.saturating_sub(length),
             }
         }
         Ok(())
     }
 
-    fn move_some(&self, log: &mut OutputLog, limit: usize) -> io::Result<(Progress, usize)> {
-        loop {
-            return match nix::unistd::read(&self.from, &mut log.input[..limit]) {
-                Ok(0) => Ok((Progress::Ended, 0)),
-                Ok(length) => {
-                    log.gather(self.stream, length);
-                    Ok((Progress::Open, length))
-                }
-                Err(nix::Error::EINTR) => continue,
-                Err(nix::Error::EAGAIN) => Ok((Progress::Open, 0)),
-                // So reads a terminal whose other side nobody has open any more.
-                Err(nix::Error::EIO) if self.kind == Kind::Terminal => Ok((Progress::Ended, 0)),
-                Err(error) => Err(error.into()),
-            };
+    fn move_some(
+        &mut self,
+        places: &mut Places,
+        scratch: &Scratch,
+        limit: usize,
+    ) -> io::Result<(Progress, usize)> {
+        match self.kind {
+            Kind::Pipe => {
+                let again = self.again > 0;
+                let limit = if again { limit.min(self.again) } else { limit };
+                let length = match scratch.look(&self.from, places, limit)? {
+                    None => return Ok((Progress::Open, 0)),
+                    Some(0) => return Ok((Progress::Ended, 0)),
+                    Some(length) => length,
+                };
+                let mark = if again { Mark::Again } else { Mark::Plain };
+                places.take(self.stream, mark, length)?;
+                scratch.remove(&self.from, length)?;
+                self.again = self.again.saturating_sub(length);
+                Ok((Progress::Open, length))
+            }
+            Kind::Terminal => loop {
+                return match nix::unistd::read(&self.from, places.room(limit)) {
+                    // So reads a terminal whose other side nobody has open any more.
+                    Ok(0) | Err(nix::Error::EIO) => Ok((Progress::Ended, 0)),
+                    Ok(length) => {
+                        places.take(self.stream, Mark::Plain, length)?;
+                        Ok((Progress::Open, length))
+                    }
+                    Err(nix::Error::EINTR) => continue,
+                    Err(nix::Error::EAGAIN) => Ok((Progress::Open, 0)),
+                    Err(error) => Err(error.into()),
+                };
+            },
         }
     }
 }

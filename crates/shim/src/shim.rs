@@ -32,7 +32,7 @@ use crate::legacy::Legacy;
 use crate::log;
 use crate::runtime;
 use crate::setup;
-use crate::stdio::Stdio;
+use crate::stdio::{SOURCES, Stdio};
 use crate::terminal::ConsoleSocket;
 
 /// When a start must be done, and how much time that was.
@@ -198,13 +198,15 @@ impl Shim {
             }
             _ => PollTimeout::NONE,
         };
-        let [first, second, input] = self.stdio.waits_for();
+        let [first, second, input, reader, other] = self.stdio.waits_for();
         let waits = [
             for_input(&self.signals),
             self.console.as_ref().and_then(for_input),
             first,
             second,
             input,
+            reader,
+            other,
             // Behind the input, as the kernel looks in this order: input that is seen has not
             // overtaken what was said here before it.
             for_input(&self.control),
@@ -230,9 +232,9 @@ impl Shim {
         };
         Ok(Ready {
             console: ready(1),
-            stdio: [ready(2), ready(3), ready(4)],
-            control: ready(5),
-            orphan: ready(6),
+            stdio: [ready(2), ready(3), ready(4), ready(5), ready(6)],
+            control: ready(7),
+            orphan: ready(8),
         })
     }
 
@@ -280,7 +282,11 @@ impl Shim {
     fn act(&mut self, message: Control) {
         match (message, &self.phase) {
             (Control::CloseStdin, _) => self.stdio.close_stdin(),
-            (Control::ReopenLogs, _) => {}
+            (Control::ReopenLogs, _) => {
+                if let Err(error) = self.stdio.reopen_logs() {
+                    log("warning", &format!("control: reopen: {error}"));
+                }
+            }
             (
                 Control::Signal(signal),
                 Phase::Running { process, .. } | Phase::Adopted { process, .. },
@@ -413,7 +419,7 @@ impl Shim {
 struct Ready {
     control: bool,
     console: bool,
-    stdio: [bool; 3],
+    stdio: [bool; SOURCES],
     orphan: bool,
 }
 

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
-use holdfast_state::process_dir::OUTPUT_LOG;
-use holdfast_state::{LogDriver, ProcessDir};
+use holdfast_state::{LogDriver, LogSpec, ProcessDir};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
@@ -17,8 +16,10 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::Args;
 use crate::legacy::LegacyStdio;
+use crate::log_file;
+use crate::places::Places;
 use crate::pump::Pump;
-use crate::relay::{Kind, OutputLog, Progress, Relay};
+use crate::relay::{Kind, Progress, Relay, Scratch};
 use crate::terminal::END_OF_INPUT;
 
 /// What the runtime inherits; closed on our side once it runs.
@@ -28,9 +29,12 @@ pub(crate) struct ContainerEnds {
     pub(crate) stderr: File,
 }
 
+/// To whom files and pipes are given, as the host counts.
+pub(crate) type Owner = Option<(u32, u32)>;
+
 /// One of the streams that a process writes.
 enum Output {
-    /// Into the log.
+    /// To the places where output goes.
     Logged(Relay),
     /// From the terminal into a FIFO of the caller's.
     Pumped(Pump),
@@ -40,7 +44,8 @@ enum Output {
 #[derive(Default)]
 pub(crate) struct Stdio {
     outputs: [Option<Output>; 2],
-    log: Option<OutputLog>,
+    places: Option<Places>,
+    scratch: Option<Scratch>,
     /// From the stdin FIFO into the terminal. Without a terminal the process reads the FIFO itself.
     input: Option<Pump>,
     /// The stdin FIFO, opened for writing: it does not end when a client goes, but when someone
@@ -56,10 +61,11 @@ pub(crate) struct Stdio {
 impl Stdio {
     /// Opens what there is to open before the runtime starts.
     pub(crate) fn open(args: &Args, dir: &ProcessDir) -> io::Result<(ContainerEnds, Self)> {
-        let logged = args.log.iter().any(|log| log.driver != LogDriver::None)
-            && (args.terminal || args.stdout.is_none() || args.stderr.is_none());
-        let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
-        let mut ours = Self { log, ..Self::default() };
+        let mut ours = Self::default();
+        let direct = direct(args);
+        if direct.is_none() && (args.terminal || args.stdout.is_none() || args.stderr.is_none()) {
+            ours.open_places(args, dir)?;
+        }
         let mut stdin = null()?;
         if let (Some(path), false) = (&args.stdin, args.terminal) {
             stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
@@ -71,6 +77,8 @@ impl Stdio {
             ours.open_for_terminal(args)?;
             // What the runtime itself has to say before there is a terminal.
             (null()?, ours.output(args, None, Stream::Stderr)?)
+        } else if let Some(spec) = direct {
+            direct_outputs(spec, args, dir)?
         } else {
             (
                 ours.output(args, args.stdout.as_deref(), Stream::Stdout)?,
@@ -85,7 +93,7 @@ impl Stdio {
         match fifo {
             // Opened for both, so a reader that goes away costs the container no SIGPIPE.
             Some(path) => open_fifo(path, OFlag::O_RDWR),
-            None if self.log.is_none() => null(),
+            None if self.places.is_none() => null(),
             None => {
                 let (ours, theirs) = output_pipe(args.owner)?;
                 let relay = Relay::new(ours, stream, Kind::Pipe);
@@ -103,7 +111,7 @@ impl Stdio {
         }
         self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
             Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
-            None if self.log.is_some() => Some(Output::Logged(Relay::new(
+            None if self.places.is_some() => Some(Output::Logged(Relay::new(
                 master.try_clone()?,
                 Stream::Stdout,
                 Kind::Terminal,
@@ -117,17 +125,20 @@ impl Stdio {
 
     /// Takes over what a dead shim read from. What is in the pipes is still there.
     pub(crate) fn adopt(args: &Args, dir: &ProcessDir, legacy: LegacyStdio) -> io::Result<Self> {
-        let logged = args.log.iter().any(|log| log.driver != LogDriver::None)
-            && (legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal);
-        let log = logged.then(|| open_log(dir, args.owner)).transpose()?;
-        let mut ours = Self { log, ..Self::default() };
-        if let Some(log) = &mut ours.log {
-            log.mend(dir)?;
+        let mut ours = Self::default();
+        if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
+            ours.open_places(args, dir)?;
+        }
+        if let Some(places) = &mut ours.places {
+            places.mend()?;
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
         for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            let relay = Relay::new(pipe, stream, Kind::Pipe);
+            let mut relay = Relay::new(pipe, stream, Kind::Pipe);
+            if let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
+                relay.compare(places, scratch)?;
+            }
             ours.outputs[stream as usize] = Some(Output::Logged(relay));
         }
         if let Some(master) = legacy.terminal {
@@ -135,6 +146,12 @@ impl Stdio {
             ours.take_terminal(master)?;
         }
         Ok(ours)
+    }
+
+    fn open_places(&mut self, args: &Args, dir: &ProcessDir) -> io::Result<()> {
+        self.places = Places::open(&args.log, dir, args.owner)?;
+        self.scratch = self.places.as_ref().map(|_| Scratch::new()).transpose()?;
+        Ok(())
     }
 
     /// Opens the FIFOs that are to be joined to a terminal.
@@ -168,9 +185,10 @@ impl Stdio {
         self.terminal.as_ref()
     }
 
-    /// Whether all has been written that a process can have written.
+    /// Whether all has been written that a process can have written, and readers have got it.
     pub(crate) fn is_over(&self) -> bool {
         self.outputs.iter().all(Option::is_none)
+            && self.places.as_ref().is_none_or(Places::are_empty)
     }
 
     /// No more input comes once all who write to the FIFO have closed it.
@@ -178,25 +196,38 @@ impl Stdio {
         self.stdin_holder = None;
     }
 
-    /// What to wait for: two outputs and the input.
-    pub(crate) fn waits_for(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 3] {
+    /// What to wait for: two outputs, the input, and two readers of the output.
+    pub(crate) fn waits_for(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; SOURCES] {
+        let full = self.places.as_ref().is_some_and(Places::are_full);
         let output = |index: usize| match &self.outputs[index] {
+            Some(Output::Logged(_)) if full => None,
             Some(Output::Logged(relay)) => Some((relay.as_fd(), PollFlags::POLLIN)),
             Some(Output::Pumped(pump)) => Some(pump.waits_for()),
             None => None,
         };
-        [output(0), output(1), self.input.as_ref().map(Pump::waits_for)]
+        let [first, second] = self.places.as_ref().map_or([None, None], Places::waits_for);
+        let reader = |fd: Option<_>| fd.map(|fd| (fd, PollFlags::POLLOUT));
+        let input = self.input.as_ref().map(Pump::waits_for);
+        [output(0), output(1), input, reader(first), reader(second)]
     }
 
     /// Moves what can be moved, by the indices of [`waits_for`](Self::waits_for).
-    pub(crate) fn pass(&mut self, ready: [bool; 3]) -> io::Result<()> {
+    pub(crate) fn pass(&mut self, ready: [bool; SOURCES]) -> io::Result<()> {
+        if let Some(places) = &mut self.places
+            && (ready[3] || ready[4])
+        {
+            places.pass()?;
+        }
         for (index, output) in self.outputs.iter_mut().enumerate() {
             if !ready[index] {
                 continue;
             }
-            let progress = match (&mut *output, &mut self.log) {
-                (Some(Output::Logged(relay)), Some(log)) => relay.pass(log)?,
-                (Some(Output::Pumped(pump)), _) => pump.pass()?,
+            let progress = match (&mut *output, &mut self.places, &self.scratch) {
+                (Some(Output::Logged(_)), Some(places), _) if places.are_full() => Progress::Open,
+                (Some(Output::Logged(relay)), Some(places), Some(scratch)) => {
+                    relay.pass(places, scratch)?
+                }
+                (Some(Output::Pumped(pump)), ..) => pump.pass()?,
                 _ => Progress::Open,
             };
             if progress == Progress::Ended {
@@ -212,31 +243,63 @@ impl Stdio {
         Ok(())
     }
 
-    /// Puts into the log what was written before now.
+    /// Brings to its places what was written before now, and has them say what is missing.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
-        if let Some(log) = &mut self.log {
-            for output in self.outputs.iter().flatten() {
+        if let (Some(places), Some(scratch)) = (&mut self.places, &self.scratch) {
+            for output in self.outputs.iter_mut().flatten() {
                 if let Output::Logged(relay) = output {
-                    relay.drain(log)?;
+                    relay.drain(places, scratch)?;
                 }
             }
+            places.finish();
         }
         Ok(())
     }
+
+    /// Opens the logs anew by their names.
+    pub(crate) fn reopen_logs(&mut self) -> io::Result<()> {
+        self.places.as_mut().map_or(Ok(()), Places::reopen)
+    }
 }
 
-fn open_log(dir: &ProcessDir, owner: Option<(u32, u32)>) -> io::Result<OutputLog> {
-    let opened = dir.directory().append(OUTPUT_LOG);
-    let given = opened.and_then(|file| give(&file, owner).map(|()| file));
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{OUTPUT_LOG}: {error}"));
-    Ok(OutputLog::new(given.map_err(named)?))
+/// How many descriptors of ours there are to wait for.
+pub(crate) const SOURCES: usize = 5;
+
+/// The one place where the process itself can write, without us.
+fn direct(args: &Args) -> Option<&LogSpec> {
+    let [spec] = args.log.as_slice() else { return None };
+    let alone = spec.driver != LogDriver::None && spec.is_direct();
+    (alone && !args.terminal).then_some(spec)
+}
+
+fn direct_outputs(spec: &LogSpec, args: &Args, dir: &ProcessDir) -> io::Result<(File, File)> {
+    let open = |spec: &LogSpec| match spec.driver {
+        // Opened for both, so a reader that goes away costs the container no SIGPIPE.
+        LogDriver::Fifo => open_fifo(spec.path.as_deref().unwrap_or(Path::new("")), OFlag::O_RDWR),
+        _ => log_file::open_direct(spec, dir, args.owner),
+    };
+    let fifo = |path: &Option<PathBuf>| {
+        path.as_deref().map(|path| open_fifo(path, OFlag::O_RDWR)).transpose()
+    };
+    let stdout = match fifo(&args.stdout)? {
+        Some(fifo) => fifo,
+        None => open(spec)?,
+    };
+    let stderr = match (fifo(&args.stderr)?, &spec.stderr) {
+        (Some(fifo), _) => fifo,
+        (None, Some(path)) => open(&LogSpec { path: Some(path.clone()), ..spec.clone() })?,
+        // One open file, so that neither writes over the other.
+        (None, None) if args.stdout.is_none() => stdout.try_clone()?,
+        (None, None) => open(spec)?,
+    };
+    Ok((stdout, stderr))
 }
 
 fn null() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/null")
 }
 
-fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
+pub(crate) fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let access = flags & OFlag::O_ACCMODE;
@@ -257,7 +320,7 @@ fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
 /// container holds a reader itself: it meets no SIGPIPE if we die, and what it wrote stays in the
 /// pipe for whoever adopts it. The end of file still comes when the container's last process has
 /// closed it.
-fn output_pipe(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, File)> {
+fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
     give(&writer, owner)?;
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
@@ -268,7 +331,7 @@ fn output_pipe(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, File)> {
 }
 
 /// The container's user owns its stdio, so that it may reopen `/dev/stdout`.
-fn give(file: &impl AsFd, owner: Option<(u32, u32)>) -> io::Result<()> {
+pub(crate) fn give(file: &impl AsFd, owner: Owner) -> io::Result<()> {
     match owner {
         Some((uid, gid)) => Ok(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?),
         None => Ok(()),

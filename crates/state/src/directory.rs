@@ -177,6 +177,11 @@ impl Directory {
         }
     }
 
+    /// Renames an entry, over another one if need be.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.fd, from, &self.fd, to)?)
+    }
+
     /// Renames an entry and fails with [`io::ErrorKind::AlreadyExists`] if the new name is taken.
     pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE)?)

@@ -45,7 +45,8 @@ pub enum Backpressure {
 pub struct LogSpec {
     /// What it is.
     pub driver: LogDriver,
-    /// The file or FIFO; files have a name in the process's directory unless one is given.
+    /// The file, FIFO or socket; files have a name in the process's directory unless one is given,
+    /// and the journal its own socket.
     pub path: Option<PathBuf>,
     /// Where its standard error goes, if not there too.
     pub stderr: Option<PathBuf>,
@@ -99,6 +100,16 @@ impl LogSpec {
         self.buffer.unwrap_or(BUFFER)
     }
 
+    /// Whether a process can write it itself, past the shim.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        match self.driver {
+            LogDriver::File | LogDriver::None => true,
+            LogDriver::Fifo => self.backpressure == Backpressure::Block,
+            LogDriver::Cri | LogDriver::JsonFile | LogDriver::Journald => false,
+        }
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let number = |value: &str| {
             value.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{value:?} is no number"))
@@ -143,7 +154,7 @@ impl LogSpec {
             }
             Ok(())
         };
-        only(self.path.is_some(), "path", &[Cri, JsonFile, File, Fifo])?;
+        only(self.path.is_some(), "path", &[Cri, JsonFile, File, Fifo, Journald])?;
         only(self.stderr.is_some(), "stderr", &[File, Fifo])?;
         only(self.max_size.is_some(), "max-size", &[Cri, JsonFile])?;
         only(self.max_files.is_some(), "max-files", &[Cri, JsonFile])?;
@@ -281,6 +292,12 @@ impl Logging {
             let reason = "it is not to be had together with others".to_owned();
             return Err(InvalidLog { text: spec.to_string(), reason });
         }
+        let fifos: Vec<&LogSpec> =
+            specs.iter().filter(|spec| spec.driver == LogDriver::Fifo).collect();
+        if let [_, second, ..] = fifos.as_slice() {
+            let reason = "there is another fifo".to_owned();
+            return Err(InvalidLog { text: second.to_string(), reason });
+        }
         for (index, spec) in specs.iter().enumerate() {
             let same = |other: &LogSpec| other.file().is_some() && other.file() == spec.file();
             if specs[..index].iter().any(same) {
@@ -306,12 +323,7 @@ impl Logging {
     /// Whether the process writes it itself, past the shim.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        let [spec] = self.0.as_slice() else { return false };
-        match spec.driver {
-            LogDriver::File | LogDriver::None => true,
-            LogDriver::Fifo => spec.backpressure == Backpressure::Block,
-            LogDriver::Cri | LogDriver::JsonFile | LogDriver::Journald => false,
-        }
+        matches!(self.0.as_slice(), [spec] if spec.is_direct())
     }
 }
 
@@ -381,7 +393,8 @@ mod tests {
             ("cri,max-size=1x", "no size"),
             ("cri,max-size", "no option=value"),
             ("cri,rate=0", "no number"),
-            ("journald:/x", "journald has no path"),
+            ("journald,max-size=1m", "journald has no max-size"),
+            ("none:/x", "none has no path"),
             ("cri,backpressure=spill", "cri has no backpressure"),
             ("fifo:/x,buffer=1k", "buffer needs"),
             ("cri,max-size=99999999999g", "no size"),

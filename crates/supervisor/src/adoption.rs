@@ -20,6 +20,7 @@ use nix::libc::O_NONBLOCK;
 
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
+use crate::keeper::{Kept, Kind};
 use crate::launch::{ShimEnds, shim_command};
 use crate::process::Process;
 use crate::supervisor::{Core, blocking};
@@ -68,14 +69,36 @@ impl Copies {
         if handle.pidfd.is_alive() { copies } else { Self::default() }
     }
 
+    /// What was kept of a shim that died.
+    pub(crate) fn of_kept(kept: &mut Kept) -> Option<Self> {
+        let copies = Self {
+            stdout: kept.take(Kind::Stdout),
+            stderr: kept.take(Kind::Stderr),
+            terminal: kept.take(Kind::Terminal),
+        };
+        let some = copies.kinds().next().is_some();
+        some.then_some(copies)
+    }
+
+    /// What there is, each with what it is.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, BorrowedFd<'_>)> {
+        let all = [
+            (Kind::Stdout, &self.stdout),
+            (Kind::Stderr, &self.stderr),
+            (Kind::Terminal, &self.terminal),
+        ];
+        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd.as_ref()?.as_fd())))
+    }
+
     /// Each with the byte that says what it is.
     fn message(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        let all = [
-            (legacy::STDOUT, &self.stdout),
-            (legacy::STDERR, &self.stderr),
-            (legacy::TERMINAL, &self.terminal),
-        ];
-        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd.as_ref()?.as_fd()))).unzip()
+        let byte = |kind: Kind| match kind {
+            Kind::Process => legacy::PROCESS,
+            Kind::Stdout => legacy::STDOUT,
+            Kind::Stderr => legacy::STDERR,
+            Kind::Terminal => legacy::TERMINAL,
+        };
+        self.kinds().map(|(kind, fd)| (byte(kind), fd)).unzip()
     }
 }
 

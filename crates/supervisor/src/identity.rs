@@ -43,8 +43,12 @@ impl Handle {
     /// record without start time says nothing, and counts as the same: the seed's rule.
     pub(crate) fn of_record(
         record: &ProcessRecord,
-        told: impl IntoIterator<Item = i32>,
+        told: impl IntoIterator<Item = i32> + Clone,
+        kept: Option<PidFd>,
     ) -> io::Result<Option<Self>> {
+        if let Some(found) = kept.and_then(|kept| Self::of_kept(kept, record, told.clone())) {
+            return Ok(Some(found));
+        }
         let policies = record.holdfast.as_ref();
         let shim = policies.and_then(|policies| Some(policies.shim.as_ref()?.pid));
         let is_it = |found: &Self| found.is_process_of(record) && Some(found.pid) != shim;
@@ -70,6 +74,22 @@ impl Handle {
             && by_number.iter().all(|found| found.pid == by_number[0].pid)
             && by_handle.as_ref().is_some_and(|found| found.pid != by_number[0].pid);
         Ok(by_handle.filter(|_| !outvoted).or_else(|| by_number.into_iter().next()))
+    }
+
+    /// What was kept for us all the while is the record's process if its handle says so, dead or
+    /// alive, or if it lives and began when that did.
+    fn of_kept(
+        kept: PidFd,
+        record: &ProcessRecord,
+        told: impl IntoIterator<Item = i32>,
+    ) -> Option<Self> {
+        let written = record.holdfast.as_ref().and_then(|policies| policies.pidfs.as_ref());
+        let same = || Some(pidfs::Handle::of(&kept).ok()?.to_string() == *written?);
+        let is_same = same().unwrap_or_default();
+        // One that was reaped has no number any more.
+        let number = kept.pid().ok().or_else(|| told.into_iter().next())?;
+        let found = Self::held(number, kept);
+        (is_same || (found.start_time.is_some() && found.is_process_of(record))).then_some(found)
     }
 
     /// Whether it is the process of the record. A record without start time says nothing, and
@@ -127,7 +147,7 @@ mod tests {
                 holdfast: Some(policies.clone()),
                 ..ProcessRecord::default()
             };
-            let found = Handle::of_record(&record, told.iter().copied()).unwrap();
+            let found = Handle::of_record(&record, told.iter().copied(), None).unwrap();
             found.map(|handle| handle.pid)
         };
         let (right_pid, wrong_pid) = (right.pid, wrong.pid);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::adoption::Copies;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
+use crate::keeper::OF_OUR_OWN_MANAGER;
 use crate::layout::Job;
 use crate::lifecycle::State;
 use crate::process::{Origin, Process};
@@ -88,6 +89,9 @@ pub(crate) fn shim_command(
     let announcements = dir.exit_writer()?;
     let own_log = dir.directory().append(SHIM_LOG)?;
     let mut command = Command::new(&core.shim);
+    for name in OF_OUR_OWN_MANAGER {
+        command.env_remove(name);
+    }
     command.arg("--dir").arg(dir.path());
     let policies = record.holdfast.as_ref();
     for spec in policies.map(|policies| policies.log.clone()).unwrap_or_default().specs() {
@@ -134,7 +138,9 @@ pub(crate) async fn take_identity(
             policies.pidfs = pidfs::Handle::of(&handle.pidfd).ok().map(|handle| handle.to_string());
         }
         process.set_handle(Some(Arc::new(handle)));
-        write_shim(&process, &dir, record, shim)
+        let written = write_shim(&process, &dir, record, shim);
+        process.have_kept(&core.keeping);
+        written
     });
     if let Err(error) = taken.await {
         // It runs, and its shim will tell of its exit; what is missing is the proof of identity
@@ -192,8 +198,14 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_co
         tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
     }
     process.fail(failure);
-    if let Ok(dir) = dir
-        && let Err(error) = blocking(move || leftovers::end_process(&dir)).await
+    let ended = move |dir: &ProcessDir| {
+        leftovers::end_runtime(dir)?;
+        leftovers::end_process(dir)
+    };
+    // A shim that ended by itself has seen to that.
+    if shim_code.is_none()
+        && let Ok(dir) = dir
+        && let Err(error) = blocking(move || ended(&dir)).await
     {
         tracing::warn!(container = %process.container, process = %process.id, %error, "failed start: its process was not ended");
     }

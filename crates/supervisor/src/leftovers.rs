@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use holdfast_state::ProcessDir;
@@ -14,29 +15,36 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::identity::Handle;
 
+/// How long a runtime may work on after its shim was killed.
+const RUNTIME_GRACE: Duration = Duration::from_secs(10);
+
 /// How long the killed may take to vanish. Only who hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// How far two clocks may read the same moment apart: a tick of the start time, and some drift.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// Kills the session of a dead shim: its runtime, and what that had started and not yet let go.
-///
-/// The shim is a zombie that only we reap, so nobody else's session has its number.
-pub(crate) fn end_session(shim: i32) -> io::Result<()> {
-    let give_up_at = Instant::now() + KILL_GRACE;
-    let belongs = |pid: i32| {
-        Stat::read(pid).is_ok_and(|stat| stat.session == shim && !matches!(stat.state, b'Z' | b'X'))
+/// Waits for the runtime of a shim that was killed: what it has begun it had better finish, so that
+/// what there is of it can be found. One that goes on and on is killed.
+pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
+    // It was told to write its pid file there, and nobody else was.
+    let pid_file = dir.path().join(PID);
+    let is_its = |pid: i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|&b| b == 0).any(|arg| arg == pid_file.as_os_str().as_bytes())
     };
+    let give_up_at = Instant::now() + RUNTIME_GRACE;
     loop {
         let mut ended = true;
-        for pid in proc::all()?.into_iter().filter(|pid| *pid != shim && belongs(*pid)) {
+        for pid in proc::all()?.into_iter().filter(|pid| is_its(*pid)) {
             let Ok(process) = PidFd::open(pid) else { continue };
             // Asked again of the process that we hold now.
-            if belongs(pid) {
-                tracing::info!(pid, shim, "killed: its shim died during the start");
+            if is_its(pid) {
                 ended = false;
-                kill(&process, give_up_at)?;
+                if !ends(&process, give_up_at)? {
+                    tracing::warn!(pid, "runtime killed: its shim died, and it does not end");
+                    kill(&process)?;
+                }
             }
         }
         // Whoever was there may have started another; the next look finds it.
@@ -61,20 +69,27 @@ pub(crate) fn end_process(dir: &ProcessDir) -> io::Result<()> {
         return Ok(());
     }
     tracing::info!(pid, "killed: its shim died before it had taken it over");
-    kill(&handle.pidfd, Instant::now() + KILL_GRACE)
+    kill(&handle.pidfd)
 }
 
-fn kill(process: &PidFd, give_up_at: Instant) -> io::Result<()> {
+fn kill(process: &PidFd) -> io::Result<()> {
     process.send_signal(SIGKILL)?;
+    if ends(process, Instant::now() + KILL_GRACE)? {
+        Ok(())
+    } else {
+        Err(io::Error::other("it survives SIGKILL: it hangs in the kernel"))
+    }
+}
+
+/// Whether a process ends by then.
+fn ends(process: &PidFd, by: Instant) -> io::Result<bool> {
     loop {
-        let left = give_up_at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::other("it survives SIGKILL: it hangs in the kernel"));
-        }
+        let left = by.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(1..) => return Ok(()),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,18 +1,21 @@
 //! What a caller can ask for.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::{ContainerId, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
+use crate::keeper::Keeper;
 use crate::{Error, Supervisor, programs};
 
 /// How long a start may take unless something else is said.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a [`Supervisor`] is to be opened.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Builder {
     pub(crate) root: PathBuf,
     pub(crate) shim: Option<PathBuf>,
@@ -20,6 +23,8 @@ pub struct Builder {
     pub(crate) start_timeout: Duration,
     pub(crate) container_nofile: Option<u64>,
     pub(crate) subreaper: bool,
+    pub(crate) keeper: Option<Arc<dyn Keeper>>,
+    pub(crate) kept: Vec<(String, OwnedFd)>,
 }
 
 impl Builder {
@@ -31,6 +36,8 @@ impl Builder {
             start_timeout: START_TIMEOUT,
             container_nofile: None,
             subreaper: false,
+            keeper: None,
+            kept: Vec::new(),
         }
     }
 
@@ -72,6 +79,14 @@ impl Builder {
     #[must_use]
     pub fn subreaper(mut self) -> Self {
         self.subreaper = true;
+        self
+    }
+
+    /// Who keeps descriptors while this process is dead, and what it has kept under their names.
+    /// Then the status of a container whose shim dies meanwhile is exact too (Linux 6.15+).
+    #[must_use]
+    pub fn keeper(mut self, keeper: Arc<dyn Keeper>, kept: Vec<(String, OwnedFd)>) -> Self {
+        (self.keeper, self.kept) = (Some(keeper), kept);
         self
     }
 

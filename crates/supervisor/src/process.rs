@@ -14,6 +14,7 @@ use crate::Error;
 use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::identity::Handle;
+use crate::keeper::Keeping;
 use crate::lifecycle::{Action, Activity, Input, Nature, State, step};
 use crate::supervisor::Core;
 
@@ -155,6 +156,17 @@ impl Process {
 
     pub(crate) fn keep_copies(&self, copies: Copies) {
         *lock(&self.copies) = Some(copies);
+    }
+
+    /// Has what we hold of it kept beyond our life.
+    pub(crate) fn have_kept(&self, keeping: &Keeping) {
+        if let Some(handle) = self.handle() {
+            keeping.keep(self, &handle, lock(&self.copies).as_ref());
+        }
+    }
+
+    pub(crate) fn has_copies(&self) -> bool {
+        lock(&self.copies).is_some()
     }
 
     pub(crate) fn take_copies(&self) -> Option<Copies> {

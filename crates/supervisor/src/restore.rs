@@ -12,12 +12,14 @@ use holdfast_state::{
     ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
     ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason, journal,
 };
+use holdfast_sys::PidFd;
 
 use crate::Error;
 use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
+use crate::keeper::{Kept, Kind};
 use crate::lifecycle::{Activity, Change, Input, Shim, State};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
@@ -38,6 +40,8 @@ struct Restored {
     doubtful: bool,
     /// Its shim, if that lives.
     shim: Option<ShimRecord>,
+    /// Whether what we hold of it has been kept before.
+    kept: bool,
 }
 
 /// Takes up every container in the state root and returns what could not be.
@@ -59,6 +63,7 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             problems.push(set_aside::container(core, &id, trouble));
         }
     }
+    core.keeping.release_rest();
     Ok(problems)
 }
 
@@ -133,7 +138,7 @@ fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Err
 
 /// Publishes what the journal lacks and begins to watch what is not over.
 fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
-    let Restored { process, exit, missing, doubtful, shim } = restored;
+    let Restored { process, exit, missing, doubtful, shim, kept } = restored;
     for kind in missing {
         process.stream.publish(&core.root, &core.events, &process.id, kind);
     }
@@ -141,10 +146,12 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
     let watch = Watch::new(core, &process, exit, None, None);
-    core.tasks.spawn(async move {
+    let core = core.clone();
+    core.clone().tasks.spawn(async move {
         // After all containers are there; nobody waits for this.
         if let Some(shim) = shim
             && !process.is_stopped()
+            && !process.has_copies()
         {
             match Copies::of_shim(&shim) {
                 Ok(copies) => process.keep_copies(copies),
@@ -152,6 +159,9 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
                     tracing::debug!(container = %process.container, %error, "no copies of the shim's pipes");
                 }
             }
+        }
+        if !kept && !process.is_stopped() {
+            process.have_kept(&core.keeping);
         }
         watch.run().await;
     });
@@ -195,11 +205,18 @@ fn restore_process(
         other => Some(other?),
     };
     let past = Past::of(id, past);
-    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &past)?;
+    let mut kept = core.keeping.of(container, id);
+    let was_kept = kept.is_any();
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &past, &mut kept)?;
     let missing = past.missing(&state, record, dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
+    match Copies::of_kept(&mut kept) {
+        Some(copies) if !process.is_stopped() => process.keep_copies(copies),
+        _ if was_kept && process.is_stopped() => core.keeping.release(&process),
+        _ => {}
+    }
     let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.clone());
     Ok(Restored {
         process: Arc::new(process),
@@ -207,6 +224,7 @@ fn restore_process(
         exit: exit.filter(ExitFifo::has_shim),
         missing,
         doubtful,
+        kept: was_kept,
     })
 }
 
@@ -217,6 +235,7 @@ fn state_of(
     record: &ProcessRecord,
     exit: Option<&ExitFifo>,
     past: &Past,
+    kept: &mut Kept,
 ) -> io::Result<(State, Option<Handle>)> {
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
     let recorded = |record: ExitRecord| {
@@ -247,7 +266,8 @@ fn state_of(
     // has the right one; without a start time the journal is no better than the file.
     let named = pid.as_ref().ok().copied().flatten();
     let told = past.pid.filter(|_| !record.start_time.is_empty());
-    let handle = Handle::of_record(record, named.into_iter().chain(told))?;
+    let kept = kept.take(Kind::Process).map(PidFd::from);
+    let handle = Handle::of_record(record, named.into_iter().chain(told), kept)?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
     // shim and no record the number was still that of the process.
     let there = has_shim || handle.is_some();

@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::keeper::OF_OUR_OWN_MANAGER;
 use crate::reaper::Spawned;
 use crate::supervisor::Core;
 use crate::{Error, checkpoint, programs};
@@ -184,6 +185,9 @@ async fn run(
     let start = || {
         let mut command = Command::new(&args[0]);
         command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in OF_OUR_OWN_MANAGER {
+            command.env_remove(name);
+        }
         command.process_group(0).kill_on_drop(true).spawn()
     };
     let started = spawned.enter(start, |child| child.id().unwrap_or_default());

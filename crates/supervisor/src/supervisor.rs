@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::container::Container;
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
+use crate::keeper::Keeping;
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
 use crate::reaper::{self, Spawned};
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) container_nofile: Option<u64>,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
+    pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -245,6 +247,7 @@ impl Supervisor {
             container_nofile: builder.container_nofile,
             events: Hub::new(),
             files: FileWatch::default(),
+            keeping: Keeping::new(builder.keeper, builder.kept),
             spawned: Arc::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::{ExitRecord, ShimRecord};
 use holdfast_sys::proc::Stat;
-use holdfast_sys::{PidFd, Termination, reactor, wait};
+use holdfast_sys::{PidFd, reactor, wait};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,7 +18,6 @@ use crate::evidence;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::launch;
-use crate::leftovers;
 use crate::lifecycle::{Action, Input, State};
 use crate::oom::OomWatch;
 use crate::process::Process;
@@ -80,7 +79,9 @@ impl Watch {
             if final_state {
                 (pidfd, deadline) = (None, None);
                 self.oom = None;
-                self.process.take_copies();
+                if self.process.take_copies().is_some() || self.process.handle().is_some() {
+                    self.core.keeping.release(&self.process);
+                }
                 self.reap_orphan();
                 self.process.set_handle(None);
                 if self.exit.is_none() {
@@ -119,9 +120,6 @@ impl Watch {
                     self.exit = None;
                     if let Some(shim) = &mut self.shim {
                         ended(shim).await;
-                        if state == State::Creating {
-                            end_leftovers(shim).await;
-                        }
                         let ended_well =
                             shim.try_wait().is_ok_and(|end| end.is_some_and(|end| end.success()));
                         self.core.spawned.leave(shim.id());
@@ -320,15 +318,5 @@ async fn ended(shim: &Child) {
         && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
     {
         let _ = pidfd.readable().await;
-    }
-}
-
-/// Ends what a shim leaves that was killed during a start, before it is reaped.
-async fn end_leftovers(shim: &Child) {
-    let pid = shim.id().cast_signed();
-    if matches!(wait::peek(wait::Child::Pid(pid)), Ok(Some((_, Termination::Signaled(_)))))
-        && let Err(error) = blocking(move || leftovers::end_session(pid)).await
-    {
-        tracing::warn!(shim = pid, %error, "what it had started was not ended");
     }
 }

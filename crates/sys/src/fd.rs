@@ -1,7 +1,8 @@
 //! Descriptors of a process as a whole.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Marks every descriptor from `first` upwards close-on-exec, so that none reaches a program that
 /// this process executes later. Linux 5.11+ (`close_range(2)`, `CLOSE_RANGE_CLOEXEC`); below it the
@@ -33,4 +34,21 @@ pub fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
     // SAFETY: the borrowed descriptor is open, and FIONREAD writes one int, to `count`.
     let done = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(count).unwrap_or(0)) }
+}
+/// Takes over descriptors that this process was started with, close-on-exec from now on.
+///
+/// `None` after the first call, and for numbers that are not open: each descriptor has one owner.
+pub fn inherited(first: RawFd, count: RawFd) -> Option<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    let take = |number: RawFd| {
+        // SAFETY: fcntl takes any number, and fails for one that is not open.
+        let done = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        // SAFETY: it is open, whoever started us said that it is for us, and nobody else here has
+        // taken it: this is the first call.
+        (done == 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    (first..first.checked_add(count)?).map(take).collect()
 }

@@ -16,8 +16,6 @@ pub struct Stat {
     pub state: u8,
     /// Field 4: the parent's pid.
     pub ppid: i32,
-    /// Field 6: the pid of whoever began the session.
-    pub session: i32,
     /// Field 22: start time in clock ticks after boot, as text: it is compared. [`Stat::started`] computes.
     pub start_time: String,
     /// Field 52: the wait status; meaningful only for a zombie, and 0 without ptrace read access.
@@ -43,7 +41,6 @@ impl Stat {
         Some(Self {
             state: *field(3)?.as_bytes().first()?,
             ppid: field(4)?.parse().ok()?,
-            session: field(6)?.parse().ok()?,
             start_time: field(22)?.to_owned(),
             exit_code: field(52)?.parse().ok()?,
         })
@@ -119,10 +116,10 @@ mod tests {
         fn names_of_any_bytes_do_not_shift_the_fields(name in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut line = b"4711 (".to_vec();
             line.extend(&name);
-            // Fields 5, 7 to 21 and 23 to 51 are of no interest.
-            line.extend(format!(") Z 17 0 18{} 987654{} 10752\n", " 0".repeat(15), " 0".repeat(29)).bytes());
+            // Fields 5 to 21 and 23 to 51 are of no interest.
+            line.extend(format!(") Z 17{} 987654{} 10752\n", " 0".repeat(17), " 0".repeat(29)).bytes());
             let stat = Stat::parse(&line).unwrap();
-            prop_assert_eq!((stat.ppid, stat.session), (17, 18));
+            prop_assert_eq!(stat.ppid, 17);
             prop_assert_eq!(stat.start_time.as_str(), "987654");
             prop_assert_eq!(stat.zombie(), Some(Termination::Exited(42)));
         }

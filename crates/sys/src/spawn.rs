@@ -5,27 +5,19 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Has a child begin with no signal blocked and none ignored, whatever this process does or has
-/// inherited (from nohup(1), say, or a shell's background), and be killed should this process die before it (`PR_SET_PDEATHSIG`, prctl(2)). For a process of one thread:
-/// the signal comes with the end of the thread that started the child.
+/// inherited (from nohup(1), say, or a shell's background).
 pub fn like_a_runtime(command: &mut Command) -> &mut Command {
-    let parent = std::process::id();
     // SAFETY: between fork and exec only async-signal-safe calls are made, and they touch nothing
     // but `none`. Resetting a signal that can't be changed merely fails.
     unsafe {
-        command.pre_exec(move || {
+        command.pre_exec(|| {
             for signal in 1..=64 {
                 libc::signal(signal, libc::SIG_DFL);
             }
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
-            if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) < 0
-                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0
-            {
+            if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) < 0 {
                 return Err(io::Error::last_os_error());
-            }
-            // It may have died before that.
-            if u32::try_from(libc::getppid()) != Ok(parent) {
-                return Err(io::ErrorKind::BrokenPipe.into());
             }
             Ok(())
         })

@@ -1,0 +1,171 @@
+//! The journal of systemd, by its native protocol: a datagram an entry
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use holdfast_state::ProcessDir;
+use holdfast_state::cri::{self, Mark, Stream};
+use holdfast_state::time::TEXT_LEN;
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::rate::Rate;
+use crate::shim::round_up;
+
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// How long one read's worth of output may wait for a journal that is busy.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+pub(crate) struct Journald {
+    path: PathBuf,
+    socket: UnixDatagram,
+    connected: bool,
+    /// The fields that all entries have.
+    fields: Vec<u8>,
+    rate: Option<Rate>,
+    message: Vec<u8>,
+    dropped: u64,
+}
+
+impl Journald {
+    pub(crate) fn open(
+        path: Option<&Path>,
+        rate: Option<u32>,
+        dir: &ProcessDir,
+    ) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        let name = |path: Option<&Path>| {
+            path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
+        };
+        let process = name(Some(dir.path())).unwrap_or_default();
+        let container = name(dir.path().parent()).unwrap_or_default();
+        let mut fields = Vec::new();
+        field(&mut fields, "CONTAINER_ID", container.as_bytes());
+        field(&mut fields, "CONTAINER_NAME", container.as_bytes());
+        field(&mut fields, "SYSLOG_IDENTIFIER", container.as_bytes());
+        field(&mut fields, "HOLDFAST_PROCESS", process.as_bytes());
+        Ok(Self {
+            path: path.unwrap_or(Path::new(SOCKET)).to_owned(),
+            socket,
+            connected: false,
+            fields,
+            rate: rate.map(Rate::new),
+            message: Vec::new(),
+            dropped: 0,
+        })
+    }
+
+    pub(crate) fn take(
+        &mut self,
+        stream: Stream,
+        stamp: &[u8; TEXT_LEN],
+        mark: Mark,
+        bytes: &[u8],
+    ) {
+        let give_up_at = Instant::now() + PATIENCE;
+        self.tell_of_dropped(give_up_at);
+        for piece in cri::pieces(bytes) {
+            if let Some(notice) = self.rate.as_mut().and_then(|rate| rate.notice(stamp)) {
+                self.notice(&notice, give_up_at);
+            }
+            if self.rate.as_mut().is_none_or(|rate| rate.admits(stream, piece, stamp))
+                && !self.send(stream, mark, piece, give_up_at)
+            {
+                self.dropped += 1;
+            }
+        }
+    }
+
+    pub(crate) fn finish(&mut self) {
+        let give_up_at = Instant::now() + PATIENCE;
+        self.tell_of_dropped(give_up_at);
+        if let Some(notice) = self.rate.as_mut().and_then(Rate::last_notice) {
+            self.notice(&notice, give_up_at);
+        }
+    }
+
+    fn tell_of_dropped(&mut self, give_up_at: Instant) {
+        if self.dropped > 0 {
+            let text = format!("[holdfast: {} entries could not be sent]\n", self.dropped);
+            if self.notice(&text, give_up_at) {
+                self.dropped = 0;
+            }
+        }
+    }
+
+    fn notice(&mut self, text: &str, give_up_at: Instant) -> bool {
+        self.send(Stream::Stderr, Mark::Notice, text.as_bytes(), give_up_at)
+    }
+
+    /// Whether the journal has got it.
+    fn send(&mut self, stream: Stream, mark: Mark, piece: &[u8], give_up_at: Instant) -> bool {
+        let (partial, content) = match piece {
+            [content @ .., b'\n'] => (false, content),
+            content => (true, content),
+        };
+        let mut message = std::mem::take(&mut self.message);
+        message.clear();
+        message.extend_from_slice(&self.fields);
+        let priority = if stream == Stream::Stdout { "6" } else { "3" };
+        field(&mut message, "PRIORITY", priority.as_bytes());
+        field(&mut message, "HOLDFAST_STREAM", stream.name());
+        if partial {
+            field(&mut message, "CONTAINER_PARTIAL_MESSAGE", b"true");
+        }
+        if mark != Mark::Plain {
+            field(&mut message, "HOLDFAST_MARK", mark.name().as_bytes());
+        }
+        field(&mut message, "MESSAGE", content);
+        let sent = self.send_until(&message, give_up_at);
+        self.message = message;
+        match sent {
+            Ok(()) => true,
+            Err(error) => {
+                self.connected = false;
+                if self.dropped == 0 {
+                    let path = self.path.display();
+                    let text = "entries are dropped until they can be sent";
+                    crate::log("warning", &format!("{path}: {error}; {text}"));
+                }
+                false
+            }
+        }
+    }
+
+    fn send_until(&mut self, message: &[u8], give_up_at: Instant) -> io::Result<()> {
+        if !self.connected {
+            self.socket.connect(&self.path)?;
+            self.connected = true;
+        }
+        loop {
+            match self.socket.send(message) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= give_up_at {
+                        return Err(error);
+                    }
+                    let mut set = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+                    match poll(&mut set, round_up(give_up_at)) {
+                        Ok(_) | Err(nix::Error::EINTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A field in the form that takes any bytes.
+fn field(message: &mut Vec<u8>, name: &str, value: &[u8]) {
+    message.extend_from_slice(name.as_bytes());
+    message.push(b'\n');
+    message.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    message.extend_from_slice(value);
+    message.push(b'\n');
+}

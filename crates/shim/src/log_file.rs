@@ -1,0 +1,301 @@
+//! A log on disk: entries in whole lines, files of bounded size, and a disk that may be full.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use holdfast_state::cri::{self, Mark, Stream};
+use holdfast_state::time::TEXT_LEN;
+use holdfast_state::{Directory, LogDriver, LogSpec, ProcessDir, json_file};
+use nix::fcntl::OFlag;
+
+use crate::rate::Rate;
+use crate::stdio::{Owner, give};
+
+/// How much is written at once, about.
+const WRITE_SIZE: usize = 128 * 1024;
+/// The largest piece of a line in a json-file, in bytes, as Docker has it.
+const JSON_PIECE: usize = 16 * 1024;
+/// By how many bytes a file that could not be set aside grows before that is tried again.
+const PATIENCE: u64 = 64 * 1024;
+/// How much of the end of a log is looked at for what a dead shim wrote last: more than it reads at
+/// once makes, in any format.
+const TAIL: u64 = 1024 * 1024;
+
+pub(crate) struct LogFile {
+    directory: Directory,
+    name: String,
+    owner: Owner,
+    driver: LogDriver,
+    file: File,
+    /// How large it is, as far as we wrote it.
+    size: u64,
+    max_size: u64,
+    files: u32,
+    /// Whether all lines that were begun have ended, so that a new file may begin.
+    whole: bool,
+    /// Entries that are not written yet.
+    out: Vec<u8>,
+    rate: Option<Rate>,
+    /// Bytes that could not be written and were not told of yet.
+    dropped: u64,
+}
+
+impl LogFile {
+    /// Opens the file of a driver that has one.
+    pub(crate) fn open(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<Self> {
+        let (directory, name, owner) = place(spec, dir, owner)?;
+        let file = open(&directory, &name, owner)?;
+        Ok(Self {
+            size: file.metadata()?.len(),
+            directory,
+            name,
+            owner,
+            driver: spec.driver,
+            file,
+            max_size: spec.max_size.unwrap_or(u64::MAX),
+            files: spec.files(),
+            whole: true,
+            out: Vec::with_capacity(WRITE_SIZE),
+            rate: spec.rate.map(Rate::new),
+            dropped: 0,
+        })
+    }
+
+    /// Writes what was read from a stream. Never fails: a full disk must not stop the container.
+    pub(crate) fn take(
+        &mut self,
+        stream: Stream,
+        stamp: &[u8; TEXT_LEN],
+        mark: Mark,
+        bytes: &[u8],
+    ) {
+        self.tell_of_dropped(stamp);
+        if self.driver == LogDriver::File {
+            return self.write(bytes);
+        }
+        for piece in cri::pieces(bytes) {
+            if let Some(rate) = &mut self.rate {
+                if let Some(notice) = rate.notice(stamp) {
+                    self.enter(Stream::Stderr, stamp, Mark::Notice, notice.as_bytes());
+                }
+                if !self.rate.as_mut().is_none_or(|rate| rate.admits(stream, piece, stamp)) {
+                    continue;
+                }
+            }
+            let most = if self.driver == LogDriver::JsonFile { JSON_PIECE } else { piece.len() };
+            for piece in piece.chunks(most) {
+                self.enter(stream, stamp, mark, piece);
+            }
+        }
+        self.flush();
+    }
+
+    /// The last word: what was dropped and has not been told.
+    pub(crate) fn finish(&mut self, stamp: &[u8; TEXT_LEN]) {
+        self.tell_of_dropped(stamp);
+        if let Some(notice) = self.rate.as_mut().and_then(Rate::last_notice) {
+            self.enter(Stream::Stderr, stamp, Mark::Notice, notice.as_bytes());
+        }
+        self.flush();
+    }
+
+    /// Opens the file anew by its name, after somebody has moved it away.
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        self.file = open(&self.directory, &self.name, self.owner)?;
+        self.size = self.file.metadata()?.len();
+        Ok(())
+    }
+
+    /// Adds one entry to those that are to be written; in a new file, if this one is full.
+    fn enter(&mut self, stream: Stream, stamp: &[u8; TEXT_LEN], mark: Mark, piece: &[u8]) {
+        if self.out.len() + piece.len() > WRITE_SIZE - WRITE_SIZE / 8 {
+            self.flush();
+        }
+        let start = self.out.len();
+        match self.driver {
+            LogDriver::JsonFile => json_file::encode(stream, stamp, mark, piece, &mut self.out),
+            LogDriver::File => self.out.extend_from_slice(piece),
+            _ => cri::encode(stream, stamp, mark, piece, &mut self.out),
+        }
+        let (before, after) = (self.size + start as u64, self.size + self.out.len() as u64);
+        // A line without end must not make a file without end.
+        if after > self.max_size && before > 0 && (self.whole || before > 2 * self.max_size) {
+            let entry = self.out.split_off(start);
+            self.flush();
+            self.rotate();
+            self.out.extend_from_slice(&entry);
+        }
+        self.whole = piece.ends_with(b"\n");
+    }
+
+    fn flush(&mut self) {
+        let out = std::mem::take(&mut self.out);
+        self.write(&out);
+        self.out = out;
+        self.out.clear();
+    }
+
+    /// What can't be written is dropped and counted; of an entry all or nothing.
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if self.dropped == 0 {
+                        let name = &self.name;
+                        let text = "output is dropped until it can be written";
+                        crate::log("warning", &format!("{name}: {error}; {text}"));
+                    }
+                    break;
+                }
+            }
+        }
+        let written = bytes.len() - rest.len();
+        let kept = if rest.is_empty() || self.driver == LogDriver::File {
+            written
+        } else {
+            let kept = memchr::memrchr(b'\n', &bytes[..written]).map_or(0, |place| place + 1);
+            self.cut((written - kept) as u64);
+            kept
+        };
+        self.size += kept as u64;
+        self.dropped += (bytes.len() - kept) as u64;
+    }
+
+    /// Takes the beginning of an entry away from the end of the file.
+    fn cut(&self, length: u64) {
+        let cut = |length| self.file.set_len(self.file.metadata()?.len().saturating_sub(length));
+        if length > 0
+            && let Err(error) = cut(length)
+        {
+            crate::log("warning", &format!("{}: an entry is torn: {error}", self.name));
+        }
+    }
+
+    /// Says in the log itself what is missing in it, once it can be written again.
+    fn tell_of_dropped(&mut self, stamp: &[u8; TEXT_LEN]) {
+        if self.dropped == 0 {
+            return;
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        let text = format!("[holdfast: {dropped} bytes of the log could not be written]\n");
+        self.enter(Stream::Stderr, stamp, Mark::Notice, text.as_bytes());
+        self.flush();
+        if self.dropped > 0 {
+            // Not yet; the notice itself is none of what was lost.
+            self.dropped = dropped;
+        } else {
+            let text = format!("{}: goes on, {dropped} bytes of it were dropped", self.name);
+            crate::log("warning", &text);
+        }
+    }
+
+    /// Sets the file aside and begins a new one. What a crash leaves of it is a hole in the
+    /// numbers, which the next one fills.
+    fn rotate(&mut self) {
+        if let Err(error) = self.try_rotate() {
+            crate::log("warning", &format!("{}: not set aside: {error}", self.name));
+            self.size = self.size.saturating_sub(PATIENCE);
+        }
+    }
+
+    fn try_rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| format!("{}.{number}", self.name);
+        let mut hole = 1;
+        while hole + 1 < self.files && self.directory.contains(&numbered(hole))? {
+            hole += 1;
+        }
+        if self.files > 1 {
+            for number in (1..hole).rev() {
+                self.directory.rename(&numbered(number), &numbered(number + 1))?;
+            }
+            self.directory.rename(&self.name, &numbered(1))?;
+        } else {
+            self.directory.unlink(&self.name)?;
+        }
+        self.reopen()
+    }
+
+    /// Takes over from a dead shim: a torn entry at the end goes, as its bytes are still where they
+    /// came from.
+    pub(crate) fn mend(&mut self) -> io::Result<()> {
+        if self.driver == LogDriver::File {
+            return Ok(());
+        }
+        let tail = self.tail()?;
+        let torn = tail.len() - memchr::memrchr(b'\n', &tail).map_or(0, |place| place + 1);
+        self.cut(torn as u64);
+        self.size = self.file.metadata()?.len();
+        Ok(())
+    }
+
+    /// What was entered of a stream last, at one time: perhaps more is still in the pipe than was
+    /// entered, perhaps it has been taken out, or it is in there still.
+    pub(crate) fn last_read(&self, stream: Stream) -> io::Result<Vec<u8>> {
+        let tail = self.tail()?;
+        let mut last: Vec<u8> = Vec::new();
+        let mut time = String::new();
+        for line in tail.split(|&b| b == b'\n') {
+            let (at, content) = match self.driver {
+                LogDriver::JsonFile => match json_file::decode(line) {
+                    Some(entry) if entry.stream == stream && entry.mark != Mark::Notice => {
+                        (entry.time, entry.content)
+                    }
+                    _ => continue,
+                },
+                _ => match cri::decode(line) {
+                    Some(entry) if entry.stream == stream && entry.mark != Mark::Notice => {
+                        let end: &[u8] = if entry.full { b"\n" } else { b"" };
+                        (entry.time.to_owned(), [entry.content, end].concat())
+                    }
+                    _ => continue,
+                },
+            };
+            if at != time {
+                last.clear();
+                time = at;
+            }
+            last.extend_from_slice(&content);
+        }
+        Ok(last)
+    }
+
+    fn tail(&self) -> io::Result<Vec<u8>> {
+        let file = self.directory.open_file(&self.name, OFlag::O_RDONLY)?;
+        let length = file.metadata()?.len();
+        let start = length.saturating_sub(TAIL);
+        let mut tail = vec![0; usize::try_from(length - start).unwrap_or(0)];
+        file.read_exact_at(&mut tail, start)?;
+        Ok(tail)
+    }
+}
+
+/// A file that the process writes itself.
+pub(crate) fn open_direct(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<File> {
+    let (directory, name, owner) = place(spec, dir, owner)?;
+    open(&directory, &name, owner)
+}
+
+/// Where its file is, and to whom it is given: what the caller names stays the caller's.
+fn place(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<(Directory, String, Owner)> {
+    let path = spec.file().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| io::Error::other(format!("log {spec}: no file name")))?;
+    let (parent, owner) = match path.parent() {
+        Some(parent) if parent != Path::new("") => (parent, None),
+        _ => (dir.path(), owner),
+    };
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("log {spec}: {error}"));
+    Ok((Directory::open(parent).map_err(named)?, name.to_owned(), owner))
+}
+
+fn open(directory: &Directory, name: &str, owner: Owner) -> io::Result<File> {
+    let opened = directory.append(name);
+    opened
+        .and_then(|file| give(&file, owner).map(|()| file))
+        .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+}

@@ -1,0 +1,156 @@
+//! All the places to which the output of a process goes, and what of it is on its way.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+use std::time::SystemTime;
+
+use holdfast_state::cri::{Mark, Stream};
+use holdfast_state::{LogDriver, LogSpec, ProcessDir, time};
+
+use crate::journald::Journald;
+use crate::log_file::LogFile;
+use crate::reader::Reader;
+use crate::stdio::Owner;
+
+/// How much is read at once: what a pipe holds by default.
+pub(crate) const READ_SIZE: usize = 64 * 1024;
+
+enum Place {
+    File(LogFile),
+    Journald(Journald),
+    /// The readers of the two streams; standard error has one of its own or none.
+    Fifo(Reader, Option<Reader>),
+}
+
+pub(crate) struct Places {
+    places: Vec<Place>,
+    /// What was read last.
+    chunk: Box<[u8]>,
+}
+
+impl Places {
+    /// Opens what there is to open. `None` if output goes nowhere.
+    pub(crate) fn open(
+        specs: &[LogSpec],
+        dir: &ProcessDir,
+        owner: Owner,
+    ) -> io::Result<Option<Self>> {
+        let mut places = Vec::new();
+        for spec in specs {
+            places.push(match spec.driver {
+                LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
+                    Place::File(LogFile::open(spec, dir, owner)?)
+                }
+                LogDriver::Journald => {
+                    Place::Journald(Journald::open(spec.path.as_deref(), spec.rate, dir)?)
+                }
+                LogDriver::Fifo => {
+                    let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
+                    let reader = |path, name| {
+                        Reader::open(path, spec.backpressure, spec.buffered(), dir, name)
+                    };
+                    let stderr = spec.stderr.as_deref().map(|path| reader(path, "stderr.spill"));
+                    Place::Fifo(reader(path, "stdout.spill")?, stderr.transpose()?)
+                }
+                LogDriver::None => continue,
+            });
+        }
+        let chunk = vec![0; READ_SIZE].into_boxed_slice();
+        Ok((!places.is_empty()).then_some(Self { places, chunk }))
+    }
+
+    /// Makes good what a dead shim left half done.
+    pub(crate) fn mend(&mut self) -> io::Result<()> {
+        self.files().try_for_each(LogFile::mend)
+    }
+
+    /// What was logged of a stream last, where that can be read back.
+    pub(crate) fn last_read(&mut self, stream: Stream) -> io::Result<Vec<u8>> {
+        self.files().next().map_or(Ok(Vec::new()), |file| file.last_read(stream))
+    }
+
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        self.files().try_for_each(LogFile::reopen)
+    }
+
+    fn files(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        self.places.iter_mut().filter_map(|place| match place {
+            Place::File(file) => Some(file),
+            Place::Journald(_) | Place::Fifo(..) => None,
+        })
+    }
+
+    /// Room for what is to be read, so much of it.
+    pub(crate) fn room(&mut self, limit: usize) -> &mut [u8] {
+        &mut self.chunk[..limit.min(READ_SIZE)]
+    }
+
+    /// Reads so much into that room.
+    pub(crate) fn read_exact(&mut self, mut from: &File, length: usize) -> io::Result<()> {
+        from.read_exact(&mut self.chunk[..length])
+    }
+
+    /// Hands what was read to every place.
+    pub(crate) fn take(&mut self, stream: Stream, mark: Mark, length: usize) -> io::Result<()> {
+        let (stamp, bytes) = (time::format(SystemTime::now()), &self.chunk[..length]);
+        for place in &mut self.places {
+            match place {
+                Place::File(file) => file.take(stream, &stamp, mark, bytes),
+                Place::Journald(journal) => journal.take(stream, &stamp, mark, bytes),
+                Place::Fifo(_, Some(stderr)) if stream == Stream::Stderr => stderr.take(bytes)?,
+                Place::Fifo(stdout, _) => stdout.take(bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The process has ended: what is to be said of what is missing is said.
+    pub(crate) fn finish(&mut self) {
+        let stamp = time::format(SystemTime::now());
+        for place in &mut self.places {
+            match place {
+                Place::File(file) => file.finish(&stamp),
+                Place::Journald(journal) => journal.finish(),
+                Place::Fifo(..) => {}
+            }
+        }
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.places
+            .iter()
+            .flat_map(|place| match place {
+                Place::Fifo(stdout, stderr) => [Some(stdout), stderr.as_ref()],
+                Place::File(_) | Place::Journald(_) => [None, None],
+            })
+            .flatten()
+    }
+
+    /// Whether nothing more can be taken at the moment.
+    pub(crate) fn are_full(&self) -> bool {
+        self.readers().any(Reader::is_full)
+    }
+
+    /// Whether readers have got everything.
+    pub(crate) fn are_empty(&self) -> bool {
+        self.readers().all(Reader::is_empty)
+    }
+
+    /// The readers that have yet to take something, to be waited for.
+    pub(crate) fn waits_for(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        let mut waiting = self.readers().filter_map(Reader::waits_for);
+        [waiting.next(), waiting.next()]
+    }
+
+    /// Hands on what readers take.
+    pub(crate) fn pass(&mut self) -> io::Result<()> {
+        for place in &mut self.places {
+            if let Place::Fifo(stdout, stderr) = place {
+                stdout.pass()?;
+                stderr.as_mut().map_or(Ok(()), Reader::pass)?;
+            }
+        }
+        Ok(())
+    }
+}

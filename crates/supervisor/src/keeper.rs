@@ -1,0 +1,121 @@
+//! Descriptors that outlive this process, in somebody else's keeping: systemd's store, say.
+//!
+//! With daemon and shim both dead nobody holds a process, its pipes or its terminal, unless they are
+//! kept: then its status is exact all the same (from Linux 6.15 on), and its last output is there.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use holdfast_state::{ContainerId, ProcessId};
+
+use crate::adoption::Copies;
+use crate::identity::Handle;
+use crate::process::Process;
+
+/// Keeps descriptors beyond the life of this process.
+pub trait Keeper: Send + Sync + fmt::Debug {
+    /// Takes a copy of a descriptor, under this name: letters, digits and some signs, no colon.
+    fn keep(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Closes all that has this name.
+    fn release(&self, name: &str) -> io::Result<()>;
+}
+
+/// What systemd says to the service that we are, and to nobody below it: runc would take it for the
+/// container's.
+pub(crate) const OF_OUR_OWN_MANAGER: [&str; 4] =
+    ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// What of a process is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Process,
+    Stdout,
+    Stderr,
+    Terminal,
+}
+
+const KINDS: [Kind; 4] = [Kind::Process, Kind::Stdout, Kind::Stderr, Kind::Terminal];
+
+impl Kind {
+    fn name(self, container: &ContainerId, process: &ProcessId) -> String {
+        let kind = match self {
+            Self::Process => "process",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Terminal => "terminal",
+        };
+        format!("{container}/{process}/{kind}")
+    }
+}
+
+/// Who keeps, and what was kept for us by name.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    keeper: Option<Arc<dyn Keeper>>,
+    kept: Mutex<HashMap<String, OwnedFd>>,
+}
+
+/// What was kept of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(HashMap<Kind, OwnedFd>);
+
+impl Kept {
+    pub(crate) fn is_any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    pub(crate) fn take(&mut self, kind: Kind) -> Option<OwnedFd> {
+        self.0.remove(&kind)
+    }
+}
+
+impl Keeping {
+    pub(crate) fn new(keeper: Option<Arc<dyn Keeper>>, kept: Vec<(String, OwnedFd)>) -> Self {
+        Self { keeper, kept: Mutex::new(kept.into_iter().collect()) }
+    }
+
+    /// What was kept of a process.
+    pub(crate) fn of(&self, container: &ContainerId, process: &ProcessId) -> Kept {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |kind: Kind| Some((kind, kept.remove(&kind.name(container, process))?));
+        Kept(KINDS.into_iter().filter_map(of).collect())
+    }
+
+    /// Whatever is left is nobody's that is there.
+    pub(crate) fn release_rest(&self) {
+        let rest = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        for name in rest.into_keys() {
+            self.tell(|keeper| keeper.release(&name));
+        }
+    }
+
+    /// Has a process and what its shim reads from kept.
+    pub(crate) fn keep(&self, process: &Process, handle: &Handle, copies: Option<&Copies>) {
+        let name = |kind: Kind| kind.name(&process.container, &process.id);
+        self.tell(|keeper| keeper.keep(&name(Kind::Process), handle.pidfd.as_fd()));
+        for (kind, fd) in copies.into_iter().flat_map(Copies::kinds) {
+            self.tell(|keeper| keeper.keep(&name(kind), fd));
+        }
+    }
+
+    /// A process has ended, and that is on disk.
+    pub(crate) fn release(&self, process: &Process) {
+        for kind in KINDS {
+            let name = kind.name(&process.container, &process.id);
+            self.tell(|keeper| keeper.release(&name));
+        }
+    }
+
+    /// A keeper that fails costs what it is there for, and nothing else.
+    fn tell(&self, what: impl FnOnce(&dyn Keeper) -> io::Result<()>) {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = what(keeper.as_ref())
+        {
+            tracing::warn!(%error, "descriptor not kept");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Measurements beside the peers, in the same run and taking turns. The numbers of a run go into
+//! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
+
+mod latency;
+mod logs;
+mod peers;
+mod start;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// How fast output gets into a log: against conmon, and runc writing straight into a file
+    Logs(logs::Options),
+    /// How long a line is on its way to whoever follows a log: against podman and tail
+    Latency(latency::Options),
+    /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
+    Start(start::Options),
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    match &options.what {
+        What::Logs(options) => logs::run(options),
+        What::Latency(options) => latency::run(options),
+        What::Start(options) => start::run(options),
+    }
+}
+
+/// Samples of one quantity.
+#[derive(Debug, Clone, Default)]
+struct Samples(Vec<f64>);
+
+impl Samples {
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    /// The value below which this share of them lies.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    fn quantile(&self, share: f64) -> f64 {
+        let sorted = self.sorted();
+        let last = sorted.len().saturating_sub(1);
+        sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "median": self.median(),
+            "p99": self.quantile(0.99),
+            "min": self.quantile(0.0),
+            "max": self.quantile(1.0),
+            "samples": self.0,
+        })
+    }
+}
+
+/// Writes what a run has found, and where it was found.
+fn save(name: &str, command: &str, found: &Value) -> anyhow::Result<()> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let cores = std::thread::available_parallelism()?.get();
+    let load = fs::read_to_string("/proc/loadavg")?.trim().to_owned();
+    let result = json!({ "command": command, "kernel": kernel, "cores": cores, "load": load, "found": found });
+    let path = crate::workspace().join("bench/results").join(name);
+    fs::write(&path, serde_json::to_string_pretty(&result)? + "\n")?;
+    println!("written: {}", path.strip_prefix(crate::workspace()).unwrap_or(&path).display());
+    Ok(())
+}
+
+/// The programs, built as they are released.
+fn build() -> anyhow::Result<PathBuf> {
+    println!("building (release)");
+    crate::run(
+        crate::cargo()
+            .args(["build", "--release", "--quiet", "--bins"])
+            .args(["--package", "holdfast", "--package", "holdfast-shim"])
+            .args(["--package", "holdfast-oci", "--package", "holdfast-tests"]),
+    )?;
+    Ok(crate::executables("release"))
+}
+
+/// A directory in memory, so that no disk has a say. Removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        let path = Path::new("/dev/shm").join(format!("holdfast-bench-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,261 @@
+//! How fast a container can write, by where its output goes: busybox's dd copies a file of lines to
+//! its standard output in blocks of 64 KiB, and is timed from outside.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+
+use super::peers::{self, Conmon, Daemon, Gate};
+use super::{Samples, Scratch, build, save};
+use crate::setup::{self, BUSYBOX, CONMON, RUNC};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many megabytes a container writes, in lines of 80 bytes
+    #[arg(long, value_name = "MB", default_value_t = 500)]
+    megabytes: usize,
+    /// How often each takes its turn
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    rounds: usize,
+}
+
+/// Who brings the output where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// runc, its standard output being a file.
+    RuncFile,
+    /// runc, its standard output being a pipe that is read into nothing.
+    RuncPipe,
+    /// runc, and `cat` into a file: the same bytes, copied once.
+    RuncCat,
+    Conmon,
+    Holdfast(&'static str),
+    /// With a reader of the FIFO that reads into nothing.
+    HoldfastFifo,
+}
+
+const WAYS: [Way; 8] = [
+    Way::RuncFile,
+    Way::RuncPipe,
+    Way::RuncCat,
+    Way::Conmon,
+    Way::Holdfast("cri"),
+    Way::Holdfast("json-file"),
+    Way::Holdfast("file"),
+    Way::HoldfastFifo,
+];
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Self::RuncFile => "runc into a file".to_owned(),
+            Self::RuncPipe => "runc into a pipe".to_owned(),
+            Self::RuncCat => "runc | cat >file".to_owned(),
+            Self::Conmon => "conmon k8s-file".to_owned(),
+            Self::Holdfast(driver) => format!("holdfast {driver}"),
+            Self::HoldfastFifo => "holdfast fifo".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    megabytes_a_second: Samples,
+    /// Of whoever logs, in milliseconds for a megabyte of the container's.
+    user: Samples,
+    system: Samples,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
+    let programs = build()?;
+    let scratch = Scratch::new()?;
+    let data = scratch.0.join("data");
+    fs::create_dir(&data)?;
+    write_lines(&data.join("lines"), options.megabytes)?;
+    let script =
+        "read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
+    let bundle = peers::bundle(&scratch.0, &data, &["sh", "-c", script])?;
+    let mut bench = Bench {
+        daemon: Daemon::start(&programs, &scratch.0.join("root"))?,
+        gate: Gate::new(&data.join("gate"))?,
+        scratch: scratch.0.clone(),
+        bundle,
+        data,
+        turn: 0,
+    };
+    let mut found: Vec<Found> = WAYS.iter().map(|_| Found::default()).collect();
+    for round in 0..=options.rounds {
+        for (way, found) in WAYS.into_iter().zip(&mut found) {
+            let (seconds, user, system) = bench.turn(way)?;
+            // The first round warms up.
+            if round > 0 {
+                #[allow(clippy::cast_precision_loss)]
+                let megabytes = options.megabytes as f64;
+                found.megabytes_a_second.0.push(megabytes / seconds);
+                found.user.0.push(user * 1000.0 / megabytes);
+                found.system.0.push(system * 1000.0 / megabytes);
+            }
+        }
+        println!("round {round} of {}", options.rounds);
+    }
+    let median = |way: Way| {
+        let place = WAYS.iter().position(|other| *other == way).unwrap_or(0);
+        found[place].megabytes_a_second.median()
+    };
+    let (conmon, file, pipe) = (median(Way::Conmon), median(Way::RuncFile), median(Way::RuncPipe));
+    println!(
+        "{:<20} {:>8} {:>9} {:>9} {:>9}  CPU of the logger, ms a MB",
+        "", "MB/s", "× conmon", "× file", "× pipe"
+    );
+    let mut all = Vec::new();
+    for (way, found) in WAYS.iter().zip(&found) {
+        let speed = found.megabytes_a_second.median();
+        println!(
+            "{:<20} {speed:>8.0} {:>9.2} {:>9.2} {:>9.2}  {:.2} user, {:.2} system",
+            way.name(),
+            speed / conmon,
+            speed / file,
+            speed / pipe,
+            found.user.median(),
+            found.system.median()
+        );
+        all.push(json!({
+            "way": way.name(),
+            "megabytesASecond": found.megabytes_a_second.to_json(),
+            "timesConmon": speed / conmon,
+            "timesRuncIntoAFile": speed / file,
+            "timesRuncIntoAPipe": speed / pipe,
+            "userMsAMegabyte": found.user.to_json(),
+            "systemMsAMegabyte": found.system.to_json(),
+        }));
+    }
+    let command = format!(
+        "cargo xtask bench logs --megabytes {} --rounds {}",
+        options.megabytes, options.rounds
+    );
+    save("logs.json", &command, &json!(all))
+}
+
+fn write_lines(path: &Path, megabytes: usize) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for number in 0..megabytes * 12_500 {
+        writeln!(file, "{number:09} {:.<69}", "")?;
+    }
+    Ok(file.flush()?)
+}
+
+struct Bench {
+    daemon: Daemon,
+    gate: Gate,
+    scratch: PathBuf,
+    bundle: PathBuf,
+    data: PathBuf,
+    turn: usize,
+}
+
+impl Bench {
+    /// One container; how long it wrote, and the processor time of whoever logged.
+    fn turn(&mut self, way: Way) -> anyhow::Result<(f64, f64, f64)> {
+        self.turn += 1;
+        let id = format!("bench{}", self.turn);
+        let report = self.data.join("report");
+        let _ = fs::remove_file(&report);
+        let log = self.scratch.join("log");
+        let outcome = match way {
+            Way::RuncFile => {
+                let child = self.runc(&id, File::create(&log)?.into())?;
+                self.finish(child, None)
+            }
+            Way::RuncPipe | Way::RuncCat => {
+                let mut child = self.runc(&id, Stdio::piped())?;
+                let pipe = child.stdout.take().context("no pipe")?;
+                let target = if way == Way::RuncCat { log.clone() } else { "/dev/null".into() };
+                // cat would splice into /dev/null; dd reads.
+                let program: &[&str] =
+                    if way == Way::RuncCat { &["cat"] } else { &["dd", "bs=64k", "status=none"] };
+                let mut cat = Command::new(program[0])
+                    .args(&program[1..])
+                    .stdin(pipe)
+                    .stdout(File::create(target)?)
+                    .spawn()?;
+                let pid = i32::try_from(cat.id())?;
+                let outcome = self.finish(child, Some(pid));
+                cat.wait()?;
+                outcome
+            }
+            Way::Conmon => {
+                let target = format!("k8s-file:{}", log.display());
+                let conmon = Conmon::start(&self.scratch, &self.bundle, &id, &target)?;
+                let seconds = self.written()?;
+                let cpu = peers::cpu(conmon.pid)?;
+                self.gate.open()?;
+                conmon.end()?;
+                Ok((seconds, cpu.0, cpu.1))
+            }
+            Way::Holdfast(driver) => self.holdfast(&id, driver),
+            Way::HoldfastFifo => {
+                let path = self.scratch.join("fifo");
+                let _held = Gate::new(&path)?;
+                let mut reader = Command::new("dd")
+                    .args(["bs=64k", "status=none", "of=/dev/null"])
+                    .arg(format!("if={}", path.display()))
+                    .spawn()?;
+                let outcome = self.holdfast(&id, &format!("fifo:{}", path.display()));
+                reader.kill()?;
+                reader.wait()?;
+                fs::remove_file(path)?;
+                outcome
+            }
+        };
+        let _ = fs::remove_file(&log);
+        outcome
+    }
+
+    fn runc(&self, id: &str, stdout: Stdio) -> anyhow::Result<Child> {
+        let root = self.scratch.join("runc");
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(root).args(["run", "--bundle"]).arg(&self.bundle).arg(id);
+        Ok(command.stdin(Stdio::null()).stdout(stdout).spawn()?)
+    }
+
+    fn finish(&mut self, mut child: Child, logger: Option<i32>) -> anyhow::Result<(f64, f64, f64)> {
+        let seconds = self.written()?;
+        let cpu = logger.map(peers::cpu).transpose()?.unwrap_or_default();
+        self.gate.open()?;
+        child.wait()?;
+        Ok((seconds, cpu.0, cpu.1))
+    }
+
+    fn holdfast(&mut self, id: &str, log: &str) -> anyhow::Result<(f64, f64, f64)> {
+        let bundle = self.bundle.display().to_string();
+        let args =
+            ["run", "-d", "--name", id, "--runtime", "runc", "--log", log, "--bundle", &bundle];
+        self.daemon.ok(&args)?;
+        let seconds = self.written()?;
+        let cpu = peers::cpu(self.daemon.shim(id)?)?;
+        self.gate.open()?;
+        self.daemon.ok(&["wait", id])?;
+        self.daemon.ok(&["delete", id])?;
+        Ok((seconds, cpu.0, cpu.1))
+    }
+
+    /// Lets it write, waits until it has written all, and returns how long that took, in seconds.
+    fn written(&mut self) -> anyhow::Result<f64> {
+        // What is started in the foreground may still be on its way; it is at the gate by then.
+        std::thread::sleep(Duration::from_millis(300));
+        let report = self.data.join("report");
+        let began = Instant::now();
+        self.gate.open()?;
+        peers::until("a container to write all", || {
+            fs::read_to_string(&report).is_ok_and(|report| report.contains("records out"))
+        })?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+}

@@ -1,0 +1,181 @@
+//! Holdfast and its peers, each started the way its users do.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::setup;
+
+/// A bundle of busybox for these arguments, with a directory of the host at `/data`.
+pub(super) fn bundle(dir: &Path, data: &Path, args: &[&str]) -> anyhow::Result<PathBuf> {
+    let (bundle, bin) = (dir.join("bundle"), dir.join("bundle/rootfs/bin"));
+    fs::create_dir_all(&bin)?;
+    fs::create_dir_all(bundle.join("rootfs/data"))?;
+    fs::copy(which("busybox")?, bin.join("busybox"))?;
+    for name in ["sh", "dd", "true", "cat", "sleep"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name))?;
+    }
+    setup::output(Command::new("runc").arg("spec").current_dir(&bundle))?;
+    let path = bundle.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    config["process"]["args"] = json!(args);
+    config["process"]["terminal"] = json!(false);
+    let mount = json!({
+        "destination": "/data", "type": "bind", "source": data, "options": ["rbind", "rw"]
+    });
+    config["mounts"].as_array_mut().context("mounts")?.push(mount);
+    fs::write(path, serde_json::to_vec(&config)?)?;
+    Ok(bundle)
+}
+
+/// Where a program is.
+pub(super) fn which(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not in PATH"))
+}
+
+/// Waits until something holds.
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        ensure!(Instant::now() < end, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// A daemon of ours, ended when dropped.
+pub(super) struct Daemon {
+    pub(super) root: PathBuf,
+    programs: PathBuf,
+    child: Child,
+}
+
+impl Daemon {
+    pub(super) fn start(programs: &Path, root: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(root)?;
+        let log = File::create(root.with_extension("daemon.log"))?;
+        let child = Command::new(programs.join("holdfast"))
+            .arg("--root")
+            .arg(root)
+            .arg("daemon")
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let daemon = Self { root: root.to_owned(), programs: programs.to_owned(), child };
+        let socket = root.join("holdfast.sock");
+        until("the daemon", || UnixStream::connect(&socket).is_ok())?;
+        Ok(daemon)
+    }
+
+    pub(super) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("holdfast"));
+        command.arg("--root").arg(&self.root).args(args).stdin(Stdio::null());
+        command
+    }
+
+    pub(super) fn ok(&self, args: &[&str]) -> anyhow::Result<String> {
+        setup::output(&mut self.command(args))
+    }
+
+    /// The shim of a container's first process.
+    pub(super) fn shim(&self, id: &str) -> anyhow::Result<i32> {
+        let record = fs::read(self.root.join(id).join("init/process.json"))?;
+        let record: Value = serde_json::from_slice(&record)?;
+        let pid = record["holdfast"]["shim"]["pid"].as_i64().context("no shim in the record")?;
+        Ok(i32::try_from(pid)?)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// conmon, driven by hand as podman does: it makes the container, and runc starts it.
+pub(super) struct Conmon {
+    dir: PathBuf,
+    pub(super) id: String,
+    pub(super) pid: i32,
+}
+
+impl Conmon {
+    pub(super) fn start(dir: &Path, bundle: &Path, id: &str, log: &str) -> anyhow::Result<Self> {
+        let dir = dir.join(id);
+        fs::create_dir_all(dir.join("exits"))?;
+        let file = |name: &str| dir.join(name);
+        let mut command = Command::new("conmon");
+        command
+            .args(["--api-version", "1", "-c", id, "-u", id, "-n", id, "-r"])
+            .arg(which("runc")?);
+        command.arg("--runtime-arg").arg(format!("--root={}", file("runc").display()));
+        command.arg("-b").arg(bundle).arg("-p").arg(file("pid")).arg("-l").arg(log);
+        command.arg("--conmon-pidfile").arg(file("conmon.pid"));
+        command.arg("--exit-dir").arg(file("exits"));
+        command.arg("--socket-dir-path").arg(&dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(file("stderr"))?);
+        let status = command.status().context("conmon cannot be started")?;
+        ensure!(status.success(), "conmon: {status}");
+        until("conmon to make a container", || {
+            fs::read_to_string(file("pid")).is_ok_and(|text| !text.trim().is_empty())
+        })?;
+        until("runc to have made it", || {
+            let state =
+                Command::new("runc").arg("--root").arg(file("runc")).args(["state", id]).output();
+            state.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("\"created\""))
+        })?;
+        setup::output(Command::new("runc").arg("--root").arg(file("runc")).args(["start", id]))?;
+        let pid = fs::read_to_string(file("conmon.pid"))?.trim().parse()?;
+        Ok(Self { dir, id: id.to_owned(), pid })
+    }
+
+    /// What conmon writes when the container has ended.
+    pub(super) fn exit_file(&self) -> PathBuf {
+        self.dir.join("exits").join(&self.id)
+    }
+
+    /// Waits for the container's end, and removes it.
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        let exit = self.exit_file();
+        until("an exit file", || exit.exists())?;
+        let root = self.dir.join("runc");
+        setup::output(
+            Command::new("runc").arg("--root").arg(root).args(["delete", "-f", &self.id]),
+        )?;
+        Ok(fs::remove_dir_all(&self.dir)?)
+    }
+}
+
+/// A FIFO at which a container waits.
+pub(super) struct Gate(File);
+
+impl Gate {
+    pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
+        let made = Command::new("mkfifo").arg(path).status()?;
+        ensure!(made.success(), "mkfifo {}: {made}", path.display());
+        Ok(Self(File::options().read(true).write(true).open(path)?))
+    }
+
+    pub(super) fn open(&mut self) -> anyhow::Result<()> {
+        Ok(self.0.write_all(b"\n")?)
+    }
+}
+
+/// How much processor time a process has had, in seconds: its own, and the kernel's for it.
+pub(super) fn cpu(pid: i32) -> anyhow::Result<(f64, f64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let Some((_, rest)) = stat.rsplit_once(')') else { bail!("no stat of {pid}") };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // Fields 14 and 15 of proc_pid_stat(5); the first here is field 3. In hundredths of a second.
+    Ok((fields[11].parse::<f64>()? / 100.0, fields[12].parse::<f64>()? / 100.0))
+}
