@@ -10,7 +10,7 @@ use holdfast_supervisor::{
     Container, Error, ExecOptions, ExitStatus, LogOptions, LogReader, Logging, Mark, OutputStream,
     Stdin, Stdio, Supervisor,
 };
-use holdfast_tests::{Gate, Holdfast, Output, Scratch, read_all, said, soon, status};
+use holdfast_tests::{Gate, Holdfast, Output, Scratch, eventually, read_all, said, soon, status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An entry in the CRI's format, of that second of 1970.
@@ -321,4 +321,54 @@ async fn a_reader_of_bytes_goes_on_until_the_process_ends() {
     assert_eq!(rest, "after\n");
     assert_eq!(status(&container).await, ExitStatus::Code(3));
     scratch.close(supervisor).await;
+}
+
+#[tokio::test]
+async fn who_follows_has_every_line_across_the_shims_own_rotations() {
+    const LINES: u32 = 20_000;
+    let holdfast = Holdfast::start().await;
+    for driver in ["cri", "json-file"] {
+        let gate = holdfast.scratch.gate();
+        // Hundreds of files, of which none is set aside for good.
+        let log = format!("{driver},max-size=4k,max-files=1000");
+        let script = format!("{}; seq {LINES}", gate.wait("echo 0"));
+        let id = holdfast.run_detached(&["--log", &log], &["sh", "-c", &script]).await;
+        let mut following = holdfast.begin(&["logs", "-f", &id]);
+        assert_eq!(following.line().await, "0");
+        gate.open(0);
+        for number in 1..=LINES {
+            assert_eq!(following.line().await, number.to_string());
+        }
+        let ended = following.end().await;
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "", ""));
+        let last: String = (LINES - 299..=LINES).map(|number| format!("{number}\n")).collect();
+        assert_eq!(holdfast.ok(&["logs", "--tail", "300", &id]).await, last);
+        let all: String = (0..=LINES).map(|number| format!("{number}\n")).collect();
+        assert_eq!(holdfast.ok(&["logs", &id]).await, all);
+    }
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn who_follows_goes_on_in_the_new_file_after_reopen_logs() {
+    let holdfast = Holdfast::start().await;
+    let (first, second) = (holdfast.scratch.gate(), holdfast.scratch.gate());
+    let path = holdfast.scratch.path().join("app.log");
+    let log = format!("cri:{}", path.display());
+    let script =
+        format!("{}; echo two; {}; echo three", first.wait("echo one"), second.wait("true"));
+    let id = holdfast.run_detached(&["--log", &log], &["sh", "-c", &script]).await;
+    let mut following = holdfast.begin(&["logs", "-f", &id]);
+    assert_eq!(following.line().await, "one");
+    fs::rename(&path, path.with_file_name("app.log.20260101")).unwrap();
+    // Still into the file that was moved.
+    first.open(0);
+    assert_eq!(following.line().await, "two");
+    holdfast.ok(&["reopen-logs", &id]).await;
+    eventually("the new file", || path.exists()).await;
+    second.open(0);
+    assert_eq!(following.line().await, "three");
+    let ended = following.end().await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    holdfast.close().await;
 }

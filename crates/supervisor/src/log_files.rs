@@ -15,9 +15,12 @@ use crate::LogChunk;
 use crate::log_entries::{
     Format, LANES, MAX_ENTRY, READ_SIZE, backwards, end_of_lines, last_lines, raw, read_at,
 };
-use crate::log_place::{Identity, Place};
+use crate::log_place::{From, Identity, Place};
 use crate::logs::LogOptions;
 
+/// How many files are held at once. Of a log of more, the rest is opened when it is their turn, and
+/// the last lines are looked for in so many.
+const HELD: usize = 64;
 /// So far back, in bytes of output, the beginnings of the last lines are looked for.
 const MAX_LINE: usize = 16 * 1024 * 1024;
 /// A modification time is that of the last tick of the clock, and may lag behind an entry's.
@@ -83,7 +86,7 @@ impl LogFiles {
             from: None,
             since: options.since.map(|since| comparable(&text(since)).to_owned()),
         };
-        files.look_for_more()?;
+        files.look_for_more(if options.tail.is_some() { From::Newest } else { From::Oldest })?;
         if let Some(since) = options.since {
             files.pass_over_older_than(since)?;
         }
@@ -106,7 +109,7 @@ impl LogFiles {
         if let Some(lines) = self.tail.take() {
             self.begin_at_last(lines)?;
         }
-        self.look_for_more()?;
+        self.look_for_more(From::Oldest)?;
         // Asked before the reading: when something is in the next file, all is in this one.
         let is_over = self.held.len() > 2
             || match self.held.get(1) {
@@ -194,17 +197,21 @@ impl LogFiles {
     }
 
     /// Takes hold of the files that have come since.
-    fn look_for_more(&mut self) -> io::Result<()> {
+    fn look_for_more(&mut self, from: From) -> io::Result<()> {
+        // One that lags behind holds no more on the disk than twice what the log may take.
+        if self.held.len() > HELD / 2 || self.held.len() > self.place.set_aside as usize + 1 {
+            return Ok(());
+        }
         let newest = self.held.back().map(|held| held.id);
         let current = self.place.identity(0)?;
         self.is_current = newest.is_some() && newest == current;
-        // One that lags behind holds no more on the disk than twice what the log may take.
-        if self.is_current || self.held.len() > self.place.set_aside as usize + 1 {
+        if self.is_current {
             return Ok(());
         }
-        let (found, joined) = self.place.scan(newest)?;
-        let mut after_gap = newest.is_some() && !joined && self.place.set_aside > 0;
-        for (file, id) in found.into_iter().rev() {
+        let (found, joined) = self.place.newer(newest, HELD - self.held.len(), from)?;
+        // Who else moves files away may give them any name, and has lost nothing.
+        let mut after_gap = newest.is_some() && !joined && self.place.rotates;
+        for (file, id) in found {
             let length = file.metadata()?.len();
             let serial = self.next_serial;
             self.next_serial += 1;
@@ -328,7 +335,9 @@ impl Tail {
 
 /// What is told where files were rotated away before they were read.
 fn missing() -> LogChunk {
-    let bytes = &b"holdfast: output is missing here: it was rotated away before it was read\n"[..];
+    let bytes =
+        &b"[holdfast: output may be missing here: its file was rotated away before it was read]\n"
+            [..];
     let time = Some(text(SystemTime::now()));
     LogChunk { stream: Stream::Stderr, time, mark: Mark::Notice, bytes: bytes.into() }
 }
@@ -383,8 +392,9 @@ mod tests {
 
         fn open_as(&self, format: Format, options: LogOptions) -> LogFiles {
             let directory = Directory::open(self.0.path()).unwrap();
-            let set_aside = if matches!(format, Format::Raw(_)) { 0 } else { 4 };
-            let place = Place { directory, name: "log".to_owned(), format, set_aside };
+            let rotates = !matches!(format, Format::Raw(_));
+            let set_aside = if rotates { 4 } else { 0 };
+            let place = Place { directory, name: "log".to_owned(), format, set_aside, rotates };
             LogFiles::open(place, &options).unwrap()
         }
 
@@ -507,6 +517,41 @@ mod tests {
         }
         // What it held was kept for it.
         assert_eq!(rest(&mut files), "a\n[notice]2\n3\n4\n5\n6\n");
+    }
+
+    #[test]
+    fn who_moves_a_file_to_any_other_name_has_lost_nothing() {
+        let scratch = Scratch::new();
+        scratch.append(0, &line("a"));
+        let mut files = scratch.open(LogOptions::new());
+        files.place.rotates = false;
+        assert_eq!(rest(&mut files), "a\n");
+        scratch.append(0, &line("b"));
+        fs::rename(scratch.path(0), scratch.path(99)).unwrap();
+        assert_eq!(rest(&mut files), "b\n");
+        scratch.append(0, &line("c"));
+        assert_eq!(rest(&mut files), "c\n");
+    }
+
+    #[test]
+    fn of_a_thousand_files_few_are_held_at_once() {
+        let scratch = Scratch::new();
+        for number in 0..1000 {
+            scratch.append(999 - number, &line(&number.to_string()));
+        }
+        let place = || Place {
+            directory: Directory::open(scratch.0.path()).unwrap(),
+            name: "log".to_owned(),
+            format: Format::Cri,
+            set_aside: 2000,
+            rotates: true,
+        };
+        let mut files = LogFiles::open(place(), &LogOptions::new()).unwrap();
+        assert_eq!(files.held.len(), HELD);
+        let expected: String = (0..1000).map(|number| format!("{number}\n")).collect();
+        assert_eq!(rest(&mut files), expected);
+        let mut files = LogFiles::open(place(), &LogOptions::new().tail(20)).unwrap();
+        assert_eq!(rest(&mut files), expected.split_at(expected.len() - 20 * 4).1);
     }
 
     #[test]

@@ -30,6 +30,15 @@ pub(crate) struct Place {
     pub(crate) format: Format,
     /// How many may have been set aside as `NAME.1`, `NAME.2`, …
     pub(crate) set_aside: u32,
+    /// Whether it is the shim that sets them aside.
+    pub(crate) rotates: bool,
+}
+
+/// From which side on files are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Oldest,
+    Newest,
 }
 
 impl Place {
@@ -46,48 +55,73 @@ impl Place {
         }
     }
 
-    /// The files from the newest on, to the one before this, and whether this was found.
-    pub(crate) fn scan(
+    /// Opens the files that are newer than this one, or all, up to so many from that side on. They
+    /// come the oldest first. Tells, too, whether this one was found.
+    pub(crate) fn newer(
         &self,
-        until: Option<Identity>,
+        than: Option<Identity>,
+        most: usize,
+        from: From,
     ) -> io::Result<(Vec<(File, Identity)>, bool)> {
         let mut scans = 0;
         loop {
             let before = self.identity(0)?;
-            let scanned = self.scan_once(until)?;
+            let (mut found, joined) = self.scan(than)?;
+            let surplus = found.len().saturating_sub(most);
+            match from {
+                From::Oldest => found.drain(most.min(found.len())..),
+                From::Newest => found.drain(..surplus),
+            };
+            let wanted = found.len();
+            let opened = self.open_all(found)?;
             scans += 1;
-            // Otherwise they may have been renamed twice meanwhile, and stand in a wrong order.
-            if self.identity(0)? == before || scans == SCANS {
-                return Ok(scanned);
+            // Otherwise they were renamed meanwhile: if twice, they stand in a wrong order.
+            let is_sound = opened.len() == wanted && self.identity(0)? == before;
+            if is_sound || scans == SCANS {
+                return Ok((opened, joined));
             }
         }
     }
 
-    fn scan_once(&self, until: Option<Identity>) -> io::Result<(Vec<(File, Identity)>, bool)> {
-        let mut found: Vec<(File, Identity)> = Vec::new();
-        let mut holes = 0;
+    /// The numbers of the files that are newer than this one, the oldest first.
+    fn scan(&self, than: Option<Identity>) -> io::Result<(Vec<(u32, Identity)>, bool)> {
+        let mut found: Vec<(u32, Identity)> = Vec::new();
+        let (mut holes, mut joined) = (0, false);
         for number in 0..=self.set_aside {
-            let file = match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    holes += 1;
-                    if holes > MAX_HOLES {
-                        break;
-                    }
-                    continue;
+            let Some(id) = self.identity(number)? else {
+                holes += 1;
+                if holes > MAX_HOLES {
+                    break;
                 }
-                other => other?,
+                continue;
             };
             holes = 0;
-            let metadata = file.metadata()?;
-            let id = (metadata.dev(), metadata.ino());
-            if Some(id) == until {
-                return Ok((found, true));
+            if Some(id) == than {
+                joined = true;
+                break;
             }
-            // One that was renamed between two looks is seen twice.
-            if found.iter().all(|(_, known)| *known != id) {
-                found.push((file, id));
-            }
+            found.push((number, id));
         }
-        Ok((found, false))
+        found.reverse();
+        // One that was renamed between two looks was seen twice.
+        found.dedup_by_key(|(_, id)| *id);
+        Ok((found, joined))
+    }
+
+    /// Opens them up to the first that has another number by now.
+    fn open_all(&self, found: Vec<(u32, Identity)>) -> io::Result<Vec<(File, Identity)>> {
+        let mut opened = Vec::new();
+        for (number, expected) in found {
+            let file = match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                other => other?,
+            };
+            let metadata = file.metadata()?;
+            if (metadata.dev(), metadata.ino()) != expected {
+                break;
+            }
+            opened.push((file, expected));
+        }
+        Ok(opened)
     }
 }
