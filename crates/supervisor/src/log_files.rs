@@ -208,10 +208,10 @@ impl LogFiles {
         if self.is_current {
             return Ok(());
         }
-        let (found, joined) = self.place.newer(newest, HELD - self.held.len(), from)?;
+        let found = self.place.newer(newest, HELD - self.held.len(), from)?;
         // Who else moves files away may give them any name, and has lost nothing.
-        let mut after_gap = newest.is_some() && !joined && self.place.rotates;
-        for (file, id) in found {
+        let mut after_gap = newest.is_some() && !found.joined && self.place.rotates;
+        for (file, id) in found.files {
             let length = file.metadata()?.len();
             let serial = self.next_serial;
             self.next_serial += 1;

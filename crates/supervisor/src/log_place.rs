@@ -3,6 +3,7 @@
 //! A file is known by its device and inode: names change under a reader's eyes. All names are
 //! looked at upwards, the way the files are renamed, so that none slips past.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +35,24 @@ pub(crate) struct Place {
     pub(crate) rotates: bool,
 }
 
+/// What was found of the files of a log.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The oldest first.
+    pub(crate) files: VecDeque<(File, Identity)>,
+    /// Whether the one was found than which they are newer.
+    pub(crate) joined: bool,
+}
+
+/// The newest file at the beginning of a scan. It is held, or its inode could be that of a later one
+/// at the scan's end.
+#[derive(Debug)]
+struct First {
+    number: u32,
+    id: Identity,
+    _held: File,
+}
+
 /// From which side on files are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
@@ -56,72 +75,70 @@ impl Place {
     }
 
     /// Opens the files that are newer than this one, or all, up to so many from that side on. They
-    /// come the oldest first. Tells, too, whether this one was found.
+    /// come the oldest first.
     pub(crate) fn newer(
         &self,
         than: Option<Identity>,
         most: usize,
         from: From,
-    ) -> io::Result<(Vec<(File, Identity)>, bool)> {
+    ) -> io::Result<Found> {
         let mut scans = 0;
         loop {
-            let before = self.identity(0)?;
-            let (mut found, joined) = self.scan(than)?;
-            let surplus = found.len().saturating_sub(most);
-            match from {
-                From::Oldest => found.drain(most.min(found.len())..),
-                From::Newest => found.drain(..surplus),
-            };
-            let wanted = found.len();
-            let opened = self.open_all(found)?;
+            let (found, first) = self.scan(than, most, from)?;
             scans += 1;
-            // Otherwise they were renamed meanwhile: if twice, they stand in a wrong order.
-            let is_sound = opened.len() == wanted && self.identity(0)? == before;
+            // Where the newest has moved, others may stand in a wrong order.
+            let is_sound = match &first {
+                Some(first) => {
+                    self.identity(first.number)? == Some(first.id)
+                        && (first.number == 0 || self.identity(0)?.is_none())
+                }
+                None => true,
+            };
             if is_sound || scans == SCANS {
-                return Ok((opened, joined));
+                return Ok(found);
             }
         }
     }
 
-    /// The numbers of the files that are newer than this one, the oldest first.
-    fn scan(&self, than: Option<Identity>) -> io::Result<(Vec<(u32, Identity)>, bool)> {
-        let mut found: Vec<(u32, Identity)> = Vec::new();
-        let (mut holes, mut joined) = (0, false);
+    fn scan(
+        &self,
+        than: Option<Identity>,
+        most: usize,
+        from: From,
+    ) -> io::Result<(Found, Option<First>)> {
+        let mut files: VecDeque<(File, Identity)> = VecDeque::new();
+        let (mut first, mut joined, mut holes) = (None, false, 0);
         for number in 0..=self.set_aside {
-            let Some(id) = self.identity(number)? else {
-                holes += 1;
-                if holes > MAX_HOLES {
-                    break;
+            let file = match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    holes += 1;
+                    if holes > MAX_HOLES {
+                        break;
+                    }
+                    continue;
                 }
-                continue;
+                other => other?,
             };
             holes = 0;
+            let metadata = file.metadata()?;
+            let id = (metadata.dev(), metadata.ino());
+            if first.is_none() {
+                first = Some(First { number, id, _held: file.try_clone()? });
+            }
             if Some(id) == than {
                 joined = true;
                 break;
             }
-            found.push((number, id));
-        }
-        found.reverse();
-        // One that was renamed between two looks was seen twice.
-        found.dedup_by_key(|(_, id)| *id);
-        Ok((found, joined))
-    }
-
-    /// Opens them up to the first that has another number by now.
-    fn open_all(&self, found: Vec<(u32, Identity)>) -> io::Result<Vec<(File, Identity)>> {
-        let mut opened = Vec::new();
-        for (number, expected) in found {
-            let file = match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                other => other?,
-            };
-            let metadata = file.metadata()?;
-            if (metadata.dev(), metadata.ino()) != expected {
+            // One that was renamed between two looks is seen twice.
+            if files.front().is_some_and(|(_, last)| *last == id) {
+                continue;
+            }
+            if files.len() == most && from == From::Newest {
                 break;
             }
-            opened.push((file, expected));
+            files.push_front((file, id));
+            files.truncate(most);
         }
-        Ok(opened)
+        Ok((Found { files, joined }, first))
     }
 }
