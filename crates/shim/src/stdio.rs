@@ -262,6 +262,9 @@ impl Stdio {
     }
 }
 
+/// How much a container can write ahead, in bytes: four reads' worth.
+const PIPE_SIZE: i32 = 256 * 1024;
+
 /// How many descriptors of ours there are to wait for.
 pub(crate) const SOURCES: usize = 5;
 
@@ -322,6 +325,9 @@ pub(crate) fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
 /// closed it.
 fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    // Room for the container to go on while one read's worth is on its way to the log. An
+    // unprivileged user may have used up what pipes may hold; then it is what a pipe is by default.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
     give(&writer, owner)?;
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let theirs =
