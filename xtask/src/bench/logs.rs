@@ -4,10 +4,10 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::ensure;
 use clap::Args;
 use serde_json::json;
 
@@ -79,8 +79,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let data = scratch.0.join("data");
     fs::create_dir(&data)?;
     write_lines(&data.join("lines"), options.megabytes)?;
-    let script =
-        ": >/data/ready; read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
+    let script = ": >/data/ready; read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
     let bundle = peers::bundle(&scratch.0, &data, &["sh", "-c", script])?;
     let mut bench = Bench {
         daemon: Daemon::start(&programs, &scratch.0.join("root"))?,
@@ -170,12 +169,12 @@ impl Bench {
         let log = self.scratch.join("log");
         let outcome = match way {
             Way::RuncFile => {
-                let child = self.runc(&id, File::create(&log)?.into())?;
-                self.finish(child, None)
+                self.runc(&id, File::create(&log)?.into())?;
+                self.finish(&id, None)
             }
             Way::RuncPipe | Way::RuncCat => {
-                let mut child = self.runc(&id, Stdio::piped())?;
-                let pipe = child.stdout.take().context("no pipe")?;
+                let (pipe, writer) = std::io::pipe()?;
+                self.runc(&id, writer.into())?;
                 let target = if way == Way::RuncCat { log.clone() } else { "/dev/null".into() };
                 // cat would splice into /dev/null; dd reads.
                 let program: &[&str] =
@@ -186,7 +185,7 @@ impl Bench {
                     .stdout(File::create(target)?)
                     .spawn()?;
                 let pid = i32::try_from(cat.id())?;
-                let outcome = self.finish(child, Some(pid));
+                let outcome = self.finish(&id, Some(pid));
                 cat.wait()?;
                 outcome
             }
@@ -218,18 +217,30 @@ impl Bench {
         outcome
     }
 
-    fn runc(&self, id: &str, stdout: Stdio) -> anyhow::Result<Child> {
-        let root = self.scratch.join("runc");
-        let mut command = Command::new("runc");
-        command.arg("--root").arg(root).args(["run", "--bundle"]).arg(&self.bundle).arg(id);
-        Ok(command.stdin(Stdio::null()).stdout(stdout).spawn()?)
+    /// In the background: in the foreground runc puts pipes of its own in between.
+    fn runc(&self, id: &str, stdout: Stdio) -> anyhow::Result<()> {
+        let mut command = self.runc_command();
+        command.args(["run", "--detach", "--bundle"]).arg(&self.bundle).arg(id);
+        let status = command.stdin(Stdio::null()).stdout(stdout).status()?;
+        ensure!(status.success(), "runc run: {status}");
+        Ok(())
     }
 
-    fn finish(&mut self, mut child: Child, logger: Option<i32>) -> anyhow::Result<(f64, f64, f64)> {
+    fn runc_command(&self) -> Command {
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(self.scratch.join("runc"));
+        command
+    }
+
+    fn finish(&mut self, id: &str, logger: Option<i32>) -> anyhow::Result<(f64, f64, f64)> {
         let seconds = self.written()?;
         let cpu = logger.map(peers::cpu).transpose()?.unwrap_or_default();
         self.gate.open()?;
-        child.wait()?;
+        peers::until("a container to end", || {
+            let state = self.runc_command().args(["state", id]).output();
+            state.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("\"stopped\""))
+        })?;
+        setup::output(self.runc_command().args(["delete", id]))?;
         Ok((seconds, cpu.0, cpu.1))
     }
 
