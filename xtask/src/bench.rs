@@ -8,6 +8,7 @@ mod start;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -108,6 +109,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        // podman mounts its own storage onto itself.
+        let overlay = self.0.join("podman/overlay");
+        if overlay.exists() {
+            let _ = Command::new("umount").arg("--lazy").arg(overlay).status();
+        }
         let _ = fs::remove_dir_all(&self.0);
     }
 }

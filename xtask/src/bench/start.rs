@@ -96,7 +96,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     save("start.json", &format!("cargo xtask bench start --rounds {}", options.rounds), &json!(all))
 }
 
-const PODMAN_RUN: [&str; 4] = ["--network", "host", "--log-driver", "k8s-file"];
+const PODMAN_RUN: [&str; 8] = [
+    "--network",
+    "host",
+    "--log-driver",
+    "k8s-file",
+    "--ulimit",
+    "nofile=1024:1024",
+    "--ulimit",
+    "nproc=4096:4096",
+];
 
 /// podman with state of its own.
 pub(super) fn podman_command(scratch: &Path, args: &[&str]) -> Command {
