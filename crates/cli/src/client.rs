@@ -34,7 +34,7 @@ impl RequestError {
         }
         // Each runtime has words of its own, capital letters too.
         let text = self.0.message.to_lowercase();
-        if text.contains("executable file") && text.contains("not found")
+        if text.contains("executable") && text.contains("not found")
             || text.contains("no such file or directory") && text.contains("exec")
         {
             Some(127)
