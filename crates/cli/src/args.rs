@@ -308,7 +308,7 @@ pub(crate) struct StdioArgs {
     pub(crate) tty: bool,
     /// Where its output goes [default: cri]
     ///
-    /// DRIVER[:PATH][,option=value…], several times for several places. Drivers: cri, json-file,
+    /// `DRIVER[:PATH][,option=value…]`, several times for several places. Drivers: cri, json-file,
     /// file, fifo, journald, none. Options: max-size=SIZE and max-files=N (rotation), rate=LINES (a
     /// second), stderr=PATH, backpressure=block|drop-oldest|spill and buffer=SIZE (fifo).
     #[arg(long, value_name = "DRIVER[:PATH][,…]")]

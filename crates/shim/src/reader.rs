@@ -61,35 +61,42 @@ impl Reader {
         (!self.is_empty()).then(|| self.fifo.as_fd())
     }
 
+    /// Hands on what the reader takes, and keeps the rest for it. What can't be kept (a full disk) is
+    /// dropped and counted like what there is no room for.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         if self.is_empty() {
             rest = &rest[self.write(rest)?..];
         }
-        let mut rest = rest.to_vec();
-        if let Some(capacity) = self.capacity {
-            if rest.is_empty() {
-                return Ok(());
-            }
-            let room = |waiting: u64| {
-                usize::try_from(capacity.saturating_sub(waiting)).unwrap_or(usize::MAX)
-            };
-            let excess = rest.len().saturating_sub(room(self.len()));
-            if excess > 0 {
-                // Somewhat more, for the notice that takes its place.
-                let notice_room = 80;
-                let oldest = (excess as u64 + notice_room).min(self.len());
-                self.discard(oldest)?;
-                let beyond = rest.len().saturating_sub(room(self.len()));
-                rest.drain(..beyond);
-                self.dropped += oldest + beyond as u64;
-                crate::log(
-                    "warning",
-                    &format!("fifo: {} bytes dropped: its reader is slow", self.dropped),
-                );
-            }
+        if rest.is_empty() {
+            return Ok(());
         }
-        self.push(&rest)
+        let before = self.dropped;
+        rest = self.make_room(rest)?;
+        if let Err(error) = self.push(rest) {
+            crate::log("warning", &format!("fifo: what waits for its reader: {error}"));
+            self.dropped += rest.len() as u64;
+        }
+        if before == 0 && self.dropped > 0 {
+            crate::log("warning", "fifo: its reader is slow; the oldest is dropped and counted");
+        }
+        Ok(())
+    }
+
+    /// Drops so much of the oldest that these find room, and returns what of them does.
+    fn make_room<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        let Some(capacity) = self.capacity else { return Ok(bytes) };
+        let room =
+            |waiting: u64| usize::try_from(capacity.saturating_sub(waiting)).unwrap_or(usize::MAX);
+        let excess = bytes.len().saturating_sub(room(self.len()));
+        if excess == 0 {
+            return Ok(bytes);
+        }
+        let oldest = (excess as u64).min(self.len());
+        self.discard(oldest)?;
+        let beyond = bytes.len().saturating_sub(room(self.len()));
+        self.dropped += oldest + beyond as u64;
+        Ok(&bytes[beyond..])
     }
 
     /// Hands on what the reader takes.
