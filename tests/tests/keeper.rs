@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use holdfast_sys::fd_passing;
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{Holdfast, Proc, binary, skip, soon};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 
 /// The manager's end.
@@ -123,7 +124,7 @@ async fn a_terminal_goes_on_though_daemon_and_shim_are_dead_when_descriptors_are
     let program = manager.program(&holdfast);
     holdfast.try_start_daemon(&program, &[]).await.expect("the daemon starts");
     let path = holdfast.root().join(&id).join("init/stdin");
-    let open = || File::options().write(true).custom(&path);
+    let open = || File::options().write(true).custom_flags(O_NONBLOCK).open(&path);
     let mut input = soon("a shim that reads", async {
         loop {
             match open() {
@@ -137,15 +138,4 @@ async fn a_terminal_goes_on_though_daemon_and_shim_are_dead_when_descriptors_are
     assert_eq!(holdfast.ok(&["wait", &id]).await, "3\n");
     assert!(holdfast.ok(&["logs", &id]).await.contains("still 42"));
     holdfast.close().await;
-}
-
-/// Opens a FIFO without waiting for a reader.
-trait Custom {
-    fn custom(&mut self, path: &std::path::Path) -> std::io::Result<File>;
-}
-
-impl Custom for fs::OpenOptions {
-    fn custom(&mut self, path: &std::path::Path) -> std::io::Result<File> {
-        std::os::unix::fs::OpenOptionsExt::custom_flags(self, nix::libc::O_NONBLOCK).open(path)
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use holdfast_state::json_file;
 use holdfast_tests::numbered::{self, Follower, LINE};
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{Holdfast, Proc, binary, eventually, soon, unique_id};
-use nix::fcntl::OFlag;
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
@@ -106,8 +107,7 @@ fn follow(path: &Path) -> Follower {
                 (entry.content, entry.mark, entry.stream)
             } else {
                 let entry = cri::decode(line).expect("an entry");
-                let end: &[u8] = if entry.full { b"\n" } else { b"" };
-                ([entry.content, end].concat(), entry.mark, entry.stream)
+                (entry.written(), entry.mark, entry.stream)
             };
             assert_eq!(stream, Stream::Stdout);
             assert_ne!(mark, Mark::Notice, "{}", String::from_utf8_lossy(&piece));
@@ -222,7 +222,7 @@ async fn a_reader_that_takes_nothing_holds_nobody_up_and_is_told_what_it_missed(
         writer.begin();
         writer.wrote().await;
         let mut reader =
-            File::options().read(true).custom(OFlag::O_NONBLOCK).open(&path).expect("open a FIFO");
+            File::options().read(true).custom_flags(O_NONBLOCK).open(&path).expect("open a FIFO");
         let (mut all, mut chunk) = (Vec::new(), vec![0; 1 << 16]);
         let last = numbered::line(lines - 1);
         let until = Instant::now() + Duration::from_secs(30);
@@ -242,17 +242,6 @@ async fn a_reader_that_takes_nothing_holds_nobody_up_and_is_told_what_it_missed(
         assert!(after.len() > 100_000, "{backpressure}: {} bytes came at last", after.len());
         writer.end().await;
         holdfast.close().await;
-    }
-}
-
-/// Opens without waiting.
-trait Custom {
-    fn custom(&mut self, flags: OFlag) -> &mut Self;
-}
-
-impl Custom for fs::OpenOptions {
-    fn custom(&mut self, flags: OFlag) -> &mut Self {
-        std::os::unix::fs::OpenOptionsExt::custom_flags(self, flags.bits())
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::time::TEXT_LEN;
-use holdfast_state::{Directory, LogDriver, LogSpec, ProcessDir, json_file};
+use holdfast_state::{Directory, LogDriver, LogSpec, ProcessDir, json_file, logging};
 use nix::fcntl::OFlag;
 
 use crate::rate::Rate;
@@ -76,13 +76,11 @@ impl LogFile {
             return self.write(bytes);
         }
         for piece in cri::pieces(bytes) {
-            if let Some(rate) = &mut self.rate {
-                if let Some(notice) = rate.notice(stamp) {
-                    self.enter(Stream::Stderr, stamp, Mark::Notice, notice.as_bytes());
-                }
-                if !self.rate.as_mut().is_none_or(|rate| rate.admits(stream, piece, stamp)) {
-                    continue;
-                }
+            if let Some(notice) = self.rate.as_mut().and_then(|rate| rate.notice(stamp)) {
+                self.enter(Stream::Stderr, stamp, Mark::Notice, notice.as_bytes());
+            }
+            if !self.rate.as_mut().is_none_or(|rate| rate.admits(stream, piece, stamp)) {
+                continue;
             }
             let most = if self.driver == LogDriver::JsonFile { JSON_PIECE } else { piece.len() };
             for piece in piece.chunks(most) {
@@ -204,7 +202,7 @@ impl LogFile {
     }
 
     fn try_rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: u32| format!("{}.{number}", self.name);
+        let numbered = |number: u32| logging::set_aside(&self.name, number);
         let mut hole = 1;
         while hole + 1 < self.files && self.directory.contains(&numbered(hole))? {
             hole += 1;
@@ -240,26 +238,23 @@ impl LogFile {
         let mut last: Vec<u8> = Vec::new();
         let mut time = String::new();
         for line in tail.split(|&b| b == b'\n') {
-            let (at, content) = match self.driver {
-                LogDriver::JsonFile => match json_file::decode(line) {
-                    Some(entry) if entry.stream == stream && entry.mark != Mark::Notice => {
-                        (entry.time, entry.content)
-                    }
-                    _ => continue,
-                },
-                _ => match cri::decode(line) {
-                    Some(entry) if entry.stream == stream && entry.mark != Mark::Notice => {
-                        let end: &[u8] = if entry.full { b"\n" } else { b"" };
-                        (entry.time.to_owned(), [entry.content, end].concat())
-                    }
-                    _ => continue,
-                },
+            let entry = match self.driver {
+                LogDriver::JsonFile => json_file::decode(line),
+                _ => cri::decode(line).map(|entry| json_file::Entry {
+                    time: entry.time.to_owned(),
+                    stream: entry.stream,
+                    content: entry.written(),
+                    mark: entry.mark,
+                }),
             };
-            if at != time {
+            let is_its =
+                |entry: &json_file::Entry| entry.stream == stream && entry.mark != Mark::Notice;
+            let Some(entry) = entry.filter(is_its) else { continue };
+            if entry.time != time {
                 last.clear();
-                time = at;
+                time = entry.time;
             }
-            last.extend_from_slice(&content);
+            last.extend_from_slice(&entry.content);
         }
         Ok(last)
     }

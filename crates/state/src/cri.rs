@@ -120,6 +120,15 @@ pub struct Entry<'a> {
     pub mark: Mark,
 }
 
+impl Entry<'_> {
+    /// The bytes as they were written, with the line feed that ended them if one did.
+    #[must_use]
+    pub fn written(&self) -> Vec<u8> {
+        let end: &[u8] = if self.full { b"\n" } else { b"" };
+        [self.content, end].concat()
+    }
+}
+
 /// Reads one line of a log, without its line feed. `None` for one that is no entry.
 #[must_use]
 pub fn decode(line: &[u8]) -> Option<Entry<'_>> {
@@ -184,10 +193,7 @@ mod tests {
             let mut out = Vec::new();
             for line in log.split_inclusive(|&b| b == b'\n') {
                 let entry = decode(line.strip_suffix(b"\n").unwrap()).unwrap();
-                out.extend_from_slice(entry.content);
-                if entry.full {
-                    out.push(b'\n');
-                }
+                out.extend_from_slice(&entry.written());
             }
             prop_assert_eq!(out, chunks.concat());
         }

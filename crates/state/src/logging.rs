@@ -62,6 +62,12 @@ pub struct LogSpec {
     pub buffer: Option<u64>,
 }
 
+/// The name of the file that was set aside so many rotations ago, from 1 on.
+#[must_use]
+pub fn set_aside(name: &str, rotations: u32) -> String {
+    format!("{name}.{rotations}")
+}
+
 /// How many files a rotated log has unless it is said.
 const MAX_FILES: u32 = 5;
 /// How much waits for a reader unless it is said, in bytes.

@@ -40,13 +40,9 @@ impl Format {
         match self {
             Self::Cri => {
                 let entry = cri::decode(line)?;
-                let mut bytes = Vec::with_capacity(entry.content.len() + 1);
-                bytes.extend_from_slice(entry.content);
-                if entry.full {
-                    bytes.push(b'\n');
-                }
                 let time = Some(entry.time.to_owned());
-                Some(LogChunk { stream: entry.stream, time, mark: entry.mark, bytes: bytes.into() })
+                let bytes = entry.written().into();
+                Some(LogChunk { stream: entry.stream, time, mark: entry.mark, bytes })
             }
             Self::JsonFile => {
                 let json_file::Entry { time, stream, content, mark } = json_file::decode(line)?;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use holdfast_state::Directory;
+use holdfast_state::{Directory, logging};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
@@ -62,7 +62,7 @@ pub(crate) enum From {
 
 impl Place {
     fn name(&self, number: u32) -> String {
-        if number == 0 { self.name.clone() } else { format!("{}.{number}", self.name) }
+        if number == 0 { self.name.clone() } else { logging::set_aside(&self.name, number) }
     }
 
     /// Which file has this number; 0 is the one that is written.
