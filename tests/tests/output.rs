@@ -165,7 +165,8 @@ async fn every_file_takes_all_while_no_daemon_is_there() {
         holdfast.kill_daemon().await;
         writer.begin();
         let longest = writer.wrote().await;
-        let grown = peak(&shim) - before;
+        // The kernel counts per processor, and so tells a little less than it knew before.
+        let grown = peak(&shim).saturating_sub(before);
         println!("{log}: longest write {longest:?}, the shim has grown by {grown} KiB");
         assert!(grown < 1024, "{log}: the shim has grown by {grown} KiB");
         let dir = writer.dir(&holdfast);

@@ -1,17 +1,20 @@
 //! The command line: everything the shim needs to know, so that it reads no configuration.
+//!
+//! By hand, and borrowed from where the kernel put it: a library would copy each argument, and every
+//! shim would keep that memory.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
-use lexopt::{Arg, Parser, ValueExt};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`
 #[derive(Debug)]
 pub(crate) struct Args {
     /// The process's directory.
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: &'static Path,
     /// Whether to take over a process whose shim died, instead of starting one.
     pub(crate) adopt: bool,
     /// How long the runtime may take. At its end all that it started is killed.
@@ -26,16 +29,19 @@ pub(crate) struct Args {
     /// before its last argument.
     pub(crate) terminal: bool,
     /// FIFOs, given to the container as they are, or joined to its terminal.
-    pub(crate) stdin: Option<PathBuf>,
-    pub(crate) stdout: Option<PathBuf>,
-    pub(crate) stderr: Option<PathBuf>,
+    pub(crate) stdin: Option<&'static Path>,
+    pub(crate) stdout: Option<&'static Path>,
+    pub(crate) stderr: Option<&'static Path>,
     /// The runtime's command, complete.
-    pub(crate) runtime: Vec<OsString>,
+    pub(crate) runtime: Vec<&'static OsStr>,
 }
 
-pub(crate) fn parse() -> Result<Args, lexopt::Error> {
+const USAGE: &str = "usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)";
+
+/// Parses what follows the program's name.
+pub(crate) fn parse(mut words: impl Iterator<Item = &'static OsStr>) -> Result<Args, String> {
     let mut args = Args {
-        dir: PathBuf::new(),
+        dir: Path::new(""),
         adopt: false,
         timeout: None,
         log: Vec::new(),
@@ -47,36 +53,48 @@ pub(crate) fn parse() -> Result<Args, lexopt::Error> {
         stderr: None,
         runtime: Vec::new(),
     };
-    let mut parser = Parser::from_env();
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Arg::Long("dir") => args.dir = parser.value()?.into(),
-            Arg::Long("adopt") => args.adopt = true,
-            Arg::Long("timeout-ms") => {
-                args.timeout = Some(Duration::from_millis(parser.value()?.parse()?))
+    while let Some(word) = words.next() {
+        let name = word.to_str().unwrap_or_default();
+        match name {
+            "--adopt" => args.adopt = true,
+            "--terminal" => args.terminal = true,
+            "--" => {
+                args.runtime = words.collect();
+                break;
             }
-            Arg::Long("log") => args.log.push(parser.value()?.parse()?),
-            Arg::Long("owner") => {
-                let value = parser.value()?.string()?;
-                let ids = value.split_once(':').ok_or("--owner takes UID:GID")?;
-                args.owner = Some((
-                    ids.0.parse().map_err(|_| "--owner: uid")?,
-                    ids.1.parse().map_err(|_| "--owner: gid")?,
-                ));
+            _ => {
+                let value = words.next().ok_or(USAGE)?;
+                match name {
+                    "--dir" => args.dir = Path::new(value),
+                    "--timeout-ms" => {
+                        args.timeout = Some(Duration::from_millis(parsed(name, value)?));
+                    }
+                    "--log" => args.log.push(parsed(name, value)?),
+                    "--owner" => {
+                        let (uid, gid) = value
+                            .to_str()
+                            .and_then(|ids| ids.split_once(':'))
+                            .ok_or("--owner takes UID:GID")?;
+                        args.owner =
+                            Some((parsed(name, uid.as_ref())?, parsed(name, gid.as_ref())?));
+                    }
+                    "--nofile" => args.nofile = Some(parsed(name, value)?),
+                    "--stdin" => args.stdin = Some(Path::new(value)),
+                    "--stdout" => args.stdout = Some(Path::new(value)),
+                    "--stderr" => args.stderr = Some(Path::new(value)),
+                    _ => return Err(format!("{}: no option. {USAGE}", word.display())),
+                }
             }
-            Arg::Long("nofile") => args.nofile = Some(parser.value()?.parse()?),
-            Arg::Long("terminal") => args.terminal = true,
-            Arg::Long("stdin") => args.stdin = Some(parser.value()?.into()),
-            Arg::Long("stdout") => args.stdout = Some(parser.value()?.into()),
-            Arg::Long("stderr") => args.stderr = Some(parser.value()?.into()),
-            Arg::Value(program) => {
-                args.runtime = std::iter::once(program).chain(parser.raw_args()?).collect();
-            }
-            other => return Err(other.unexpected()),
         }
     }
-    if args.dir.as_os_str().is_empty() || (args.runtime.is_empty() && !args.adopt) {
-        return Err("usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)".into());
+    if args.dir == Path::new("") || (args.runtime.is_empty() && !args.adopt) {
+        return Err(USAGE.to_owned());
     }
     Ok(args)
+}
+
+/// The value of an option.
+fn parsed<T: FromStr<Err: ToString>>(name: &str, value: &OsStr) -> Result<T, String> {
+    let text = value.to_str().ok_or_else(|| format!("{name}: not UTF-8"))?;
+    text.parse().map_err(|error: T::Err| format!("{name} {text}: {}", error.to_string()))
 }

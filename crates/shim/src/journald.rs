@@ -59,6 +59,10 @@ impl Journald {
         })
     }
 
+    pub(crate) fn rest(&mut self) {
+        self.message = Vec::new();
+    }
+
     pub(crate) fn take(
         &mut self,
         stream: Stream,

@@ -57,7 +57,7 @@ impl LogFile {
             max_size: spec.max_size.unwrap_or(u64::MAX),
             files: spec.files(),
             whole: true,
-            out: Vec::with_capacity(WRITE_SIZE),
+            out: Vec::new(),
             rate: spec.rate.map(Rate::new),
             dropped: 0,
         })
@@ -99,6 +99,10 @@ impl LogFile {
         self.flush();
     }
 
+    pub(crate) fn rest(&mut self) {
+        self.out = Vec::new();
+    }
+
     /// Opens the file anew by its name, after somebody has moved it away.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
         self.file = open(&self.directory, &self.name, self.owner)?;
@@ -111,6 +115,7 @@ impl LogFile {
         if self.out.len() + piece.len() > WRITE_SIZE - WRITE_SIZE / 8 {
             self.flush();
         }
+        self.out.reserve(WRITE_SIZE - self.out.len());
         let start = self.out.len();
         match self.driver {
             LogDriver::JsonFile => json_file::encode(stream, stamp, mark, piece, &mut self.out),

@@ -23,6 +23,8 @@
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
 
+#![cfg_attr(not(test), no_main)]
+
 mod args;
 mod journald;
 mod legacy;
@@ -39,8 +41,14 @@ mod starting;
 mod stdio;
 mod terminal;
 
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::io::{self, Write as _};
+
+use holdfast_sys::start::Arguments;
+
+// Without the standard library's own start, which maps a stack for signals and reads
+// `/proc/self/maps`: memory that each of a thousand shims would keep.
+#[cfg(not(test))]
+holdfast_sys::main!(run);
 
 /// Writes a line to `shim-log.json`, which is this process's standard error.
 fn log(level: &str, message: &str) {
@@ -48,16 +56,16 @@ fn log(level: &str, message: &str) {
     let _ = io::stderr().write_all(holdfast_state::log::line(level, message).as_bytes());
 }
 
-fn main() -> ExitCode {
-    let outcome = args::parse().map_err(|error| error.to_string()).and_then(|args| {
+fn run(arguments: Arguments) -> u8 {
+    let shim = args::parse(arguments.skip(1)).and_then(|args| {
         let shim = if args.adopt { shim::Shim::adopt(&args) } else { shim::Shim::start(&args) };
-        shim.and_then(shim::Shim::run).map_err(|error| error.to_string())
+        shim.map_err(|error| error.to_string())
     });
-    match outcome {
+    match shim.and_then(|shim| shim.run().map_err(|error| error.to_string())) {
         Ok(code) => code,
         Err(error) => {
             log("error", &error);
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -25,7 +25,7 @@ enum Place {
 
 pub(crate) struct Places {
     places: Vec<Place>,
-    /// What was read last.
+    /// What was read last. There from the first output on until there is none for a while.
     chunk: Box<[u8]>,
 }
 
@@ -56,8 +56,7 @@ impl Places {
                 LogDriver::None => continue,
             });
         }
-        let chunk = vec![0; READ_SIZE].into_boxed_slice();
-        Ok((!places.is_empty()).then_some(Self { places, chunk }))
+        Ok((!places.is_empty()).then_some(Self { places, chunk: Box::default() }))
     }
 
     /// Makes good what a dead shim left half done.
@@ -83,12 +82,37 @@ impl Places {
 
     /// Room for what is to be read, so much of it.
     pub(crate) fn room(&mut self, limit: usize) -> &mut [u8] {
+        if self.chunk.is_empty() {
+            self.chunk = vec![0; READ_SIZE].into_boxed_slice();
+        }
         &mut self.chunk[..limit.min(READ_SIZE)]
+    }
+
+    /// Whether there is memory to give back.
+    pub(crate) fn hold_memory(&self) -> bool {
+        !self.chunk.is_empty()
+    }
+
+    /// Gives back the memory that only output needs.
+    pub(crate) fn rest(&mut self) {
+        self.chunk = Box::default();
+        for place in &mut self.places {
+            match place {
+                Place::File(file) => file.rest(),
+                Place::Journald(journal) => journal.rest(),
+                Place::Fifo(stdout, stderr) => {
+                    stdout.rest();
+                    if let Some(stderr) = stderr {
+                        stderr.rest();
+                    }
+                }
+            }
+        }
     }
 
     /// Reads so much into that room.
     pub(crate) fn read_exact(&mut self, mut from: &File, length: usize) -> io::Result<()> {
-        from.read_exact(&mut self.chunk[..length])
+        from.read_exact(self.room(length))
     }
 
     /// Hands what was read to every place.

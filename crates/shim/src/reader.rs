@@ -48,6 +48,12 @@ impl Reader {
         Ok(Self { fifo, store, capacity, dropped: 0 })
     }
 
+    pub(crate) fn rest(&mut self) {
+        if let Store::Memory(waiting) = &mut self.store {
+            waiting.shrink_to_fit();
+        }
+    }
+
     /// Whether the process is to wait: its reader has yet to take what was read before.
     pub(crate) fn is_full(&self) -> bool {
         self.capacity.is_none() && !self.is_empty()

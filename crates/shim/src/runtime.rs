@@ -1,22 +1,33 @@
 //! How the OCI runtime is started: with the container's stdio, and with nothing else of ours.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use holdfast_sys::spawn;
 
 use crate::stdio::ContainerEnds;
 
-/// Starts a command and returns its pid.
-pub(crate) fn spawn(command: &[OsString], stdio: ContainerEnds) -> io::Result<i32> {
-    let child = spawn::like_a_runtime(Command::new(&command[0]).args(&command[1..]))
+/// Starts a command, which is to send a terminal to `console` if there is one, and returns its pid.
+pub(crate) fn spawn(
+    words: &[&OsStr],
+    console: Option<&Path>,
+    stdio: ContainerEnds,
+) -> io::Result<i32> {
+    let [program, options @ .., id] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let mut command = Command::new(program);
+    command.args(options);
+    if let Some(console) = console {
+        command.arg("--console-socket").arg(console);
+    }
+    let child = spawn::like_a_runtime(command.arg(id))
         .stdin(stdio.stdin)
         .stdout(stdio.stdout)
         .stderr(stdio.stderr)
         .spawn();
     let child = child.map_err(|error| {
-        let program = command[0].display();
+        let program = program.display();
         io::Error::other(match error.kind() {
             io::ErrorKind::NotFound => format!("{program}: not installed on system"),
             _ => format!("{program}: {error}"),

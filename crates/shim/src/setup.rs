@@ -23,7 +23,7 @@ pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
 
     // Our standard output is the exit FIFO. No child may get it (readers would never see it
     // close), and no descriptor that an embedding program let slip may reach a container.
-    let exit = File::from(dup_above_stdio(&io::stdout())?);
+    let exit = File::from(dup_above_stdio(&holdfast_sys::fd::standard()[1])?);
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;

@@ -11,7 +11,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::{Announcement, Announcer};
@@ -73,6 +72,12 @@ pub(crate) struct Unrecorded {
 /// After how much time a status that the disk refused is written again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// After how much time without output the memory that it took is given back.
+const REST: Duration = Duration::from_secs(1);
+
+/// Room for an announcement: a few words and five numbers.
+const ANNOUNCEMENT: usize = 128;
+
 /// Why a start came to nothing. The supervisor reads it from `shim-log.json`.
 pub(crate) enum Failure {
     /// Our own trouble: an error of the shim's.
@@ -96,11 +101,14 @@ pub(crate) struct Shim {
     pub(crate) console: Option<ConsoleSocket>,
     /// Someone wants the start given up, or the last output not waited for.
     pub(crate) cancelled: bool,
+    /// When to give back the memory that a start or output took.
+    rest: Option<Instant>,
     pub(crate) phase: Phase,
 }
 
 impl Shim {
     /// Detaches, opens what the process directory holds, and sets the runtime to work.
+    #[inline(never)]
     pub(crate) fn start(args: &Args) -> io::Result<Self> {
         let deadline = args.timeout.map(|timeout| (Instant::now() + timeout, timeout));
         let (signals, exit) = setup::become_shim()?;
@@ -111,32 +119,28 @@ impl Shim {
         let dir = ProcessDir::open(&args.dir)?;
         let control = dir.control_reader()?;
         let (container_ends, stdio) = Stdio::open(args, &dir)?;
-        let mut command = args.runtime.clone();
-        let mut console = None;
-        if args.terminal {
-            let (socket, path) = ConsoleSocket::bind(&dir)?;
-            console = Some(socket);
-            let id = command.len() - 1;
-            command.splice(id..id, ["--console-socket".into(), path.into()]);
-        }
-        let runtime = runtime::spawn(&command, container_ends)?;
+        let console = args.terminal.then(|| ConsoleSocket::bind(&dir)).transpose()?;
+        let path = console.as_ref().map(|(_, path)| &**path);
+        let runtime = runtime::spawn(&args.runtime, path, container_ends)?;
         Ok(Self {
             dir,
             exit,
             control,
-            control_line: Vec::with_capacity(control::MAX_LINE),
+            control_line: Vec::new(),
             signals,
             stdio,
-            console,
+            console: console.map(|(socket, _)| socket),
             cancelled: false,
+            rest: None,
             phase: Phase::Starting { runtime, deadline },
         })
     }
 
     /// Takes over a process whose shim has died: its pidfd and what its shim read from come through
     /// our standard input.
+    #[inline(never)]
     pub(crate) fn adopt(args: &Args) -> io::Result<Self> {
-        let legacy = Legacy::receive(&io::stdin())?;
+        let legacy = Legacy::receive(&holdfast_sys::fd::standard()[0])?;
         let (signals, exit) = setup::become_shim()?;
         let dir = ProcessDir::open(&args.dir)?;
         let control = dir.control_reader()?;
@@ -147,11 +151,12 @@ impl Shim {
             dir,
             exit,
             control,
-            control_line: Vec::with_capacity(control::MAX_LINE),
+            control_line: Vec::new(),
             signals,
             stdio,
             console: None,
             cancelled: false,
+            rest: Some(Instant::now() + REST),
             phase: Phase::Adopted { pid, process, end: End::Ahead },
         };
         shim.announce(Announcement::Adopted { shim: shim.announcer() });
@@ -160,12 +165,12 @@ impl Shim {
         Ok(shim)
     }
 
-    pub(crate) fn run(mut self) -> io::Result<ExitCode> {
+    pub(crate) fn run(mut self) -> io::Result<u8> {
         loop {
             if let Phase::Exited { unrecorded } = &self.phase
                 && (self.cancelled || (self.stdio.is_over() && unrecorded.is_none()))
             {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(0);
             }
             let ready = self.wait()?;
             // Before the input: who resizes the terminal and then types means it in this order.
@@ -173,6 +178,7 @@ impl Shim {
                 self.obey()?;
             }
             self.stdio.pass(ready.stdio)?;
+            self.rest(ready.stdio.contains(&true));
             if ready.console {
                 self.receive_terminal()?;
             }
@@ -189,15 +195,31 @@ impl Shim {
         }
     }
 
+    /// Gives back what memory is not needed once there is nothing to do.
+    fn rest(&mut self, worked: bool) {
+        if worked && self.stdio.holds_memory() {
+            self.rest_later();
+        } else if self.rest.is_some_and(|rest| Instant::now() >= rest) {
+            self.rest = None;
+            self.stdio.rest();
+            holdfast_sys::memory::trim();
+        }
+    }
+
+    pub(crate) fn rest_later(&mut self) {
+        self.rest = Some(Instant::now() + REST);
+    }
+
     fn wait(&self) -> io::Result<Ready> {
-        let timeout = match self.phase {
+        let due = match self.phase {
             Phase::Starting { deadline: Some((deadline, _)), .. }
             | Phase::TakingOver { deadline: Some((deadline, _)) }
             | Phase::Exited { unrecorded: Some(Unrecorded { next: deadline, .. }) } => {
-                round_up(deadline)
+                Some(deadline)
             }
-            _ => PollTimeout::NONE,
+            _ => None,
         };
+        let timeout = due.into_iter().chain(self.rest).min().map_or(PollTimeout::NONE, round_up);
         let [first, second, input, reader, other] = self.stdio.waits_for();
         let waits = [
             for_input(&self.signals),
@@ -411,7 +433,12 @@ impl Shim {
 
     /// Tells the supervisor, if there is one: the files have said it already.
     pub(crate) fn announce(&mut self, announcement: Announcement) {
-        let _ = self.exit.write_all(announcement.to_string().as_bytes());
+        // On the stack: the smallest allocation can be the one that keeps a page.
+        let mut line = [0; ANNOUNCEMENT];
+        let mut rest = line.as_mut_slice();
+        let _ = write!(rest, "{announcement}");
+        let length = ANNOUNCEMENT - rest.len();
+        let _ = self.exit.write_all(&line[..length]);
     }
 }
 

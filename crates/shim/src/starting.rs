@@ -1,7 +1,6 @@
 //! A start, from the runtime at work to a process of ours, or back to nothing.
 
 use std::io;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::Announcement;
@@ -17,6 +16,8 @@ use crate::shim::{Deadline, Failure, Phase, Shim, round_up};
 /// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
+/// The exit code of a start that came to nothing.
+const FAILED: u8 = 1;
 /// The exit code that says that the start took too long, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
@@ -86,12 +87,13 @@ impl Shim {
             return failed("the runtime succeeded and sent no terminal".to_owned());
         }
         self.phase = Phase::Running { pid, process };
+        self.rest_later();
         self.announce(Announcement::Created { pid, shim: self.announcer() });
         Ok(Ok(Taken::Over))
     }
 
     /// Ends a start that came to nothing: no descendant of ours survives it.
-    pub(crate) fn give_up(&mut self, failure: Failure) -> io::Result<ExitCode> {
+    pub(crate) fn give_up(&mut self, failure: Failure) -> io::Result<u8> {
         let killed = self.kill_descendants();
         self.stdio.drain()?;
         // The supervisor takes the first error that it finds, so what is the runtime's to explain
@@ -99,15 +101,15 @@ impl Shim {
         let code = match failure {
             Failure::Shim(text) => {
                 log("error", &text);
-                ExitCode::FAILURE
+                FAILED
             }
             Failure::Runtime(end) => {
                 log("warning", &format!("the runtime failed: {end}"));
-                ExitCode::FAILURE
+                FAILED
             }
             Failure::TimedOut(timeout) => {
                 log("warning", &format!("the container did not start within {timeout:?}"));
-                ExitCode::from(TIMED_OUT)
+                TIMED_OUT
             }
         };
         killed.map(|()| code)

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
@@ -81,8 +81,8 @@ impl Stdio {
             direct_outputs(spec, args, dir)?
         } else {
             (
-                ours.output(args, args.stdout.as_deref(), Stream::Stdout)?,
-                ours.output(args, args.stderr.as_deref(), Stream::Stderr)?,
+                ours.output(args, args.stdout, Stream::Stdout)?,
+                ours.output(args, args.stderr, Stream::Stderr)?,
             )
         };
         Ok((ContainerEnds { stdin, stdout, stderr }, ours))
@@ -256,6 +256,18 @@ impl Stdio {
         Ok(())
     }
 
+    /// Whether there is memory to give back.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.places.as_ref().is_some_and(Places::hold_memory)
+    }
+
+    /// Gives back the memory that only output needs.
+    pub(crate) fn rest(&mut self) {
+        if let Some(places) = &mut self.places {
+            places.rest();
+        }
+    }
+
     /// Opens the logs anew by their names.
     pub(crate) fn reopen_logs(&mut self) -> io::Result<()> {
         self.places.as_mut().map_or(Ok(()), Places::reopen)
@@ -281,14 +293,12 @@ fn direct_outputs(spec: &LogSpec, args: &Args, dir: &ProcessDir) -> io::Result<(
         LogDriver::Fifo => open_fifo(spec.path.as_deref().unwrap_or(Path::new("")), OFlag::O_RDWR),
         _ => log_file::open_direct(spec, dir, args.owner),
     };
-    let fifo = |path: &Option<PathBuf>| {
-        path.as_deref().map(|path| open_fifo(path, OFlag::O_RDWR)).transpose()
-    };
-    let stdout = match fifo(&args.stdout)? {
+    let fifo = |path: Option<&Path>| path.map(|path| open_fifo(path, OFlag::O_RDWR)).transpose();
+    let stdout = match fifo(args.stdout)? {
         Some(fifo) => fifo,
         None => open(spec)?,
     };
-    let stderr = match (fifo(&args.stderr)?, &spec.stderr) {
+    let stderr = match (fifo(args.stderr)?, &spec.stderr) {
         (Some(fifo), _) => fifo,
         (None, Some(path)) => open(&LogSpec { path: Some(path.clone()), ..spec.clone() })?,
         // One open file, so that neither writes over the other.

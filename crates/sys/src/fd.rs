@@ -1,8 +1,14 @@
 //! Descriptors of a process as a whole.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Our standard input and output, without the buffers of [`std::io`].
+pub fn standard() -> [BorrowedFd<'static>; 2] {
+    // SAFETY: as the standard library has it, these two are never closed.
+    unsafe { [BorrowedFd::borrow_raw(0), BorrowedFd::borrow_raw(1)] }
+}
 
 /// Marks every descriptor from `first` upwards close-on-exec, so that none reaches a program that
 /// this process executes later. Linux 5.11+ (`close_range(2)`, `CLOSE_RANGE_CLOEXEC`); below it the

@@ -8,11 +8,13 @@
 //! | [`pidfs`] | handles of processes that can be written down |
 //! | [`ending`] | how a process ended, by whoever knows |
 //! | [`kernel`] | the release |
+//! | [`memory`] | `malloc_trim(3)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
 //! | [`spawn`] | what a child begins with |
+//! | [`start`] | a `main` of one's own |
 //! | [`terminal`] | the size of a terminal |
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
@@ -21,12 +23,14 @@ pub mod ending;
 pub mod fd;
 pub mod fd_passing;
 pub mod kernel;
+pub mod memory;
 pub mod pidfd;
 pub mod pidfs;
 pub mod proc;
 #[cfg(feature = "tokio")]
 pub mod reactor;
 pub mod spawn;
+pub mod start;
 pub mod terminal;
 pub mod wait;
 

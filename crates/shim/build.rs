@@ -1,0 +1,69 @@
+//! Links the shim statically, and to a fixed address: nothing has to be relocated when it starts, so
+//! a thousand shims share every page but those they write to. Without it one takes three times the
+//! memory of its own.
+//!
+//! `-C target-feature=+crt-static` would do the same for the whole workspace, but only for a build
+//! with `--target`, which puts programs where nobody looks for them. What it does is done here for
+//! one program: the directory that the linker searches first has static libraries by the names that
+//! the standard library asks for. Where the system has none, the shim is linked as usual.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs, io};
+
+/// What the standard library is linked with.
+const LIBRARIES: [&str; 6] = ["c", "m", "rt", "pthread", "util", "dl"];
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let variable = |name| env::var(name).unwrap_or_default();
+    let native = variable("HOST") == variable("TARGET");
+    let gnu = variable("CARGO_CFG_TARGET_ENV") == "gnu";
+    let already = variable("CARGO_CFG_TARGET_FEATURE").contains("crt-static");
+    if !native || !gnu || already {
+        return Ok(());
+    }
+    let dir = PathBuf::from(variable("OUT_DIR")).join("static");
+    if !collect(&dir)? {
+        println!("cargo::warning=there is no static C library: the shim will take more memory");
+        return Ok(());
+    }
+    println!("cargo::rustc-link-search=native={}", dir.display());
+    println!("cargo::rustc-link-arg-bins=-static");
+    println!("cargo::rustc-link-arg-bins=-no-pie");
+    // Rust's own linker, which is used for this target unless it is told otherwise, can lay data out
+    // as wanted. A part that is read-only after the start would take a page of its own.
+    let told = variable("CARGO_ENCODED_RUSTFLAGS").contains("link")
+        || env::var_os("RUSTC_LINKER").is_some();
+    if variable("TARGET") == "x86_64-unknown-linux-gnu" && !told {
+        let order = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("written-at-start");
+        println!("cargo::rerun-if-changed={}", order.display());
+        println!("cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={}", order.display());
+        println!("cargo::rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,norelro");
+    }
+    Ok(())
+}
+
+/// Puts the static libraries together; false if one is missing.
+fn collect(dir: &Path) -> io::Result<bool> {
+    let _ = fs::remove_dir_all(dir);
+    fs::create_dir_all(dir)?;
+    for library in LIBRARIES {
+        let name = format!("lib{library}.a");
+        let Some(path) = installed(&name)? else { return Ok(false) };
+        symlink(path, dir.join(name))?;
+    }
+    // The unwinder, which is in another library when it is linked statically.
+    let Some(unwinder) = installed("libgcc_eh.a")? else { return Ok(false) };
+    symlink(unwinder, dir.join("libgcc_s.a"))?;
+    Ok(true)
+}
+
+/// Where the compiler finds a library.
+fn installed(name: &str) -> io::Result<Option<PathBuf>> {
+    let output = Command::new("cc").arg(format!("-print-file-name={name}")).output()?;
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    Ok((path.is_absolute() && path.is_file()).then_some(path))
+}
