@@ -179,7 +179,6 @@ async fn run(
     State(supervisor): State<Supervisor>,
     Input(request): Input<CreateRequest>,
 ) -> Answer<Response> {
-    let remove = request.remove;
     let (container, log) = supervisor.run_attached(container_options(request)?).await?;
     let started = Started {
         container: container.id().clone(),
@@ -187,19 +186,7 @@ async fn run(
         stdin: container.stdin_path(),
         terminal: container.has_terminal(),
     };
-    let ended = async move {
-        let status = container.wait().await?;
-        if remove {
-            // The supervisor deletes it by itself from now on. Whoever is told of the end shall find
-            // nothing left, and this comes back when that is so, whichever of the two did it.
-            match container.delete().await {
-                Ok(()) | Err(Error::NotFound(_)) => {}
-                Err(error) => tracing::warn!(container = %container.id(), %error, "not removed"),
-            }
-        }
-        Ok(status)
-    };
-    Ok(output::life(started, log, ended))
+    Ok(output::life(started, log, async move { container.wait().await }))
 }
 
 async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {

@@ -24,6 +24,8 @@
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
 
 #![cfg_attr(not(test), no_main)]
+// The tests have a `main` of their own.
+#![cfg_attr(test, allow(dead_code))]
 
 mod args;
 mod journald;

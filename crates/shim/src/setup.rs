@@ -21,13 +21,11 @@ pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
     nix::unistd::chdir("/")?;
     let signals = take_signals()?;
 
-    // Our standard output is the exit FIFO. No child may get it (readers would never see it
-    // close), and no descriptor that an embedding program let slip may reach a container.
+    // Our standard output is the exit FIFO. No child may get it: readers would never see it close.
     let exit = File::from(dup_above_stdio(&holdfast_sys::fd::standard()[1])?);
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
-    holdfast_sys::fd::set_cloexec_from(3)?;
     Ok((signals, exit))
 }
 

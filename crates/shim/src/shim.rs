@@ -116,7 +116,7 @@ impl Shim {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
         }
-        let dir = ProcessDir::open(&args.dir)?;
+        let dir = ProcessDir::open(args.dir)?;
         let control = dir.control_reader()?;
         let (container_ends, stdio) = Stdio::open(args, &dir)?;
         let console = args.terminal.then(|| ConsoleSocket::bind(&dir)).transpose()?;
@@ -142,7 +142,7 @@ impl Shim {
     pub(crate) fn adopt(args: &Args) -> io::Result<Self> {
         let legacy = Legacy::receive(&holdfast_sys::fd::standard()[0])?;
         let (signals, exit) = setup::become_shim()?;
-        let dir = ProcessDir::open(&args.dir)?;
+        let dir = ProcessDir::open(args.dir)?;
         let control = dir.control_reader()?;
         let pid = dir.pid()?.ok_or_else(|| io::Error::other("there is no pid to adopt"))?;
         let process = legacy.process.ok_or_else(|| io::Error::other("no pidfd was sent"))?;

@@ -301,7 +301,8 @@ impl ContainerOptions {
         self
     }
 
-    /// Has it deleted once it has exited.
+    /// Has it deleted once it has exited. The exit is told first; who makes a container by the same
+    /// id waits for the deletion.
     #[must_use]
     pub fn auto_remove(mut self) -> Self {
         self.auto_remove = true;

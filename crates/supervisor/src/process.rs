@@ -146,6 +146,11 @@ impl Process {
         matches!(*self.state.borrow(), State::Stopped(_) | State::Abandoned)
     }
 
+    /// Whether it has ended and is about to be deleted, or being deleted.
+    pub(crate) fn is_to_go(&self) -> bool {
+        self.auto_remove && matches!(*self.state.borrow(), State::Stopped(_))
+    }
+
     pub(crate) fn handle(&self) -> Option<Arc<Handle>> {
         lock(&self.handle).clone()
     }

@@ -168,6 +168,15 @@ impl Core {
         removed
     }
 
+    /// Waits for the deletion of a container that is to be deleted after its exit and has ended: who
+    /// has been told of that end may use its id again.
+    async fn make_way(self: &Arc<Self>, id: &ContainerId) {
+        if let Some(old) = self.container(id).filter(|old| old.init.is_to_go()) {
+            // Whether this deletes it or comes second; and if neither can, its id is in use.
+            let _ = Container::new(self.clone(), old).delete_now(crate::container::Force::No).await;
+        }
+    }
+
     /// Deletes what was to be deleted after its exit; again, more and more seldom, where a disk or a
     /// runtime refuses it.
     pub(crate) async fn remove_exited(self: &Arc<Self>, process: &Process) {
@@ -321,6 +330,9 @@ impl Supervisor {
         let core = self.core.clone();
         self.core
             .finish(async move {
+                if let Some(id) = &options.id {
+                    core.make_way(id).await;
+                }
                 let (container, job, log) = {
                     let core = core.clone();
                     tokio::task::spawn_blocking(move || {

@@ -269,7 +269,7 @@ impl Watch {
 
     fn remove_if_asked(self) {
         let Self { core, process, .. } = self;
-        if process.auto_remove && matches!(process.state(), State::Stopped(_)) {
+        if process.is_to_go() {
             core.clone().tasks.spawn(async move { core.remove_exited(&process).await });
         }
     }

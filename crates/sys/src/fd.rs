@@ -10,25 +10,24 @@ pub fn standard() -> [BorrowedFd<'static>; 2] {
     unsafe { [BorrowedFd::borrow_raw(0), BorrowedFd::borrow_raw(1)] }
 }
 
-/// Marks every descriptor from `first` upwards close-on-exec, so that none reaches a program that
-/// this process executes later. Linux 5.11+ (`close_range(2)`, `CLOSE_RANGE_CLOEXEC`); below it the
-/// entries of `/proc/self/fd` are marked one by one.
-pub fn set_cloexec_from(first: RawFd) -> io::Result<()> {
-    let from = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: close_range takes three integers and touches no memory of ours; with CLOEXEC it
-    // closes nothing, so no owned descriptor is invalidated.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, from, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+/// Closes every descriptor but the standard ones. Linux 5.9+ (`close_range(2)`); below it those in
+/// `/proc/self/fd`, one by one.
+///
+/// # Safety
+/// Nothing in this program owns one of them: it has only just begun.
+pub unsafe fn close_inherited() -> io::Result<()> {
+    // SAFETY: close_range takes three integers; that no owned descriptor is closed is the caller's.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     if done == 0 {
         return Ok(());
     }
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
+    let entries: Vec<_> = std::fs::read_dir("/proc/self/fd")?.flatten().collect();
+    for entry in entries {
+        let name = entry.file_name();
         let Some(number) = name.to_str().and_then(|s| s.parse::<RawFd>().ok()) else { continue };
-        if number >= first {
-            // SAFETY: F_SETFD on any number is memory-safe; a closed one merely yields EBADF.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if number >= 3 {
+            // SAFETY: as above. That which the directory was read by is closed already.
+            unsafe { libc::close(number) };
         }
     }
     Ok(())

@@ -9,6 +9,7 @@
 //! | [`ending`] | how a process ended, by whoever knows |
 //! | [`kernel`] | the release |
 //! | [`memory`] | `malloc_trim(3)` |
+//! | [`mount`] | `open_tree(2)`, `mount_setattr(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
@@ -24,6 +25,7 @@ pub mod fd;
 pub mod fd_passing;
 pub mod kernel;
 pub mod memory;
+pub mod mount;
 pub mod pidfd;
 pub mod pidfs;
 pub mod proc;

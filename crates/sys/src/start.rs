@@ -36,6 +36,8 @@ impl Iterator for Arguments {
 /// Makes a function from [`Arguments`](crate::start::Arguments) to an exit code (`u8`) the program's
 /// `main`.
 ///
+/// The program begins with no descriptors but the standard ones.
+///
 /// What the standard library does before `main` is left out: it opens closed standard descriptors,
 /// ignores `SIGPIPE`, and prepares for telling a stack overflow from another fault.
 #[macro_export]
@@ -49,6 +51,9 @@ macro_rules! main {
             _argc: ::core::ffi::c_int,
             argv: *const *const ::core::ffi::c_char,
         ) -> ::core::ffi::c_int {
+            // Whatever an embedding program let slip must reach no container, nor be kept open by us.
+            // SAFETY: nothing has been opened yet. Where it fails there is no /proc, and no use in us.
+            let _ = unsafe { $crate::fd::close_inherited() };
             // SAFETY: it is.
             let arguments = unsafe { $crate::start::Arguments::new(argv) };
             ::core::ffi::c_int::from($run(arguments))

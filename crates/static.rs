@@ -1,11 +1,11 @@
-//! Links the shim statically, and to a fixed address: nothing has to be relocated when it starts, so
-//! a thousand shims share every page but those they write to. Without it one takes three times the
-//! memory of its own.
+//! The build script of the programs that are started often: links them statically, and to a fixed
+//! address. So nothing has to be found, mapped and relocated when one starts, and a thousand shims
+//! share every page but those they write to.
 //!
 //! `-C target-feature=+crt-static` would do the same for the whole workspace, but only for a build
-//! with `--target`, which puts programs where nobody looks for them. What it does is done here for
-//! one program: the directory that the linker searches first has static libraries by the names that
-//! the standard library asks for. Where the system has none, the shim is linked as usual.
+//! with `--target`, which puts programs where nobody looks for them. What it does is done here:
+//! the directory that the linker searches first has static libraries by the names that the standard
+//! library asks for. Where the system has none, a program is linked as usual.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::{env, fs, io};
 const LIBRARIES: [&str; 6] = ["c", "m", "rt", "pthread", "util", "dl"];
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../static.rs");
     let variable = |name| env::var(name).unwrap_or_default();
     let native = variable("HOST") == variable("TARGET");
     let gnu = variable("CARGO_CFG_TARGET_ENV") == "gnu";
@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
     }
     let dir = PathBuf::from(variable("OUT_DIR")).join("static");
     if !collect(&dir)? {
-        println!("cargo::warning=there is no static C library: the shim will take more memory");
+        println!("cargo::warning=there is no static C library, so a dynamic one is used");
         return Ok(());
     }
     println!("cargo::rustc-link-search=native={}", dir.display());
@@ -36,8 +36,8 @@ fn main() -> io::Result<()> {
     // as wanted. A part that is read-only after the start would take a page of its own.
     let told = variable("CARGO_ENCODED_RUSTFLAGS").contains("link")
         || env::var_os("RUSTC_LINKER").is_some();
-    if variable("TARGET") == "x86_64-unknown-linux-gnu" && !told {
-        let order = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("written-at-start");
+    let order = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("written-at-start");
+    if variable("TARGET") == "x86_64-unknown-linux-gnu" && !told && order.exists() {
         println!("cargo::rerun-if-changed={}", order.display());
         println!("cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={}", order.display());
         println!("cargo::rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
