@@ -26,6 +26,8 @@ pub(super) fn bundle(dir: &Path, data: &Path, args: &[&str]) -> anyhow::Result<P
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
     config["process"]["args"] = json!(args);
     config["process"]["terminal"] = json!(false);
+    // containerd makes a bundle of its own, to which a relative path would be relative.
+    config["root"]["path"] = json!(bundle.join("rootfs"));
     let mount = json!({
         "destination": "/data", "type": "bind", "source": data, "options": ["rbind", "rw"]
     });
@@ -153,6 +155,73 @@ impl Conmon {
             Command::new("runc").arg("--root").arg(root).args(["delete", "-f", &self.id]),
         )?;
         Ok(fs::remove_dir_all(&self.dir)?)
+    }
+}
+
+/// A containerd of our own, without the plugin for Kubernetes; ended when dropped. Its shims keep
+/// their sockets and runc's state below `/run/containerd` whatever it is told, so it has a namespace
+/// of its own there.
+pub(super) struct Containerd {
+    dir: PathBuf,
+    namespace: String,
+    child: Child,
+}
+
+impl Containerd {
+    /// What one needs for it.
+    pub(super) fn is_installed() -> bool {
+        ["containerd", "containerd-shim-runc-v2", "ctr"].into_iter().all(setup::is_installed)
+    }
+
+    pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
+        let dir = dir.join("containerd");
+        fs::create_dir_all(&dir)?;
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
+            dir.join("root"),
+            dir.join("state"),
+            dir.join("sock"),
+        );
+        fs::write(dir.join("config.toml"), config)?;
+        let log = File::create(dir.join("log"))?;
+        let child = Command::new("containerd")
+            .arg("--config")
+            .arg(dir.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("containerd cannot be started")?;
+        let namespace = format!("holdfast-bench-{}", std::process::id());
+        let containerd = Self { dir, namespace, child };
+        until("containerd", || {
+            containerd.ctr(&["version"]).output().is_ok_and(|output| output.status.success())
+        })?;
+        Ok(containerd)
+    }
+
+    pub(super) fn ctr(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.dir.join("sock")).arg("--namespace");
+        command.arg(&self.namespace).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// What it needs to run a container with runc, but for the options and the id.
+    pub(super) fn run(&self, bundle: &Path, options: &[&str]) -> Command {
+        let mut command = self.ctr(&["run", "--runtime", "io.containerd.runc.v2"]);
+        command.args(options).arg("--config").arg(bundle.join("config.json"));
+        command
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        // Empty by then, so only a directory goes.
+        let _ = fs::remove_dir(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 }
 

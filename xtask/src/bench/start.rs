@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
 
-use super::peers::{self, Conmon, Daemon};
+use super::peers::{self, Conmon, Containerd, Daemon};
 use super::{Samples, Scratch, build, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
@@ -51,6 +51,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     fs::create_dir(&data)?;
     let bundle = peers::bundle(&scratch.0, &data, &["true"])?;
     let daemon = Daemon::start(&programs, &scratch.0.join("root"))?;
+    let containerd =
+        Containerd::is_installed().then(|| Containerd::start(&scratch.0)).transpose()?;
     let mut ways = vec![
         Way::Runc,
         Way::Holdfast("runc"),
@@ -58,22 +60,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Way::Holdfast("fake-runtime"),
         Way::Conmon,
     ];
-    for (way, program) in [(Way::Ctr, "ctr"), (Way::Podman, "podman")] {
-        let there = peers::which(program).is_ok();
-        let able = there && usable(way, &scratch.0, &bundle);
-        if able {
-            ways.push(way);
-        } else {
-            println!(
-                "not measured: {program} ({})",
-                if there { "does not run here" } else { "not installed" }
-            );
-        }
+    if containerd.is_some() {
+        ways.push(Way::Ctr);
+    } else {
+        println!("not measured: ctr (containerd is not installed)");
+    }
+    if podman_runs_here(&scratch.0, &bundle) {
+        ways.push(Way::Podman);
+    } else {
+        println!("not measured: podman (not installed, or does not run here)");
     }
     let mut found: Vec<Samples> = ways.iter().map(|_| Samples::default()).collect();
     for round in 0..=options.rounds {
         for (way, found) in ways.iter().zip(&mut found) {
-            let seconds = turn(*way, &daemon, &programs, &scratch.0, &bundle, round)?;
+            let seconds =
+                turn(*way, &daemon, containerd.as_ref(), &programs, &scratch.0, &bundle, round)?;
             if round > 0 {
                 found.0.push(seconds * 1000.0);
             }
@@ -126,38 +127,22 @@ pub(super) fn podman(scratch: &Path, rootfs: &Path, data: &Path, args: &[&str]) 
     Some(command)
 }
 
-fn usable(way: Way, scratch: &Path, bundle: &Path) -> bool {
-    let Some(mut command) = peer(way, scratch, bundle, "probe") else { return false };
+fn podman_run(scratch: &Path, bundle: &Path) -> Command {
+    let mut command = podman_command(scratch, &["run", "--rm"]);
+    command.args(PODMAN_RUN).arg("--rootfs").arg(bundle.join("rootfs")).arg("true");
     command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
-/// A peer's own command for a root file system that is there already.
-fn peer(way: Way, scratch: &Path, bundle: &Path, id: &str) -> Option<Command> {
-    let rootfs = bundle.join("rootfs");
-    match way {
-        Way::Ctr => {
-            let mut command = Command::new("ctr");
-            command.args(["run", "--rm", "--config"]).arg(bundle.join("config.json")).arg(id);
-            command.env("CONTAINERD_ADDRESS", scratch.join("containerd.sock"));
-            Some(command)
-        }
-        Way::Podman => {
-            let mut command = podman_command(scratch, &["run", "--rm"]);
-            command.args(PODMAN_RUN).arg("--rootfs").arg(rootfs).arg("true");
-            Some(command)
-        }
-        _ => None,
-    }
+fn podman_runs_here(scratch: &Path, bundle: &Path) -> bool {
+    setup::is_installed("podman")
+        && podman_run(scratch, bundle).output().is_ok_and(|output| output.status.success())
 }
 
 /// One container; how long it took, in seconds.
 fn turn(
     way: Way,
     daemon: &Daemon,
+    containerd: Option<&Containerd>,
     programs: &Path,
     scratch: &Path,
     bundle: &PathBuf,
@@ -188,11 +173,12 @@ fn turn(
             conmon.end()?;
             return Ok(seconds);
         }
-        Way::Ctr | Way::Podman => {
-            if let Some(command) = peer(way, scratch, bundle, &id) {
-                succeeds(command)?;
-            }
+        Way::Ctr => {
+            let mut command = containerd.context("no containerd")?.run(bundle, &["--rm"]);
+            command.arg(&id);
+            succeeds(command)?;
         }
+        Way::Podman => succeeds(podman_run(scratch, bundle))?,
     }
     Ok(began.elapsed().as_secs_f64())
 }
