@@ -4,6 +4,8 @@
 mod latency;
 mod logs;
 mod peers;
+mod plot;
+mod plots;
 mod start;
 
 use std::fs;
@@ -28,6 +30,8 @@ enum What {
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
+    /// Draw docs/plots from bench/results; each measurement draws its own
+    Plots,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -35,6 +39,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => logs::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
+        What::Plots => plots::all(),
     }
 }
 
@@ -112,7 +117,8 @@ impl Drop for Scratch {
         // podman mounts its own storage onto itself.
         let overlay = self.0.join("podman/overlay");
         if overlay.exists() {
-            let _ = Command::new("umount").arg("--lazy").arg(overlay).status();
+            // Not always: then it says so, which is nobody's concern.
+            let _ = Command::new("umount").arg("--lazy").arg(overlay).output();
         }
         let _ = fs::remove_dir_all(&self.0);
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::peers::{self, Conmon, Containerd, Daemon};
-use super::{Samples, Scratch, build, save};
+use super::{Samples, Scratch, build, plots, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -94,7 +94,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         );
         all.push(json!({ "way": way.name(), "ms": found.to_json(), "timesRunc": median / runc }));
     }
-    save("start.json", &format!("cargo xtask bench start --rounds {}", options.rounds), &json!(all))
+    let command = format!("cargo xtask bench start --rounds {}", options.rounds);
+    save("start.json", &command, &json!(all))?;
+    plots::start()
 }
 
 const PODMAN_RUN: [&str; 8] = [
