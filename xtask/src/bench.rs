@@ -1,6 +1,7 @@
 //! Measurements beside the peers, in the same run and taking turns. The numbers of a run go into
 //! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
 
+mod compare;
 mod latency;
 mod logs;
 mod peers;
@@ -14,6 +15,8 @@ use std::process::Command;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+
+use crate::setup;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -30,6 +33,8 @@ enum What {
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
+    /// This tree beside another revision, in turns
+    Compare(compare::Options),
     /// Draw docs/plots from bench/results; each measurement draws its own
     Plots,
 }
@@ -39,6 +44,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => logs::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
+        What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
     }
 }
@@ -89,8 +95,44 @@ fn save(name: &str, command: &str, found: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The programs, built as they are released.
-fn build() -> anyhow::Result<PathBuf> {
+/// What takes turns with others, and what was measured each time.
+#[derive(Debug)]
+struct Column {
+    way: String,
+    samples: Samples,
+}
+
+/// A set of our programs. Where revisions are compared, two of them take turns.
+#[derive(Debug, Clone)]
+struct Programs {
+    /// What its columns are called.
+    name: String,
+    dir: PathBuf,
+}
+
+/// The OCI runtimes with which Holdfast is measured: by name in `PATH`, or beside our programs.
+const RUNTIMES: [&str; 3] = ["runc", "holdfast-oci", "fake-runtime"];
+
+impl Programs {
+    /// The runtime as the command line takes it: ours by path.
+    fn runtime(&self, name: &str) -> String {
+        let path = self.dir.join(name);
+        if path.is_file() { path.display().to_string() } else { name.to_owned() }
+    }
+
+    fn has(&self, runtime: &str) -> bool {
+        self.dir.join(runtime).is_file() || setup::is_installed(runtime)
+    }
+}
+
+/// The runtimes that each set of programs has.
+fn runtimes(programs: &[Programs]) -> Vec<&'static str> {
+    let everywhere = |name: &&str| programs.iter().all(|programs| programs.has(name));
+    RUNTIMES.into_iter().filter(everywhere).collect()
+}
+
+/// The programs of this tree, built as they are released.
+fn build() -> anyhow::Result<Programs> {
     println!("building (release)");
     crate::run(
         crate::cargo()
@@ -98,7 +140,7 @@ fn build() -> anyhow::Result<PathBuf> {
             .args(["--package", "holdfast", "--package", "holdfast-shim"])
             .args(["--package", "holdfast-oci", "--package", "holdfast-tests"]),
     )?;
-    Ok(crate::executables("release"))
+    Ok(Programs { name: "holdfast".to_owned(), dir: crate::executables("release") })
 }
 
 /// A directory in memory, so that no disk has a say. Removed when dropped.

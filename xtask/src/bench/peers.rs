@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use super::Programs;
 use crate::setup;
 
 /// A bundle of busybox for these arguments, with a directory of the host at `/data`.
@@ -56,15 +57,15 @@ pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Resu
 /// A daemon of ours, ended when dropped.
 pub(super) struct Daemon {
     pub(super) root: PathBuf,
-    programs: PathBuf,
+    pub(super) programs: Programs,
     child: Child,
 }
 
 impl Daemon {
-    pub(super) fn start(programs: &Path, root: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(programs: &Programs, root: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(root)?;
         let log = File::create(root.with_extension("daemon.log"))?;
-        let child = Command::new(programs.join("holdfast"))
+        let child = Command::new(programs.dir.join("holdfast"))
             .arg("--root")
             .arg(root)
             .arg("daemon")
@@ -72,14 +73,20 @@ impl Daemon {
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()?;
-        let daemon = Self { root: root.to_owned(), programs: programs.to_owned(), child };
+        let daemon = Self { root: root.to_owned(), programs: programs.clone(), child };
         let socket = root.join("holdfast.sock");
         until("the daemon", || UnixStream::connect(&socket).is_ok())?;
         Ok(daemon)
     }
 
+    /// One for each set of programs.
+    pub(super) fn start_all(programs: &[Programs], dir: &Path) -> anyhow::Result<Vec<Self>> {
+        let start = |(place, programs)| Self::start(programs, &dir.join(format!("root{place}")));
+        programs.iter().enumerate().map(start).collect()
+    }
+
     pub(super) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("holdfast"));
+        let mut command = Command::new(self.programs.dir.join("holdfast"));
         command.arg("--root").arg(&self.root).args(args).stdin(Stdio::null());
         command
     }
