@@ -1,6 +1,7 @@
 //! Measurements beside the peers, in the same run and taking turns. The numbers of a run go into
 //! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
 
+mod churn;
 mod compare;
 mod latency;
 mod logs;
@@ -33,6 +34,8 @@ enum What {
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
+    /// How many short containers come and go in a second: against runc, conmon, ctr
+    Churn(churn::Options),
     /// This tree beside another revision, in turns
     Compare(compare::Options),
     /// Draw docs/plots from bench/results; each measurement draws its own
@@ -44,6 +47,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => logs::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
+        What::Churn(options) => churn::run(options),
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 
-use super::{Column, Programs, Samples, build, logs, start};
+use super::{Column, Programs, Samples, build, churn, logs, start};
 use crate::setup;
 
 #[derive(Debug, Args)]
@@ -24,6 +24,8 @@ enum What {
     Logs(logs::Options),
     /// How long a container takes from its start to its status
     Start(start::Options),
+    /// How many short containers come and go in a second
+    Churn(churn::Options),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -31,6 +33,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let (unit, columns) = match &options.what {
         What::Logs(options) => ("MB/s", logs::speeds(options, &programs)?),
         What::Start(options) => ("ms", start::measure(options, &programs)?),
+        What::Churn(options) => ("containers/s", churn::rates(options, &programs)?),
     };
     println!("{unit:<44} {:>9} {:>9} {:>9}", "median", "quarter", "3 quarters");
     for pair in columns.chunks_exact(2) {

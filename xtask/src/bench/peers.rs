@@ -44,6 +44,31 @@ pub(super) fn which(name: &str) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("{name} is not in PATH"))
 }
 
+/// Whether there is no directory in this one, but for hidden ones. A directory that is not there is
+/// empty.
+pub(super) fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().all(|entry| {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir())
+    })
+}
+
+/// The processes whose command line names this directory.
+pub(super) fn processes(dir: &Path) -> Vec<u32> {
+    let dir = dir.display().to_string();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&dir) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 /// Waits until something holds.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
     let end = Instant::now() + Duration::from_secs(30);
@@ -85,6 +110,10 @@ impl Daemon {
         programs.iter().enumerate().map(start).collect()
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.programs.dir.join("holdfast"));
         command.arg("--root").arg(&self.root).args(args).stdin(Stdio::null());
@@ -93,6 +122,14 @@ impl Daemon {
 
     pub(super) fn ok(&self, args: &[&str]) -> anyhow::Result<String> {
         setup::output(&mut self.command(args))
+    }
+
+    /// Where there are directories of containers: its own, and each runtime's.
+    pub(super) fn states(&self) -> Vec<PathBuf> {
+        let runtimes = fs::read_dir(self.root.join(".runtime")).into_iter().flatten().flatten();
+        let mut all: Vec<PathBuf> = runtimes.map(|entry| entry.path()).collect();
+        all.push(self.root.clone());
+        all
     }
 
     /// The shim of a container's first process.
@@ -208,11 +245,21 @@ impl Containerd {
         Ok(containerd)
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn ctr(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.dir.join("sock")).arg("--namespace");
         command.arg(&self.namespace).args(args).stdin(Stdio::null());
         command
+    }
+
+    /// Where there are directories of containers: its own, and runc's.
+    pub(super) fn states(&self) -> Vec<PathBuf> {
+        let own = self.dir.join("state/io.containerd.runtime.v2.task").join(&self.namespace);
+        vec![own, Path::new("/run/containerd/runc").join(&self.namespace)]
     }
 
     /// What it needs to run a container with runc, but for the options and the id.
