@@ -5,6 +5,7 @@ mod churn;
 mod compare;
 mod latency;
 mod logs;
+mod memory;
 mod peers;
 mod plot;
 mod plots;
@@ -36,6 +37,8 @@ enum What {
     Start(start::Options),
     /// How many short containers come and go in a second: against runc, conmon, ctr
     Churn(churn::Options),
+    /// How much memory an idle container takes: against conmon and containerd
+    Memory(memory::Options),
     /// This tree beside another revision, in turns
     Compare(compare::Options),
     /// Draw docs/plots from bench/results; each measurement draws its own
@@ -48,6 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
         What::Churn(options) => churn::run(options),
+        What::Memory(options) => memory::run(options),
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
     }

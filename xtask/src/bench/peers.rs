@@ -190,6 +190,15 @@ impl Conmon {
         self.dir.join("exits").join(&self.id)
     }
 
+    /// Kills the container, and removes it.
+    pub(super) fn kill(self) -> anyhow::Result<()> {
+        let root = self.dir.join("runc");
+        setup::output(
+            Command::new("runc").arg("--root").arg(root).args(["kill", &self.id, "KILL"]),
+        )?;
+        self.end()
+    }
+
     /// Waits for the container's end, and removes it.
     pub(super) fn end(self) -> anyhow::Result<()> {
         let exit = self.exit_file();
@@ -254,6 +263,13 @@ impl Containerd {
         command.arg("--address").arg(self.dir.join("sock")).arg("--namespace");
         command.arg(&self.namespace).args(args).stdin(Stdio::null());
         command
+    }
+
+    /// Kills a container and removes it.
+    pub(super) fn delete(&self, id: &str) -> anyhow::Result<()> {
+        setup::output(&mut self.ctr(&["task", "delete", "--force", id]))?;
+        setup::output(&mut self.ctr(&["container", "delete", id]))?;
+        Ok(())
     }
 
     /// Where there are directories of containers: its own, and runc's.
