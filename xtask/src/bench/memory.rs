@@ -120,16 +120,14 @@ impl Bench {
             Ok([shims, row(name, &[daemon.pid()], None)?])
         };
         let rows = measure();
-        // Also after a failure: else they would run on.
+        // All, also after a failure: else they would run on.
+        let mut deleted = Ok(());
         for some in ids.chunks(100) {
             let mut args = vec!["delete", "--force"];
             args.extend(some.iter().map(String::as_str));
-            let deleted = daemon.ok(&args);
-            if rows.is_ok() {
-                deleted?;
-            }
+            deleted = deleted.and(daemon.ok(&args).map(drop));
         }
-        rows
+        both(rows, deleted)
     }
 
     fn conmon(&self, count: usize) -> anyhow::Result<Row> {
@@ -145,10 +143,11 @@ impl Bench {
             row("conmon, runc".to_owned(), &pids, Some((before, count)))
         };
         let row = measure();
+        let mut deleted = Ok(());
         for conmon in all {
-            conmon.kill()?;
+            deleted = deleted.and(conmon.kill());
         }
-        row
+        both(row, deleted)
     }
 
     fn containerd(&self, containerd: &Containerd, count: usize) -> anyhow::Result<[Row; 2]> {
@@ -168,14 +167,18 @@ impl Bench {
             Ok([shims, daemon])
         };
         let rows = measure();
+        let mut deleted = Ok(());
         for id in &ids {
-            let deleted = containerd.delete(id);
-            if rows.is_ok() {
-                deleted?;
-            }
+            deleted = deleted.and(containerd.delete(id));
         }
-        rows
+        both(rows, deleted)
     }
+}
+
+/// What was measured, unless that or what came after it failed.
+fn both<T>(measured: anyhow::Result<T>, after: anyhow::Result<()>) -> anyhow::Result<T> {
+    let measured = measured?;
+    after.map(|()| measured)
 }
 
 /// Ended when dropped.
