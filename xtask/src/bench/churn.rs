@@ -66,14 +66,14 @@ struct Row {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let rows = measure(options, &[build()?])?;
-    println!("{:<36} {:>7} {:>9} {:>9} {:>9}", "containers/s", "median", "min", "max", "× runc");
+    println!("{:<44} {:>7} {:>9} {:>9} {:>9}", "containers/s", "median", "min", "max", "× runc");
     let mut all = Vec::new();
     for row in &rows {
         let runc = rows.iter().find(|other| other.way == Way::Runc && other.workers == row.workers);
         let median = row.rate.median();
         let times = median / runc.map_or(f64::NAN, |runc| runc.rate.median());
         println!(
-            "{:<36} {median:>7.1} {:>9.1} {:>9.1} {times:>9.2}",
+            "{:<44} {median:>7.1} {:>9.1} {:>9.1} {times:>9.2}",
             format!("{}, {} at a time", row.name, row.workers),
             row.rate.quantile(0.0),
             row.rate.quantile(1.0),

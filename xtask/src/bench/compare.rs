@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Start(options) => ("ms", start::measure(options, &programs)?),
         What::Churn(options) => ("containers/s", churn::rates(options, &programs)?),
     };
-    println!("{unit:<44} {:>9} {:>9} {:>9}", "median", "quarter", "3 quarters");
+    println!("{unit:<48} {:>9} {:>9} {:>9}", "median", "quarter", "3 quarters");
     for pair in columns.chunks_exact(2) {
         for Column { way, samples } in pair {
             print_line(way, samples, 1);
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 fn print_line(what: &str, samples: &Samples, digits: usize) {
     let (low, high) = (samples.quantile(0.25), samples.quantile(0.75));
-    println!("{what:<44} {:>9.digits$} {low:>9.digits$} {high:>9.digits$}", samples.median());
+    println!("{what:<48} {:>9.digits$} {low:>9.digits$} {high:>9.digits$}", samples.median());
 }
 
 /// Of each turn and the one beside it, so that a machine that is slow for a while is slow for both.
