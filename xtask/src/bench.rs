@@ -1,9 +1,14 @@
 //! Measurements beside the peers, in the same run and taking turns. The numbers of a run go into
 //! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
 
+mod churn;
+mod compare;
 mod latency;
 mod logs;
+mod memory;
 mod peers;
+mod plot;
+mod plots;
 mod start;
 
 use std::fs;
@@ -12,6 +17,8 @@ use std::process::Command;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+
+use crate::setup;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -28,6 +35,14 @@ enum What {
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
+    /// How many short containers come and go in a second: against runc, conmon, ctr
+    Churn(churn::Options),
+    /// How much memory an idle container takes: against conmon and containerd
+    Memory(memory::Options),
+    /// This tree beside another revision, in turns
+    Compare(compare::Options),
+    /// Draw docs/plots from bench/results; each measurement draws its own
+    Plots,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -35,6 +50,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => logs::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
+        What::Churn(options) => churn::run(options),
+        What::Memory(options) => memory::run(options),
+        What::Compare(options) => compare::run(options),
+        What::Plots => plots::all(),
     }
 }
 
@@ -84,8 +103,44 @@ fn save(name: &str, command: &str, found: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The programs, built as they are released.
-fn build() -> anyhow::Result<PathBuf> {
+/// What takes turns with others, and what was measured each time.
+#[derive(Debug)]
+struct Column {
+    way: String,
+    samples: Samples,
+}
+
+/// A set of our programs. Where revisions are compared, two of them take turns.
+#[derive(Debug, Clone)]
+struct Programs {
+    /// What its columns are called.
+    name: String,
+    dir: PathBuf,
+}
+
+/// The OCI runtimes with which Holdfast is measured: by name in `PATH`, or beside our programs.
+const RUNTIMES: [&str; 3] = ["runc", "holdfast-oci", "fake-runtime"];
+
+impl Programs {
+    /// The runtime as the command line takes it: ours by path.
+    fn runtime(&self, name: &str) -> String {
+        let path = self.dir.join(name);
+        if path.is_file() { path.display().to_string() } else { name.to_owned() }
+    }
+
+    fn has(&self, runtime: &str) -> bool {
+        self.dir.join(runtime).is_file() || setup::is_installed(runtime)
+    }
+}
+
+/// The runtimes that each set of programs has.
+fn runtimes(programs: &[Programs]) -> Vec<&'static str> {
+    let everywhere = |name: &&str| programs.iter().all(|programs| programs.has(name));
+    RUNTIMES.into_iter().filter(everywhere).collect()
+}
+
+/// The programs of this tree, built as they are released.
+fn build() -> anyhow::Result<Programs> {
     println!("building (release)");
     crate::run(
         crate::cargo()
@@ -93,7 +148,7 @@ fn build() -> anyhow::Result<PathBuf> {
             .args(["--package", "holdfast", "--package", "holdfast-shim"])
             .args(["--package", "holdfast-oci", "--package", "holdfast-tests"]),
     )?;
-    Ok(crate::executables("release"))
+    Ok(Programs { name: "holdfast".to_owned(), dir: crate::executables("release") })
 }
 
 /// A directory in memory, so that no disk has a say. Removed when dropped.
@@ -112,7 +167,8 @@ impl Drop for Scratch {
         // podman mounts its own storage onto itself.
         let overlay = self.0.join("podman/overlay");
         if overlay.exists() {
-            let _ = Command::new("umount").arg("--lazy").arg(overlay).status();
+            // Not always: then it says so, which is nobody's concern.
+            let _ = Command::new("umount").arg("--lazy").arg(overlay).output();
         }
         let _ = fs::remove_dir_all(&self.0);
     }

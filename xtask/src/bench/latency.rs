@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let path = Path::new("/lib/x86_64-linux-gnu").join(name);
         fs::copy(path.canonicalize()?, data.join(name))?;
     }
-    fs::copy(programs.join("stamper"), data.join("stamper"))?;
+    fs::copy(programs.dir.join("stamper"), data.join("stamper"))?;
     let script = format!(
         "read -r _ </data/gate; exec /data/ld.so --library-path /data /data/stamper {} 5",
         options.lines

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::peers::{self, Conmon, Daemon, Gate};
-use super::{Samples, Scratch, build, save};
+use super::{Column, Programs, Samples, Scratch, build, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -35,33 +35,24 @@ enum Way {
     /// runc, and `cat` into a file: the same bytes, copied once.
     RuncCat,
     Conmon,
-    Holdfast(&'static str),
+    /// This daemon of the bench's, with this driver.
+    Holdfast(usize, &'static str),
     /// With a reader of the FIFO that reads into nothing.
-    HoldfastFifo,
+    HoldfastFifo(usize),
 }
 
-const WAYS: [Way; 8] = [
-    Way::RuncFile,
-    Way::RuncPipe,
-    Way::RuncCat,
-    Way::Conmon,
-    Way::Holdfast("cri"),
-    Way::Holdfast("json-file"),
-    Way::Holdfast("file"),
-    Way::HoldfastFifo,
-];
-
-impl Way {
-    fn name(self) -> String {
-        match self {
-            Self::RuncFile => "runc into a file".to_owned(),
-            Self::RuncPipe => "runc into a pipe".to_owned(),
-            Self::RuncCat => "runc | cat >file".to_owned(),
-            Self::Conmon => "conmon k8s-file".to_owned(),
-            Self::Holdfast(driver) => format!("holdfast {driver}"),
-            Self::HoldfastFifo => "holdfast fifo".to_owned(),
-        }
+/// Who takes turns. The peers take part where there is one set of programs; of two, those of each
+/// driver are side by side.
+fn ways(sets: usize) -> Vec<Way> {
+    let mut ways = Vec::new();
+    if sets == 1 {
+        ways.extend([Way::RuncFile, Way::RuncPipe, Way::RuncCat, Way::Conmon]);
     }
+    for driver in ["cri", "json-file", "file"] {
+        ways.extend((0..sets).map(|daemon| Way::Holdfast(daemon, driver)));
+    }
+    ways.extend((0..sets).map(Way::HoldfastFifo));
+    ways
 }
 
 #[derive(Debug, Default)]
@@ -73,60 +64,29 @@ struct Found {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
-    let programs = build()?;
-    let scratch = Scratch::new()?;
-    let data = scratch.0.join("data");
-    fs::create_dir(&data)?;
-    write_lines(&data.join("lines"), options.megabytes)?;
-    let script = ": >/data/ready; read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
-    let bundle = peers::bundle(&scratch.0, &data, &["sh", "-c", script])?;
-    let mut bench = Bench {
-        daemon: Daemon::start(&programs, &scratch.0.join("root"))?,
-        gate: Gate::new(&data.join("gate"))?,
-        scratch: scratch.0.clone(),
-        bundle,
-        data,
-        turn: 0,
-    };
-    let mut found: Vec<Found> = WAYS.iter().map(|_| Found::default()).collect();
-    for round in 0..=options.rounds {
-        for (way, found) in WAYS.into_iter().zip(&mut found) {
-            let (seconds, user, system) = bench.turn(way)?;
-            // The first round warms up.
-            if round > 0 {
-                #[allow(clippy::cast_precision_loss)]
-                let megabytes = options.megabytes as f64;
-                found.megabytes_a_second.0.push(megabytes / seconds);
-                found.user.0.push(user * 1000.0 / megabytes);
-                found.system.0.push(system * 1000.0 / megabytes);
-            }
-        }
-        println!("round {round} of {}", options.rounds);
-    }
+    let all = measure(options, &[build()?])?;
     let median = |way: Way| {
-        let place = WAYS.iter().position(|other| *other == way).unwrap_or(0);
-        found[place].megabytes_a_second.median()
+        let found = all.iter().find(|(other, ..)| *other == way);
+        found.map_or(f64::NAN, |(_, _, found)| found.megabytes_a_second.median())
     };
     let (conmon, file, pipe) = (median(Way::Conmon), median(Way::RuncFile), median(Way::RuncPipe));
     println!(
         "{:<20} {:>8} {:>9} {:>9} {:>9}  CPU of the logger, ms a MB",
         "", "MB/s", "× conmon", "× file", "× pipe"
     );
-    let mut all = Vec::new();
-    for (way, found) in WAYS.iter().zip(&found) {
+    let mut rows = Vec::new();
+    for (_, name, found) in &all {
         let speed = found.megabytes_a_second.median();
         println!(
-            "{:<20} {speed:>8.0} {:>9.2} {:>9.2} {:>9.2}  {:.2} user, {:.2} system",
-            way.name(),
+            "{name:<20} {speed:>8.0} {:>9.2} {:>9.2} {:>9.2}  {:.2} user, {:.2} system",
             speed / conmon,
             speed / file,
             speed / pipe,
             found.user.median(),
             found.system.median()
         );
-        all.push(json!({
-            "way": way.name(),
+        rows.push(json!({
+            "way": name,
             "megabytesASecond": found.megabytes_a_second.to_json(),
             "timesConmon": speed / conmon,
             "timesRuncIntoAFile": speed / file,
@@ -139,7 +99,51 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "cargo xtask bench logs --megabytes {} --rounds {}",
         options.megabytes, options.rounds
     );
-    save("logs.json", &command, &json!(all))
+    save("logs.json", &command, &json!(rows))
+}
+
+/// The speeds alone, in megabytes a second.
+pub(super) fn speeds(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Column>> {
+    let all = measure(options, programs)?;
+    let column = |(_, way, found): (_, _, Found)| Column { way, samples: found.megabytes_a_second };
+    Ok(all.into_iter().map(column).collect())
+}
+
+fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<(Way, String, Found)>> {
+    setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
+    let scratch = Scratch::new()?;
+    let data = scratch.0.join("data");
+    fs::create_dir(&data)?;
+    write_lines(&data.join("lines"), options.megabytes)?;
+    let script = ": >/data/ready; read -r _ </data/gate; dd if=/data/lines bs=64k 2>/data/report; read -r _ </data/gate";
+    let bundle = peers::bundle(&scratch.0, &data, &["sh", "-c", script])?;
+    let mut bench = Bench {
+        daemons: Daemon::start_all(programs, &scratch.0)?,
+        gate: Gate::new(&data.join("gate"))?,
+        scratch: scratch.0.clone(),
+        bundle,
+        data,
+        turn: 0,
+    };
+    let mut all: Vec<(Way, String, Found)> = ways(programs.len())
+        .into_iter()
+        .map(|way| (way, bench.name(way), Found::default()))
+        .collect();
+    for round in 0..=options.rounds {
+        for (way, _, found) in &mut all {
+            let (seconds, user, system) = bench.turn(*way)?;
+            // The first round warms up.
+            if round > 0 {
+                #[allow(clippy::cast_precision_loss)]
+                let megabytes = options.megabytes as f64;
+                found.megabytes_a_second.0.push(megabytes / seconds);
+                found.user.0.push(user * 1000.0 / megabytes);
+                found.system.0.push(system * 1000.0 / megabytes);
+            }
+        }
+        println!("round {round} of {}", options.rounds);
+    }
+    Ok(all)
 }
 
 fn write_lines(path: &Path, megabytes: usize) -> anyhow::Result<()> {
@@ -151,7 +155,7 @@ fn write_lines(path: &Path, megabytes: usize) -> anyhow::Result<()> {
 }
 
 struct Bench {
-    daemon: Daemon,
+    daemons: Vec<Daemon>,
     gate: Gate,
     scratch: PathBuf,
     bundle: PathBuf,
@@ -160,6 +164,18 @@ struct Bench {
 }
 
 impl Bench {
+    fn name(&self, way: Way) -> String {
+        let ours = |daemon: usize| self.daemons[daemon].programs.name.as_str();
+        match way {
+            Way::RuncFile => "runc into a file".to_owned(),
+            Way::RuncPipe => "runc into a pipe".to_owned(),
+            Way::RuncCat => "runc | cat >file".to_owned(),
+            Way::Conmon => "conmon k8s-file".to_owned(),
+            Way::Holdfast(daemon, driver) => format!("{} {driver}", ours(daemon)),
+            Way::HoldfastFifo(daemon) => format!("{} fifo", ours(daemon)),
+        }
+    }
+
     /// One container; how long it wrote, and the processor time of whoever logged.
     fn turn(&mut self, way: Way) -> anyhow::Result<(f64, f64, f64)> {
         self.turn += 1;
@@ -198,15 +214,15 @@ impl Bench {
                 conmon.end()?;
                 Ok((seconds, cpu.0, cpu.1))
             }
-            Way::Holdfast(driver) => self.holdfast(&id, driver),
-            Way::HoldfastFifo => {
+            Way::Holdfast(daemon, driver) => self.holdfast(daemon, &id, driver),
+            Way::HoldfastFifo(daemon) => {
                 let path = self.scratch.join("fifo");
                 let _held = Gate::new(&path)?;
                 let mut reader = Command::new("dd")
                     .args(["bs=64k", "status=none", "of=/dev/null"])
                     .arg(format!("if={}", path.display()))
                     .spawn()?;
-                let outcome = self.holdfast(&id, &format!("fifo:{}", path.display()));
+                let outcome = self.holdfast(daemon, &id, &format!("fifo:{}", path.display()));
                 reader.kill()?;
                 reader.wait()?;
                 fs::remove_file(path)?;
@@ -244,16 +260,16 @@ impl Bench {
         Ok((seconds, cpu.0, cpu.1))
     }
 
-    fn holdfast(&mut self, id: &str, log: &str) -> anyhow::Result<(f64, f64, f64)> {
+    fn holdfast(&mut self, daemon: usize, id: &str, log: &str) -> anyhow::Result<(f64, f64, f64)> {
         let bundle = self.bundle.display().to_string();
         let args =
             ["run", "-d", "--name", id, "--runtime", "runc", "--log", log, "--bundle", &bundle];
-        self.daemon.ok(&args)?;
+        self.daemons[daemon].ok(&args)?;
         let seconds = self.written()?;
-        let cpu = peers::cpu(self.daemon.shim(id)?)?;
+        let cpu = peers::cpu(self.daemons[daemon].shim(id)?)?;
         self.gate.open()?;
-        self.daemon.ok(&["wait", id])?;
-        self.daemon.ok(&["delete", id])?;
+        self.daemons[daemon].ok(&["wait", id])?;
+        self.daemons[daemon].ok(&["delete", id])?;
         Ok((seconds, cpu.0, cpu.1))
     }
 

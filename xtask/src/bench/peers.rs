@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use super::Programs;
 use crate::setup;
 
 /// A bundle of busybox for these arguments, with a directory of the host at `/data`.
@@ -26,6 +27,8 @@ pub(super) fn bundle(dir: &Path, data: &Path, args: &[&str]) -> anyhow::Result<P
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
     config["process"]["args"] = json!(args);
     config["process"]["terminal"] = json!(false);
+    // containerd makes a bundle of its own, to which a relative path would be relative.
+    config["root"]["path"] = json!(bundle.join("rootfs"));
     let mount = json!({
         "destination": "/data", "type": "bind", "source": data, "options": ["rbind", "rw"]
     });
@@ -41,6 +44,31 @@ pub(super) fn which(name: &str) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("{name} is not in PATH"))
 }
 
+/// Whether there is no directory in this one, but for hidden ones. A directory that is not there is
+/// empty.
+pub(super) fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().all(|entry| {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir())
+    })
+}
+
+/// The processes whose command line names this directory.
+pub(super) fn processes(dir: &Path) -> Vec<u32> {
+    let dir = dir.display().to_string();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&dir) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 /// Waits until something holds.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Result<()> {
     let end = Instant::now() + Duration::from_secs(30);
@@ -54,15 +82,15 @@ pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Resu
 /// A daemon of ours, ended when dropped.
 pub(super) struct Daemon {
     pub(super) root: PathBuf,
-    programs: PathBuf,
+    pub(super) programs: Programs,
     child: Child,
 }
 
 impl Daemon {
-    pub(super) fn start(programs: &Path, root: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(programs: &Programs, root: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(root)?;
         let log = File::create(root.with_extension("daemon.log"))?;
-        let child = Command::new(programs.join("holdfast"))
+        let child = Command::new(programs.dir.join("holdfast"))
             .arg("--root")
             .arg(root)
             .arg("daemon")
@@ -70,20 +98,38 @@ impl Daemon {
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()?;
-        let daemon = Self { root: root.to_owned(), programs: programs.to_owned(), child };
+        let daemon = Self { root: root.to_owned(), programs: programs.clone(), child };
         let socket = root.join("holdfast.sock");
         until("the daemon", || UnixStream::connect(&socket).is_ok())?;
         Ok(daemon)
     }
 
+    /// One for each set of programs.
+    pub(super) fn start_all(programs: &[Programs], dir: &Path) -> anyhow::Result<Vec<Self>> {
+        let start = |(place, programs)| Self::start(programs, &dir.join(format!("root{place}")));
+        programs.iter().enumerate().map(start).collect()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("holdfast"));
+        let mut command = Command::new(self.programs.dir.join("holdfast"));
         command.arg("--root").arg(&self.root).args(args).stdin(Stdio::null());
         command
     }
 
     pub(super) fn ok(&self, args: &[&str]) -> anyhow::Result<String> {
         setup::output(&mut self.command(args))
+    }
+
+    /// Where there are directories of containers: its own, and each runtime's.
+    pub(super) fn states(&self) -> Vec<PathBuf> {
+        let runtimes = fs::read_dir(self.root.join(".runtime")).into_iter().flatten().flatten();
+        let mut all: Vec<PathBuf> = runtimes.map(|entry| entry.path()).collect();
+        all.push(self.root.clone());
+        all
     }
 
     /// The shim of a container's first process.
@@ -144,6 +190,15 @@ impl Conmon {
         self.dir.join("exits").join(&self.id)
     }
 
+    /// Kills the container, and removes it.
+    pub(super) fn kill(self) -> anyhow::Result<()> {
+        let root = self.dir.join("runc");
+        setup::output(
+            Command::new("runc").arg("--root").arg(root).args(["kill", &self.id, "KILL"]),
+        )?;
+        self.end()
+    }
+
     /// Waits for the container's end, and removes it.
     pub(super) fn end(self) -> anyhow::Result<()> {
         let exit = self.exit_file();
@@ -153,6 +208,90 @@ impl Conmon {
             Command::new("runc").arg("--root").arg(root).args(["delete", "-f", &self.id]),
         )?;
         Ok(fs::remove_dir_all(&self.dir)?)
+    }
+}
+
+/// A containerd of our own, without the plugin for Kubernetes; ended when dropped. Its shims keep
+/// their sockets and runc's state below `/run/containerd` whatever it is told, so it has a namespace
+/// of its own there.
+pub(super) struct Containerd {
+    dir: PathBuf,
+    namespace: String,
+    child: Child,
+}
+
+impl Containerd {
+    /// What one needs for it.
+    pub(super) fn is_installed() -> bool {
+        ["containerd", "containerd-shim-runc-v2", "ctr"].into_iter().all(setup::is_installed)
+    }
+
+    pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
+        let dir = dir.join("containerd");
+        fs::create_dir_all(&dir)?;
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
+            dir.join("root"),
+            dir.join("state"),
+            dir.join("sock"),
+        );
+        fs::write(dir.join("config.toml"), config)?;
+        let log = File::create(dir.join("log"))?;
+        let child = Command::new("containerd")
+            .arg("--config")
+            .arg(dir.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("containerd cannot be started")?;
+        let namespace = format!("holdfast-bench-{}", std::process::id());
+        let containerd = Self { dir, namespace, child };
+        until("containerd", || {
+            containerd.ctr(&["version"]).output().is_ok_and(|output| output.status.success())
+        })?;
+        Ok(containerd)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn ctr(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.dir.join("sock")).arg("--namespace");
+        command.arg(&self.namespace).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Kills a container and removes it.
+    pub(super) fn delete(&self, id: &str) -> anyhow::Result<()> {
+        setup::output(&mut self.ctr(&["task", "delete", "--force", id]))?;
+        setup::output(&mut self.ctr(&["container", "delete", id]))?;
+        Ok(())
+    }
+
+    /// Where there are directories of containers: its own, and runc's.
+    pub(super) fn states(&self) -> Vec<PathBuf> {
+        let own = self.dir.join("state/io.containerd.runtime.v2.task").join(&self.namespace);
+        vec![own, Path::new("/run/containerd/runc").join(&self.namespace)]
+    }
+
+    /// What it needs to run a container with runc, but for the options and the id.
+    pub(super) fn run(&self, bundle: &Path, options: &[&str]) -> Command {
+        let mut command = self.ctr(&["run", "--runtime", "io.containerd.runc.v2"]);
+        command.args(options).arg("--config").arg(bundle.join("config.json"));
+        command
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        // Empty by then, so only a directory goes.
+        let _ = fs::remove_dir(Path::new("/run/containerd/runc").join(&self.namespace));
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
 
-use super::peers::{self, Conmon, Daemon};
-use super::{Samples, Scratch, build, save};
+use super::peers::{self, Conmon, Containerd, Daemon};
+use super::{Column, Programs, Samples, Scratch, build, plots, runtimes, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -27,73 +27,76 @@ enum Way {
     Conmon,
     Ctr,
     Podman,
-    /// Through a running daemon, by this runtime.
-    Holdfast(&'static str),
-}
-
-impl Way {
-    fn name(self) -> String {
-        match self {
-            Self::Runc => "runc run".to_owned(),
-            Self::Conmon => "conmon and runc".to_owned(),
-            Self::Ctr => "ctr run".to_owned(),
-            Self::Podman => "podman run".to_owned(),
-            Self::Holdfast(runtime) => format!("holdfast run, {runtime}"),
-        }
-    }
+    /// Through a running daemon, which is this one of the bench's, by this runtime.
+    Holdfast(usize, &'static str),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let columns = measure(options, &[build()?])?;
+    let runc = columns[0].samples.median();
+    println!("{:<28} {:>9} {:>9} {:>9} {:>9}", "ms", "median", "p99", "min", "× runc");
+    let mut all = Vec::new();
+    for Column { way, samples } in &columns {
+        let median = samples.median();
+        println!(
+            "{way:<28} {median:>9.1} {:>9.1} {:>9.1} {:>9.2}",
+            samples.quantile(0.99),
+            samples.quantile(0.0),
+            median / runc
+        );
+        all.push(json!({ "way": way, "ms": samples.to_json(), "timesRunc": median / runc }));
+    }
+    let command = format!("cargo xtask bench start --rounds {}", options.rounds);
+    save("start.json", &command, &json!(all))?;
+    plots::start()
+}
+
+/// How long each took, in milliseconds. The peers take part where there is one set of programs; of
+/// two, those of each runtime are side by side.
+pub(super) fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Column>> {
     setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
-    let programs = build()?;
     let scratch = Scratch::new()?;
     let data = scratch.0.join("data");
     fs::create_dir(&data)?;
-    let bundle = peers::bundle(&scratch.0, &data, &["true"])?;
-    let daemon = Daemon::start(&programs, &scratch.0.join("root"))?;
-    let mut ways = vec![
-        Way::Runc,
-        Way::Holdfast("runc"),
-        Way::Holdfast("holdfast-oci"),
-        Way::Holdfast("fake-runtime"),
-        Way::Conmon,
-    ];
-    for (way, program) in [(Way::Ctr, "ctr"), (Way::Podman, "podman")] {
-        let there = peers::which(program).is_ok();
-        let able = there && usable(way, &scratch.0, &bundle);
-        if able {
-            ways.push(way);
+    let mut bench = Bench {
+        bundle: peers::bundle(&scratch.0, &data, &["true"])?,
+        daemons: Daemon::start_all(programs, &scratch.0)?,
+        containerd: None,
+        scratch: &scratch.0,
+    };
+    let mut ways = Vec::new();
+    for runtime in runtimes(programs) {
+        ways.extend((0..programs.len()).map(|daemon| Way::Holdfast(daemon, runtime)));
+    }
+    if programs.len() == 1 {
+        ways.insert(0, Way::Runc);
+        ways.push(Way::Conmon);
+        if Containerd::is_installed() {
+            bench.containerd = Some(Containerd::start(&scratch.0)?);
+            ways.push(Way::Ctr);
         } else {
-            println!(
-                "not measured: {program} ({})",
-                if there { "does not run here" } else { "not installed" }
-            );
+            println!("not measured: ctr (containerd is not installed)");
+        }
+        if bench.podman_runs_here() {
+            ways.push(Way::Podman);
+        } else {
+            println!("not measured: podman (not installed, or does not run here)");
         }
     }
-    let mut found: Vec<Samples> = ways.iter().map(|_| Samples::default()).collect();
+    let mut columns: Vec<Column> = ways
+        .iter()
+        .map(|way| Column { way: bench.name(*way), samples: Samples::default() })
+        .collect();
     for round in 0..=options.rounds {
-        for (way, found) in ways.iter().zip(&mut found) {
-            let seconds = turn(*way, &daemon, &programs, &scratch.0, &bundle, round)?;
+        for (way, column) in ways.iter().zip(&mut columns) {
+            let seconds = bench.turn(*way, round)?;
+            // The first round warms up.
             if round > 0 {
-                found.0.push(seconds * 1000.0);
+                column.samples.0.push(seconds * 1000.0);
             }
         }
     }
-    let runc = found[0].median();
-    println!("{:<28} {:>9} {:>9} {:>9} {:>9}", "ms", "median", "p99", "min", "× runc");
-    let mut all = Vec::new();
-    for (way, found) in ways.iter().zip(&found) {
-        let median = found.median();
-        println!(
-            "{:<28} {median:>9.1} {:>9.1} {:>9.1} {:>9.2}",
-            way.name(),
-            found.quantile(0.99),
-            found.quantile(0.0),
-            median / runc
-        );
-        all.push(json!({ "way": way.name(), "ms": found.to_json(), "timesRunc": median / runc }));
-    }
-    save("start.json", &format!("cargo xtask bench start --rounds {}", options.rounds), &json!(all))
+    Ok(columns)
 }
 
 const PODMAN_RUN: [&str; 8] = [
@@ -126,75 +129,74 @@ pub(super) fn podman(scratch: &Path, rootfs: &Path, data: &Path, args: &[&str]) 
     Some(command)
 }
 
-fn usable(way: Way, scratch: &Path, bundle: &Path) -> bool {
-    let Some(mut command) = peer(way, scratch, bundle, "probe") else { return false };
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+struct Bench<'a> {
+    daemons: Vec<Daemon>,
+    containerd: Option<Containerd>,
+    scratch: &'a Path,
+    bundle: PathBuf,
 }
 
-/// A peer's own command for a root file system that is there already.
-fn peer(way: Way, scratch: &Path, bundle: &Path, id: &str) -> Option<Command> {
-    let rootfs = bundle.join("rootfs");
-    match way {
-        Way::Ctr => {
-            let mut command = Command::new("ctr");
-            command.args(["run", "--rm", "--config"]).arg(bundle.join("config.json")).arg(id);
-            command.env("CONTAINERD_ADDRESS", scratch.join("containerd.sock"));
-            Some(command)
-        }
-        Way::Podman => {
-            let mut command = podman_command(scratch, &["run", "--rm"]);
-            command.args(PODMAN_RUN).arg("--rootfs").arg(rootfs).arg("true");
-            Some(command)
-        }
-        _ => None,
-    }
-}
-
-/// One container; how long it took, in seconds.
-fn turn(
-    way: Way,
-    daemon: &Daemon,
-    programs: &Path,
-    scratch: &Path,
-    bundle: &PathBuf,
-    round: usize,
-) -> anyhow::Result<f64> {
-    let id = format!("start{round}");
-    let began = Instant::now();
-    match way {
-        Way::Runc => {
-            let root = scratch.join("runc");
-            let mut command = Command::new("runc");
-            command.arg("--root").arg(root).args(["run", "--bundle"]).arg(bundle).arg(&id);
-            succeeds(command)?;
-        }
-        Way::Holdfast(runtime) => {
-            let path = programs.join(runtime);
-            let runtime =
-                if path.is_file() { path.display().to_string() } else { runtime.to_owned() };
-            let bundle = bundle.display().to_string();
-            succeeds(daemon.command(&["run", "--rm", "--runtime", &runtime, "--bundle", &bundle]))?;
-        }
-        Way::Conmon => {
-            let log = format!("k8s-file:{}", scratch.join("log").display());
-            let conmon = Conmon::start(scratch, bundle, &id, &log)?;
-            let exit = conmon.exit_file();
-            peers::until("an exit file", || exit.exists())?;
-            let seconds = began.elapsed().as_secs_f64();
-            conmon.end()?;
-            return Ok(seconds);
-        }
-        Way::Ctr | Way::Podman => {
-            if let Some(command) = peer(way, scratch, bundle, &id) {
-                succeeds(command)?;
+impl Bench<'_> {
+    fn name(&self, way: Way) -> String {
+        match way {
+            Way::Runc => "runc run".to_owned(),
+            Way::Conmon => "conmon and runc".to_owned(),
+            Way::Ctr => "ctr run".to_owned(),
+            Way::Podman => "podman run".to_owned(),
+            Way::Holdfast(daemon, runtime) => {
+                format!("{} run, {runtime}", self.daemons[daemon].programs.name)
             }
         }
     }
-    Ok(began.elapsed().as_secs_f64())
+
+    fn podman(&self) -> Command {
+        let mut command = podman_command(self.scratch, &["run", "--rm"]);
+        command.args(PODMAN_RUN).arg("--rootfs").arg(self.bundle.join("rootfs")).arg("true");
+        command
+    }
+
+    fn podman_runs_here(&self) -> bool {
+        setup::is_installed("podman")
+            && self.podman().output().is_ok_and(|output| output.status.success())
+    }
+
+    /// One container; how long it took, in seconds.
+    fn turn(&self, way: Way, round: usize) -> anyhow::Result<f64> {
+        let id = format!("start{round}");
+        let began = Instant::now();
+        match way {
+            Way::Runc => {
+                let mut command = Command::new("runc");
+                command.arg("--root").arg(self.scratch.join("runc"));
+                command.args(["run", "--bundle"]).arg(&self.bundle).arg(&id);
+                succeeds(command)?;
+            }
+            Way::Holdfast(daemon, runtime) => {
+                let daemon = &self.daemons[daemon];
+                let runtime = daemon.programs.runtime(runtime);
+                let bundle = self.bundle.display().to_string();
+                let args = ["run", "--rm", "--runtime", &runtime, "--bundle", &bundle];
+                succeeds(daemon.command(&args))?;
+            }
+            Way::Conmon => {
+                let log = format!("k8s-file:{}", self.scratch.join("log").display());
+                let conmon = Conmon::start(self.scratch, &self.bundle, &id, &log)?;
+                let exit = conmon.exit_file();
+                peers::until("an exit file", || exit.exists())?;
+                let seconds = began.elapsed().as_secs_f64();
+                conmon.end()?;
+                return Ok(seconds);
+            }
+            Way::Ctr => {
+                let containerd = self.containerd.as_ref().context("no containerd")?;
+                let mut command = containerd.run(&self.bundle, &["--rm"]);
+                command.arg(&id);
+                succeeds(command)?;
+            }
+            Way::Podman => succeeds(self.podman())?,
+        }
+        Ok(began.elapsed().as_secs_f64())
+    }
 }
 
 fn succeeds(mut command: Command) -> anyhow::Result<()> {

@@ -1,0 +1,94 @@
+//! This tree beside another revision, in turns: whether a change has made anything faster or slower.
+//! Only Holdfast takes part, and nothing is saved.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use clap::{Args, Subcommand};
+
+use super::{Column, Programs, Samples, build, churn, logs, start};
+use crate::setup;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The revision with which this tree is compared, as git names it
+    #[arg(value_name = "REV")]
+    revision: String,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// How fast output gets into a log
+    Logs(logs::Options),
+    /// How long a container takes from its start to its status
+    Start(start::Options),
+    /// How many short containers come and go in a second
+    Churn(churn::Options),
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let programs = [build()?, build_revision(&options.revision)?];
+    let (unit, columns) = match &options.what {
+        What::Logs(options) => ("MB/s", logs::speeds(options, &programs)?),
+        What::Start(options) => ("ms", start::measure(options, &programs)?),
+        What::Churn(options) => ("containers/s", churn::rates(options, &programs)?),
+    };
+    println!("{unit:<48} {:>9} {:>9} {:>9}", "median", "quarter", "3 quarters");
+    for pair in columns.chunks_exact(2) {
+        for Column { way, samples } in pair {
+            print_line(way, samples, 1);
+        }
+        print_line("  the first to the second, turn by turn", &ratios(pair), 3);
+    }
+    Ok(())
+}
+
+fn print_line(what: &str, samples: &Samples, digits: usize) {
+    let (low, high) = (samples.quantile(0.25), samples.quantile(0.75));
+    println!("{what:<48} {:>9.digits$} {low:>9.digits$} {high:>9.digits$}", samples.median());
+}
+
+/// Of each turn and the one beside it, so that a machine that is slow for a while is slow for both.
+fn ratios(pair: &[Column]) -> Samples {
+    let turns = pair[0].samples.0.iter().zip(&pair[1].samples.0);
+    Samples(turns.map(|(ours, theirs)| ours / theirs).collect())
+}
+
+/// The programs of a revision, built like ours, in a working tree of git's below `target`. Both stay
+/// there, so that the next revision has less to build.
+fn build_revision(revision: &str) -> anyhow::Result<Programs> {
+    let commit = format!("{revision}^{{commit}}");
+    let id = setup::output(crate::git().args(["rev-parse", "--short", "--verify", &commit]))?;
+    let id = id.trim();
+    let dir = crate::target().join("compare");
+    let tree = dir.join("tree");
+    check_out(&tree, id)?;
+    println!("building {id} (release)");
+    let target = dir.join("target");
+    // Whatever programs it has. Of the same toolchain as ours.
+    crate::run(
+        crate::cargo()
+            .args(["build", "--release", "--quiet", "--locked", "--bins"])
+            .args(["--workspace", "--exclude", "xtask"])
+            .current_dir(&tree)
+            .env("CARGO_TARGET_DIR", &target),
+    )?;
+    Ok(Programs { name: format!("holdfast {id}"), dir: target.join("release") })
+}
+
+fn check_out(tree: &Path, id: &str) -> anyhow::Result<()> {
+    if tree.join(".git").exists() {
+        let changes =
+            setup::output(crate::git().current_dir(tree).args(["status", "--porcelain"]))?;
+        ensure!(changes.is_empty(), "{} has changes of its own: {changes}", tree.display());
+        return crate::run(
+            crate::git().current_dir(tree).args(["checkout", "--quiet", "--detach", id]),
+        );
+    }
+    // By force: git may remember one that `cargo clean` has removed.
+    crate::run(
+        crate::git().args(["worktree", "add", "--quiet", "--force", "--detach"]).arg(tree).arg(id),
+    )
+}

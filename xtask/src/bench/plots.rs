@@ -1,0 +1,100 @@
+//! Which pictures there are: `docs/plots/*.svg`, from `bench/results/*.json`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::plot::{self, Bar};
+
+/// Draws all of them, but for those of which there is no result.
+pub(super) fn all() -> anyhow::Result<()> {
+    if_there("start.json", start)?;
+    if_there("churn.json", churn)?;
+    if_there("memory.json", memory)
+}
+
+fn if_there(result: &str, draw: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    if results().join(result).exists() {
+        return draw();
+    }
+    println!("not drawn: there is no bench/results/{result}");
+    Ok(())
+}
+
+pub(super) fn start() -> anyhow::Result<()> {
+    let found = read("start.json")?;
+    let bars = found.iter().map(|row| bar(name(row), &row["ms"])).collect::<Result<Vec<_>, _>>()?;
+    plot::bars(&drawn("start.svg"), "From the command to the exit code of `true`", "ms", &bars)
+}
+
+/// How the rate grows with the workers; and, as bars, each at its best.
+pub(super) fn churn() -> anyhow::Result<()> {
+    let found = read("churn.json")?;
+    let mut curves: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+    let mut best: Vec<Bar> = Vec::new();
+    for row in &found {
+        let workers = row["workers"].as_f64().context("no workers")?;
+        let bar = bar(name(row), &row["containersASecond"])?;
+        let point = (workers, bar.1);
+        match curves.iter_mut().zip(&mut best).find(|(curve, _)| curve.0 == bar.0) {
+            Some((curve, best)) => {
+                curve.1.push(point);
+                if bar.1 > best.1 {
+                    *best = bar;
+                }
+            }
+            None => {
+                curves.push((bar.0.clone(), vec![point]));
+                best.push(bar);
+            }
+        }
+    }
+    let title = "Short containers, from made to deleted";
+    let (workers, rate) = ("at a time", "containers a second");
+    plot::lines(&drawn("churn-workers.svg"), title, workers, rate, &curves)?;
+    plot::bars(&drawn("churn.svg"), &format!("{title}: the best of all"), rate, &best)
+}
+
+pub(super) fn memory() -> anyhow::Result<()> {
+    let found = read("memory.json")?;
+    let mut bars = Vec::new();
+    for row in found.iter().filter(|row| row["instances"] != 1) {
+        bars.push(bar(format!("{}: PSS", name(row)), &row["pssKiB"])?);
+        bars.push(bar(format!("{}: USS", name(row)), &row["ussKiB"])?);
+    }
+    let title = "Memory of the process that watches an idle container";
+    plot::bars(&drawn("memory.svg"), title, "KiB", &bars)
+}
+
+fn name(row: &Value) -> String {
+    row["way"].as_str().unwrap_or("?").to_owned()
+}
+
+/// From the samples' median and extremes.
+fn bar(name: String, samples: &Value) -> anyhow::Result<Bar> {
+    let figure = |what: &str| {
+        samples[what].as_f64().with_context(|| format!("no {what} of {name} in the result"))
+    };
+    let (median, low, high) = (figure("median")?, figure("min")?, figure("max")?);
+    Ok((name, median, low, high))
+}
+
+fn read(result: &str) -> anyhow::Result<Vec<Value>> {
+    let path = results().join(result);
+    let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut result: Value = serde_json::from_slice(&text)?;
+    let Value::Array(found) = result["found"].take() else {
+        anyhow::bail!("{} holds no list", path.display())
+    };
+    Ok(found)
+}
+
+fn results() -> PathBuf {
+    crate::workspace().join("bench/results")
+}
+
+fn drawn(name: &str) -> PathBuf {
+    crate::workspace().join("docs/plots").join(name)
+}
