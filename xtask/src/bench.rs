@@ -2,8 +2,10 @@
 //! `bench/results` as JSON; ratios are what counts, for the machines are noisy.
 
 mod latency;
+mod library;
 mod logs;
 mod peers;
+mod scale;
 mod start;
 
 use std::fs;
@@ -28,6 +30,10 @@ enum What {
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
     Start(start::Options),
+    /// What the library adds to a start, and from an exit to the future; with many others idle
+    Library(library::Options),
+    /// The daemon with thousands of containers: memory, wake-ups, restore, all of them exiting at once
+    Scale(scale::Options),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -35,6 +41,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => logs::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
+        What::Library(options) => library::run(options),
+        What::Scale(options) => scale::run(options),
     }
 }
 
