@@ -46,5 +46,6 @@ pub(super) fn bench(programs: &Path, what: &str, args: &[&str]) -> anyhow::Resul
     let output = scratch.0.join("found.json");
     let mut command = Command::new(programs.join("bench-library"));
     crate::run(command.arg(what).args(args).arg("--output").arg(&output))?;
+    // A point at which the machine came to its end is told within.
     Ok(serde_json::from_slice(&fs::read(output)?)?)
 }

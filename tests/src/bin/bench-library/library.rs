@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_supervisor::{Container, ContainerOptions, ExitStatus, Supervisor};
 use holdfast_tests::binary;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -43,8 +44,8 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
         return Err("the library is measured with the fake runtime".into());
     }
     let kind = Kind::new(&options.runtime, directory)?;
-    let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?.1;
-    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, files, files)?;
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
     let builder = Supervisor::builder(directory.join("root"));
     let supervisor = builder
         .shim(binary("holdfast-shim"))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_tests::processes;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use crate::containers::{Gate, Kind, numbered, runtime_state};
 use crate::daemon::Daemon;
 use crate::measure::{self, Samples};
-use crate::{Options, Outcome};
+use crate::{FAILED, Options, Outcome};
 
 /// How long something may take of which nothing tells before the run fails; it times nothing.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -35,9 +36,21 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
         }
         let root = directory.join(format!("root-{count}"));
         let bench = Bench { options, kind: &kind, count: *count, root: &root, directory };
-        points.push(bench.point().await.map_err(|error| format!("{count} containers: {error}"))?);
+        let point = bench.point().await;
+        let failed = point.is_err();
+        points.push(point.unwrap_or_else(|error| {
+            println!("{count} containers: {error}");
+            json!({ "containers": count, FAILED: error.to_string() })
+        }));
+        if failed {
+            // What it has left is ended with this process, and would be in the next one's way.
+            break;
+        }
     }
-    Ok(json!({ "runtime": options.runtime, "seconds": options.seconds, "points": points }))
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(
+        json!({ "files": files, "runtime": options.runtime, "seconds": options.seconds, "points": points }),
+    )
 }
 
 struct Bench<'a> {
