@@ -4,11 +4,13 @@
 mod churn;
 mod compare;
 mod latency;
+mod library;
 mod logs;
 mod memory;
 mod peers;
 mod plot;
 mod plots;
+mod scale;
 mod start;
 
 use std::fs;
@@ -43,6 +45,10 @@ enum What {
     Compare(compare::Options),
     /// Draw docs/plots from bench/results; each measurement draws its own
     Plots,
+    /// What the library adds to a start, and from an exit to the future; with many others idle
+    Library(library::Options),
+    /// The daemon with thousands of containers: memory, wake-ups, restore, all of them exiting at once
+    Scale(scale::Options),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -54,6 +60,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Memory(options) => memory::run(options),
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
+        What::Library(options) => library::run(options),
+        What::Scale(options) => scale::run(options),
     }
 }
 

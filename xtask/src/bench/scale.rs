@@ -1,0 +1,49 @@
+//! How the daemon bears many containers at once. The work is done by a program of `tests`, as in
+//! `library`.
+
+use clap::Args;
+
+use super::library::{bench, list};
+use super::{build, save};
+use crate::setup::{self, BUSYBOX, RUNC};
+
+/// The runtime whose containers cost next to nothing.
+const FAKE: &str = "fake";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many containers, one number after the other; two processes each
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1_000, 10_000, 30_000])]
+    containers: Vec<usize>,
+    /// Whose containers: `fake` for mere processes, `embedded`, or an OCI runtime by name or path
+    #[arg(long, default_value = FAKE)]
+    runtime: String,
+    /// How long it is counted who wakes while nothing happens
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// How many are made, or deleted, at the same time
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    parallel: usize,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    setup::ensure(&[BUSYBOX])?;
+    if options.runtime == "runc" {
+        setup::ensure(&[RUNC])?;
+    }
+    let (counts, seconds) = (list(&options.containers), options.seconds.to_string());
+    let (parallel, runtime) = (options.parallel.to_string(), &options.runtime);
+    let args = [
+        ["--counts", &counts],
+        ["--seconds", &seconds],
+        ["--parallel", &parallel],
+        ["--runtime", runtime],
+    ];
+    let found = bench(&build()?.dir, "scale", args.as_flattened())?;
+    let command = format!(
+        "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} --parallel {parallel}"
+    );
+    let name = runtime.rsplit('/').next().unwrap_or(runtime);
+    let file = if runtime == FAKE { "scale.json".to_owned() } else { format!("scale-{name}.json") };
+    save(&file, &command, &found)
+}
