@@ -127,6 +127,7 @@ fn look_at(broken: &Directory, name: &str) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::root::tests::all;
 
     fn tree(root: &StateRoot) -> Vec<String> {
         let mut all = Vec::new();
@@ -168,13 +169,13 @@ mod tests {
         std::fs::create_dir(temp.path().join(".broken/web-4")).unwrap();
         std::fs::write(temp.path().join(".broken/web-4/reason"), "nothing came").unwrap();
         for _ in 0..2 {
-            let scan = root.scan().unwrap();
-            let reasons: Vec<_> = scan.problems.iter().map(|p| p.reason.as_str()).collect();
+            let (containers, problems) = all(&root);
+            let reasons: Vec<_> = problems.iter().map(|p| p.reason.as_str()).collect();
             assert_eq!(
                 reasons,
                 ["set aside: reason 1", "set aside: reason 2", "set aside: reason 3"]
             );
-            assert_eq!(scan.containers[0].processes.len(), 1);
+            assert_eq!(containers[0].processes.len(), 1);
         }
         assert_eq!(
             tree(&root),
@@ -190,9 +191,9 @@ mod tests {
             ]
         );
         std::fs::remove_dir_all(temp.path().join(".broken")).unwrap();
-        assert!(root.scan().unwrap().problems.is_empty());
+        assert!(all(&root).1.is_empty());
         std::os::unix::fs::symlink("/etc", temp.path().join(".broken")).unwrap();
-        assert_eq!(root.scan().unwrap().problems.len(), 1);
+        assert_eq!(all(&root).1.len(), 1);
         assert!(root.set_container_aside(&id, "").is_err());
         assert!(root.container(&id).is_ok());
     }

@@ -165,53 +165,53 @@ impl StateRoot {
         remove(&container.0, &self.counter, id.as_str())
     }
 
-    /// Finds all containers, and sweeps what crashes left behind. What makes no sense is reported
-    /// and left where it is; what was set aside earlier is reported again.
-    pub fn scan(&self) -> io::Result<Scan> {
-        let mut scan = Scan::default();
-        for name in self.directory.names()? {
-            if is_leftover(&name) {
-                self.sweep(&self.directory, &name, &mut scan.problems);
-            } else if !name.starts_with('.') {
-                self.scan_container(&name, &mut scan);
+    /// The names of what can be containers; what crashes left behind beside them is swept, and what
+    /// was set aside earlier is reported again.
+    pub fn scan(&self, problems: &mut Vec<Problem>) -> io::Result<Vec<String>> {
+        let mut names = self.directory.names()?;
+        names.retain(|name| {
+            let leftover = is_leftover(name);
+            if leftover {
+                self.sweep(&self.directory, name, problems);
             }
-        }
-        scan.problems.extend(self.set_aside());
-        Ok(scan)
+            !leftover && !name.starts_with('.')
+        });
+        problems.extend(self.set_aside());
+        Ok(names)
     }
 
-    fn scan_container(&self, name: &str, scan: &mut Scan) {
+    /// Opens what can be a container, and sweeps what crashes left behind in it. What makes no sense
+    /// is reported and left where it is.
+    pub fn find(&self, name: &str, problems: &mut Vec<Problem>) -> Option<Found> {
         let problem = |reason: String| Problem { path: self.path().join(name), reason };
-        let directory = match self.directory.open_dir(name) {
-            Ok(directory) => ContainerDir(directory),
+        let opened = match self.directory.open_dir(name) {
             // A socket or another file of somebody's: no container, no trouble.
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return,
-            Err(error) => return scan.problems.push(problem(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return None,
+            opened => {
+                opened.and_then(|directory| Ok((directory.names()?, ContainerDir(directory))))
+            }
         };
-        let id = match name.parse() {
-            Ok(id) => id,
-            Err(error) => return scan.problems.push(problem(format!("{error}"))),
-        };
-        let names = match directory.0.names() {
-            Ok(names) => names,
-            Err(error) => return scan.problems.push(problem(error.to_string())),
-        };
+        let found = opened
+            .map_err(|error| error.to_string())
+            .and_then(|found| Ok((found, name.parse().map_err(|error| format!("{error}"))?)));
+        let ((names, directory), id) =
+            found.map_err(|reason| problems.push(problem(reason))).ok()?;
         let mut processes = Vec::new();
         for name in names {
             if is_leftover(&name) {
-                self.sweep(&directory.0, &name, &mut scan.problems);
+                self.sweep(&directory.0, &name, problems);
             } else if !name.starts_with('.') {
                 let problem = |reason| Problem { path: directory.0.path().join(&name), reason };
                 match (directory.0.open_dir(&name), name.parse()) {
                     (Ok(process), Ok(id)) => processes.push((id, ProcessDir::new(process))),
                     // The journal, say.
                     (Err(error), _) if error.kind() == io::ErrorKind::NotADirectory => {}
-                    (Err(error), _) => scan.problems.push(problem(error.to_string())),
-                    (_, Err(error)) => scan.problems.push(problem(format!("{error}"))),
+                    (Err(error), _) => problems.push(problem(error.to_string())),
+                    (_, Err(error)) => problems.push(problem(format!("{error}"))),
                 }
             }
         }
-        scan.containers.push(Found { id, directory, processes });
+        Some(Found { id, directory, processes })
     }
 
     fn sweep(&self, parent: &Directory, name: &str, problems: &mut Vec<Problem>) {
@@ -243,16 +243,7 @@ fn remove(parent: &Directory, counter: &AtomicU64, name: &str) -> io::Result<()>
     parent.remove_all(&hidden)
 }
 
-/// What [`StateRoot::scan`] found.
-#[derive(Debug, Default)]
-pub struct Scan {
-    /// Every directory that can be a container.
-    pub containers: Vec<Found>,
-    /// Everything that can't.
-    pub problems: Vec<Problem>,
-}
-
-/// A container's directory, found by the scan. Nothing in it has been read yet.
+/// A container's directory. Nothing in it has been read yet.
 #[derive(Debug)]
 pub struct Found {
     /// Its id.
@@ -349,8 +340,16 @@ impl ContainerDir {
 pub const BUNDLE_NAME: &str = BUNDLE;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// All that there is, and all that makes no sense.
+    pub(crate) fn all(root: &StateRoot) -> (Vec<Found>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let names = root.scan(&mut problems).unwrap();
+        let found = names.iter().filter_map(|name| root.find(name, &mut problems)).collect();
+        (found, problems)
+    }
 
     #[test]
     fn a_root_is_private_and_has_one_holder() {
@@ -378,9 +377,9 @@ mod tests {
         staged.publish(&id).unwrap();
         let taken = root.stage_container().unwrap().publish(&id).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
-        let scan = root.scan().unwrap();
-        assert_eq!(scan.containers.len(), 1);
-        assert_eq!(scan.containers[0].processes[0].0, ProcessId::init());
+        let (containers, _) = all(&root);
+        assert_eq!(containers.len(), 1);
+        assert_eq!(containers[0].processes[0].0, ProcessId::init());
         root.remove_container(&id).unwrap();
         root.remove_container(&id).unwrap();
         assert_eq!(root.directory.names().unwrap(), [LOCK]);
@@ -410,10 +409,10 @@ mod tests {
         std::fs::create_dir_all(temp.path().join("good/.gone-1-2")).unwrap();
         std::fs::create_dir_all(temp.path().join("no id")).unwrap();
         std::fs::write(temp.path().join("holdfast.sock"), "").unwrap();
-        let scan = root.scan().unwrap();
-        assert_eq!(scan.containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
-        assert_eq!(scan.problems.len(), 1);
-        assert!(scan.problems[0].reason.contains("invalid id"));
+        let (containers, problems) = all(&root);
+        assert_eq!(containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].reason.contains("invalid id"));
         assert_eq!(root.directory.names().unwrap(), [LOCK, "good", "holdfast.sock", "no id"]);
     }
 }

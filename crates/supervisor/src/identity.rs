@@ -66,6 +66,12 @@ impl Handle {
             }
             None => None,
         };
+        if by_handle
+            .as_ref()
+            .is_some_and(|found| told.clone().into_iter().any(|it| it == found.pid))
+        {
+            return Ok(by_handle);
+        }
         let mut by_number = Vec::new();
         for pid in told {
             by_number.extend(Self::open(pid)?.filter(is_it));

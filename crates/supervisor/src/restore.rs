@@ -2,7 +2,11 @@
 //! opened and watched.
 
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use holdfast_state::directory::is_damage;
@@ -46,25 +50,46 @@ struct Restored {
 
 /// Takes up every container in the state root and returns what could not be.
 pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
-    let scan = {
+    let restored = {
         let core = core.clone();
         blocking(move || {
             core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
-            core.root.scan()
+            let mut problems = Vec::new();
+            let names = core.root.scan(&mut problems)?;
+            problems.extend(restore_all(&core, &names));
+            Ok(problems)
         })
         .await
     };
-    let scan =
-        scan.map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
-    let mut problems = scan.problems;
-    for found in scan.containers {
-        let id = found.id.clone();
-        if let Err(trouble) = restore_container(core, found, &mut problems) {
-            problems.push(set_aside::container(core, &id, trouble));
-        }
-    }
+    let mut problems = restored
+        .map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
+    problems.sort_by(|one, other| one.path.cmp(&other.path));
     core.keeping.release_rest();
     Ok(problems)
+}
+
+/// Restores by as many threads as there are processors: each takes the next name, opens what is
+/// there, and has closed it again before it goes on.
+fn restore_all(core: &Arc<Core>, names: &[String]) -> Vec<Problem> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let _reactor = core.reactor.enter();
+        let mut problems = Vec::new();
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let Some(found) = core.root.find(name, &mut problems) else { continue };
+            let id = found.id.clone();
+            if let Err(trouble) = restore_container(core, found, &mut problems) {
+                problems.push(set_aside::container(core, &id, trouble));
+            }
+        }
+        problems
+    };
+    let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let found = threads.into_iter().map(|thread| thread.join());
+        found.flat_map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 fn restore_container(
