@@ -315,6 +315,11 @@ impl Holdfast {
         left
     }
 
+    /// Waits until nothing is left over of what is being deleted.
+    pub async fn nothing_left(&self) {
+        crate::eventually("nothing to be left over", || self.leftovers().is_empty()).await;
+    }
+
     /// Everything in the state root, and of what kind, size and age it is. Only what is added to or
     /// taken from a directory counts there, not that something was for a moment.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all};
@@ -290,7 +291,7 @@ async fn a_runtime_that_hangs_fails_in_its_time_and_leaves_nothing() {
     assert!(took >= Duration::from_secs(2), "it was not given its time: {took:?}");
     // About two seconds, on a machine that does much else.
     assert!(took < Duration::from_secs(10), "the timeout came after {took:?}");
-    assert_eq!(holdfast.leftovers(), [""; 0]);
+    holdfast.nothing_left().await;
     assert_eq!(holdfast.json(&["ps", "--all", "--json"]).await, json!([]));
     holdfast.close().await;
 }
@@ -321,7 +322,7 @@ async fn twenty_healthy_containers_are_not_held_up_by_a_runtime_that_hangs() {
     assert_eq!((hanging.code, hanging.stdout.as_str()), (Some(125), ""));
     assert_eq!(hanging.stderr, "holdfast: shim error: the start was given up\n");
     assert!(hang.iter().all(|process| !process.exists()), "{hang:?}");
-    assert_eq!(holdfast.leftovers(), [""; 0]);
+    holdfast.nothing_left().await;
     holdfast.close().await;
 }
 
@@ -429,5 +430,38 @@ async fn what_cannot_be_restored_is_shown_and_all_else_is_restored() {
     std::fs::remove_dir_all(&aside).unwrap();
     holdfast.kill_daemon().await;
     holdfast.start_daemon().await;
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn where_files_run_out_a_container_is_refused_in_time_and_the_others_are_well() {
+    let holdfast = Holdfast::start().await;
+    let pid = holdfast.daemon().process().pid.to_string();
+    let limited = Command::new("prlimit").args(["--pid", &pid, "--nofile=120:120"]).status();
+    assert!(limited.expect("run prlimit").success());
+    let runtime = fake_runtime();
+    let mut made = Vec::new();
+    let bundle = bundle(&holdfast);
+    let refused = loop {
+        let args = ["run", "-d", "--runtime", &runtime, "--bundle", &bundle, "--", "sleep", "1000"];
+        let ran = holdfast.run(&args).await;
+        if ran.code != Some(0) {
+            break ran.stderr;
+        }
+        made.push(ran.stdout.trim().to_owned());
+    };
+    assert_eq!(
+        refused,
+        "holdfast: no more containers: nearly all open files of this process are in use, of 120; \
+         raise LimitNOFILE= of the unit, or ulimit -Hn\n"
+    );
+    assert!(made.len() > 5, "only {} were made", made.len());
+    for id in &made {
+        assert_eq!(holdfast.inspect(id).await["status"], "running");
+    }
+    // One that goes makes room for another.
+    holdfast.ok(&["delete", "--force", &made[0]]).await;
+    let args = ["run", "--rm", "--runtime", &runtime, "--bundle", &bundle, "--", "true"];
+    assert_eq!(holdfast.run(&args).await.code, Some(0));
     holdfast.close().await;
 }

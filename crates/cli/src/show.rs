@@ -56,6 +56,12 @@ pub(crate) fn info(info: &Info, as_json: bool) -> anyhow::Result<()> {
         "          handles of processes for the record: {}",
         yes_no(abilities.process_handles)
     );
+    if let Some(limit) = info.limits.first() {
+        println!(
+            "room      for {} containers: {} {} (raise {})",
+            limit.containers, limit.most, limit.of, limit.raise
+        );
+    }
     for problem in &info.problems {
         println!("problem   {}: {}", problem.path.display(), problem.reason);
     }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus,
-    LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status,
+    Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status,
     TerminalSize,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub struct Info {
     pub runtime: RuntimeChoice,
     /// What this kernel can do for it.
     pub abilities: Abilities,
+    /// What bounds the number of containers, the tightest first.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
     /// What it could not load.
     pub problems: Vec<Problem>,
 }

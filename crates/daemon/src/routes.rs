@@ -84,6 +84,7 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
         root: supervisor.root().to_owned(),
         runtime: supervisor.default_runtime(),
         abilities: supervisor.abilities().clone(),
+        limits: supervisor.limits().to_vec(),
         restored: report.containers,
         restore_micros: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
         problems,

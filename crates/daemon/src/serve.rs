@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_supervisor::Supervisor;
+use holdfast_supervisor::{Limit, Supervisor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,6 +77,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         elapsed = ?report.elapsed,
         "restored"
     );
+    if let Some(limit) = supervisor.limits().first() {
+        let Limit { of, most, containers, raise } = limit;
+        tracing::info!(containers, limit = %of, most, raise, "room");
+    }
     let socket = Socket::bind(&config.address)
         .await
         .map_err(|source| ServeError::Socket { path: config.address.clone(), source })?;
@@ -106,7 +110,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Two descriptors a container are soon more than the usual soft limit of 1,024. Raises it as far as
+/// Four or five descriptors a container are soon more than the usual soft limit of 1,024. Raises it as far as
 /// allowed and returns what it was, which is what containers get.
 fn raise_nofile() -> Option<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;

@@ -114,7 +114,7 @@ impl Shim {
         let (signals, exit) = setup::become_shim()?;
         if let Some(soft) = args.nofile {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+            setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
         }
         let dir = ProcessDir::open(args.dir)?;
         let control = dir.control_reader()?;

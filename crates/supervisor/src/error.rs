@@ -53,6 +53,16 @@ pub enum Error {
     /// What was given as a FIFO is none \[`ErrNotFifo`\].
     #[error("{0}: not a FIFO; make one with mkfifo(1)")]
     NotFifo(PathBuf),
+    /// There is no room for another container.
+    #[error("no more containers: nearly all {of} are in use, of {most}; raise {raise}")]
+    Limit {
+        /// Of what.
+        of: String,
+        /// How much there may be.
+        most: u64,
+        /// What raises it.
+        raise: &'static str,
+    },
     /// A checkpoint can't be used.
     #[error("checkpoint {path}: {reason}")]
     Checkpoint {

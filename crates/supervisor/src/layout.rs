@@ -21,6 +21,7 @@ use crate::bundle;
 use crate::checkpoint;
 use crate::events::EventLog;
 use crate::lifecycle::State;
+use crate::limits;
 use crate::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
@@ -62,6 +63,7 @@ pub(crate) fn container(
         return Err(Error::Exists(id));
     }
     let staged = core.root.stage_container().map_err(failed)?;
+    limits::check_files(staged.directory())?;
     let scratch = staged.directory().path().join(BUNDLE_NAME);
     let bundle = bundle::prepare(&id, options, &scratch, &home.join(BUNDLE_NAME))?;
     let mut record = ProcessRecord {
@@ -136,6 +138,7 @@ pub(crate) fn exec(
         ..ProcessRecord::default()
     };
     let staged = core.root.stage_process(&parent).map_err(failed)?;
+    limits::check_files(staged.directory())?;
     let inner = staged.directory().open_dir(".").map_err(failed)?;
     fill(inner, &mut record, &options.stdio)?;
     let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;

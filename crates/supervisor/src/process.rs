@@ -1,5 +1,6 @@
 //! One container process, as everyone in the library shares it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(crate) struct Process {
     copies: Mutex<Option<Copies>>,
     /// Why the start was abandoned; taken by whoever asked for it.
     failure: Mutex<Option<Error>>,
+    /// Whether it could not be deleted after its exit.
+    stays: AtomicBool,
     /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
     pub(crate) unwatched: CancellationToken,
 }
@@ -90,6 +93,7 @@ impl Process {
             handle: Mutex::new(handle),
             copies: Mutex::new(None),
             failure: Mutex::new(None),
+            stays: AtomicBool::new(false),
             unwatched: CancellationToken::new(),
         }
     }
@@ -149,6 +153,16 @@ impl Process {
     /// Whether it has ended and is about to be deleted, or being deleted.
     pub(crate) fn is_to_go(&self) -> bool {
         self.auto_remove && matches!(*self.state.borrow(), State::Stopped(_))
+    }
+
+    /// Whether it is as good as deleted.
+    pub(crate) fn is_going(&self) -> bool {
+        self.is_to_go() && !self.stays.load(Ordering::Relaxed)
+    }
+
+    /// It could not be deleted.
+    pub(crate) fn stays(&self) {
+        self.stays.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn handle(&self) -> Option<Arc<Handle>> {

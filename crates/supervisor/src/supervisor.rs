@@ -19,7 +19,8 @@ use crate::process::Process;
 use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
 use crate::{
-    Abilities, ContainerInfo, Error, LogReader, RuntimeChoice, launch, layout, programs, restore,
+    Abilities, ContainerInfo, Error, Limit, LogReader, RuntimeChoice, launch, layout, limits,
+    programs, restore,
 };
 
 /// The shim's executable.
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) root: StateRoot,
     pub(crate) boot_id: String,
     pub(crate) abilities: Abilities,
+    limits: Vec<Limit>,
     pub(crate) shim: PathBuf,
     /// The default runtime's name or path.
     pub(crate) runtime: String,
@@ -200,6 +202,7 @@ impl Core {
                 // The whole container was deleted meanwhile.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return,
                 Err(error) => {
+                    process.stays();
                     tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; tried again in {pause:?}");
                 }
             }
@@ -246,10 +249,12 @@ impl Supervisor {
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
         let stop = CancellationToken::new();
+        let abilities = Abilities::probe();
         let core = Arc::new(Core {
             root,
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
-            abilities: Abilities::probe(),
+            limits: limits::read(&abilities),
+            abilities,
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
@@ -288,6 +293,12 @@ impl Supervisor {
     #[must_use]
     pub fn abilities(&self) -> &Abilities {
         &self.core.abilities
+    }
+
+    /// What bounds the number of containers, the tightest first, as it was when it was opened.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.core.limits
     }
 
     /// Which OCI runtime containers get that name none, and why.
@@ -364,12 +375,14 @@ impl Supervisor {
         Ok(Container::new(self.core.clone(), found))
     }
 
-    /// All containers, ordered by id.
+    /// All containers, ordered by id; but for those that are being deleted by themselves, as long as
+    /// that meets no obstacle.
     #[must_use]
     pub fn list(&self) -> Vec<Container> {
         self.core
             .containers()
             .values()
+            .filter(|container| !container.init.is_going())
             .map(|c| Container::new(self.core.clone(), c.clone()))
             .collect()
     }

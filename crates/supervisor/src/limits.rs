@@ -1,0 +1,125 @@
+//! How many containers this machine lets one supervisor have, read before that is reached.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use nix::sys::resource::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::{Abilities, Error};
+
+/// How many files stay free for what is no container: clients, runtimes at work, records.
+const RESERVE: u64 = 128;
+/// A container and its shim.
+const PROCESSES: u64 = 2;
+
+/// Something that a container takes, and of which there is only so much.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limit {
+    /// Of what.
+    pub of: String,
+    /// How much there may be.
+    pub most: u64,
+    /// For how many containers that is enough, as long as nobody else takes it.
+    pub containers: u64,
+    /// What raises it.
+    pub raise: String,
+}
+
+/// All limits, the tightest first. Those that cannot be read are left out.
+pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
+    let limit = |of: &str, most: Option<u64>, each: u64, raise: &str| {
+        let most = most?;
+        let containers = most.saturating_sub(RESERVE) / each;
+        Some(Limit { of: of.to_owned(), most, containers, raise: raise.to_owned() })
+    };
+    let v2 = abilities.cgroups == "v2";
+    // The exit FIFO, the process, and copies of its two pipes; on v1, what tells of a lack of memory.
+    let files = if v2 { 4 } else { 5 };
+    let own = |resource| getrlimit(resource).ok().map(|(soft, _)| soft);
+    let kernel = |name: &str| number(&format!("/proc/sys/{name}"));
+    let limits = [
+        limit("open files of this process", own(Resource::RLIMIT_NOFILE), files, RAISE_FILES),
+        limit("process numbers", kernel("kernel/pid_max"), PROCESSES, "sysctl kernel.pid_max"),
+        limit("threads", kernel("kernel/threads-max"), PROCESSES, "sysctl kernel.threads-max"),
+        limit("processes of this user", own(Resource::RLIMIT_NPROC), PROCESSES, RAISE_PROCESSES),
+        limit("processes of this cgroup", pids_max(), PROCESSES, "TasksMax= of the unit"),
+        limit("open files of the machine", kernel("fs/file-max"), 25, "sysctl fs.file-max"),
+        limit(
+            "watched files of this user",
+            kernel("fs/inotify/max_user_watches").filter(|_| v2),
+            1,
+            "sysctl fs.inotify.max_user_watches",
+        ),
+    ];
+    let mut limits: Vec<_> = limits.into_iter().flatten().collect();
+    limits.sort_by_key(|limit| limit.containers);
+    limits
+}
+
+const RAISE_FILES: &str = "LimitNOFILE= of the unit, or ulimit -Hn";
+const RAISE_PROCESSES: &str = "LimitNPROC= of the unit, or ulimit -Hu";
+
+/// Refuses a container for which there are too few files, while there still are some to do all else
+/// with. The kernel gives the lowest free number, so that of a file just opened is about how many
+/// there are.
+pub(crate) fn check_files(just_opened: &impl AsFd) -> Result<(), Error> {
+    let Ok((most, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    let number = u64::try_from(just_opened.as_fd().as_raw_fd()).unwrap_or_default();
+    if number + RESERVE.min(most / 4) < most {
+        return Ok(());
+    }
+    let of = "open files of this process".to_owned();
+    Err(Error::Limit { of, most, raise: RAISE_FILES })
+}
+
+/// The tightest limit among the cgroups that this process is in.
+fn pids_max() -> Option<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let paths = own.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let mount = match fields.next()? {
+            "" => "/sys/fs/cgroup",
+            "pids" => "/sys/fs/cgroup/pids",
+            _ => return None,
+        };
+        Some((mount, PathBuf::from(mount).join(fields.next()?.trim_start_matches('/'))))
+    });
+    paths
+        .flat_map(|(mount, path)| {
+            let up: Vec<_> = path.ancestors().take_while(|it| it.starts_with(mount)).collect();
+            let files = up.into_iter().map(|path| path.join("pids.max").display().to_string());
+            files.collect::<Vec<_>>()
+        })
+        .filter_map(|path| number(&path))
+        .min()
+}
+
+/// `None` for `max` as well.
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn the_tightest_comes_first_and_all_are_read_here() {
+        let limits = read(&Abilities::probe());
+        assert!(limits.is_sorted_by_key(|limit| limit.containers));
+        let names: Vec<_> = limits.iter().map(|limit| &*limit.of).collect();
+        for name in ["open files of this process", "process numbers", "threads"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_low_number_leaves_room() {
+        let file = File::open("/dev/null").expect("open");
+        check_files(&file).expect("there is room");
+    }
+}
