@@ -34,6 +34,7 @@ impl Container {
                 ) {
                     return Err(this.wrong_state("exec", "running"));
                 }
+                this.core.moves.prepare();
                 let (process, job, log) = {
                     let this = this.clone();
                     tokio::task::spawn_blocking(move || {

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroups;
 use crate::{Abilities, Error};
 
 /// How many files stay free for what is no container: clients, runtimes at work, records.
@@ -40,12 +40,13 @@ pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
     let files = if v2 { 4 } else { 5 };
     let own = |resource| getrlimit(resource).ok().map(|(soft, _)| soft);
     let kernel = |name: &str| number(&format!("/proc/sys/{name}"));
+    let of_cgroup = Cgroups::own().ok().and_then(|own| own.pids_max());
     let limits = [
         limit("open files of this process", own(Resource::RLIMIT_NOFILE), files, RAISE_FILES),
         limit("process numbers", kernel("kernel/pid_max"), PROCESSES, "sysctl kernel.pid_max"),
         limit("threads", kernel("kernel/threads-max"), PROCESSES, "sysctl kernel.threads-max"),
         limit("processes of this user", own(Resource::RLIMIT_NPROC), PROCESSES, RAISE_PROCESSES),
-        limit("processes of this cgroup", pids_max(), PROCESSES, "TasksMax= of the unit"),
+        limit("processes of this cgroup", of_cgroup, PROCESSES, "TasksMax= of the unit"),
         limit("open files of the machine", kernel("fs/file-max"), 25, "sysctl fs.file-max"),
         limit(
             "watched files of this user",
@@ -75,29 +76,6 @@ pub(crate) fn check_files(just_opened: &impl AsFd) -> Result<(), Error> {
     Err(Error::Limit { of, most, raise: RAISE_FILES })
 }
 
-/// The tightest limit among the cgroups that this process is in.
-fn pids_max() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let paths = own.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let mount = match fields.next()? {
-            "" => "/sys/fs/cgroup",
-            "pids" => "/sys/fs/cgroup/pids",
-            _ => return None,
-        };
-        Some((mount, PathBuf::from(mount).join(fields.next()?.trim_start_matches('/'))))
-    });
-    paths
-        .flat_map(|(mount, path)| {
-            let up: Vec<_> = path.ancestors().take_while(|it| it.starts_with(mount)).collect();
-            let files = up.into_iter().map(|path| path.join("pids.max").display().to_string());
-            files.collect::<Vec<_>>()
-        })
-        .filter_map(|path| number(&path))
-        .min()
-}
-
-/// `None` for `max` as well.
 fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -10,6 +10,7 @@ use holdfast_state::{ContainerId, Launch, Problem, ProcessDir, ProcessId, StateR
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::cgroup::Moves;
 use crate::container::Container;
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) boot_id: String,
     pub(crate) abilities: Abilities,
     limits: Vec<Limit>,
+    pub(crate) moves: Arc<Moves>,
     pub(crate) shim: PathBuf,
     /// The default runtime's name or path.
     pub(crate) runtime: String,
@@ -255,6 +257,7 @@ impl Supervisor {
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
             limits: limits::read(&abilities),
             abilities,
+            moves: Arc::new(Moves::new()),
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
@@ -341,6 +344,7 @@ impl Supervisor {
         let core = self.core.clone();
         self.core
             .finish(async move {
+                core.moves.prepare();
                 if let Some(id) = &options.id {
                     core.make_way(id).await;
                 }
