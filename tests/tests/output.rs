@@ -15,6 +15,7 @@ use holdfast_tests::{Holdfast, Proc, binary, eventually, soon, unique_id};
 use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use serde_json::json;
 
 /// How many lines of 80 bytes a container writes: 32 MB, or what `HOLDFAST_OUTPUT_LINES` says. The
 /// long form is a gigabyte, 12500000.
@@ -125,6 +126,21 @@ fn peak(process: &Proc) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
+/// What came of a driver, for `cargo xtask bench gigabyte`: a line in the file that it names.
+fn record(log: &str, lines: u64, longest: Duration, grown: u64) {
+    println!("{log}: longest write {longest:?}, the shim has grown by {grown} KiB");
+    if let Some(path) = std::env::var_os("HOLDFAST_OUTPUT_RESULTS") {
+        let found = json!({
+            "log": log,
+            "bytes": lines * LINE as u64,
+            "longestWriteMilliseconds": longest.as_millis(),
+            "shimGrownKiB": grown,
+        });
+        let file = File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{found}")).expect("write a result");
+    }
+}
+
 fn fifo(holdfast: &Holdfast, name: &str) -> PathBuf {
     let path = holdfast.scratch.path().join(name);
     nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("make a FIFO");
@@ -167,7 +183,6 @@ async fn every_file_takes_all_while_no_daemon_is_there() {
         let longest = writer.wrote().await;
         // The kernel counts per processor, and so tells a little less than it knew before.
         let grown = peak(&shim).saturating_sub(before);
-        println!("{log}: longest write {longest:?}, the shim has grown by {grown} KiB");
         assert!(grown < 1024, "{log}: the shim has grown by {grown} KiB");
         let dir = writer.dir(&holdfast);
         writer.end().await;
@@ -180,6 +195,7 @@ async fn every_file_takes_all_while_no_daemon_is_there() {
             "json-file" => assert_eq!(follow(&dir.join("output.json")).bytes(), bytes),
             _ => assert_whole(&fs::read(dir.join("output.raw")).expect("read"), lines),
         }
+        record(log, lines, longest, grown);
         holdfast.close().await;
     }
 }
@@ -196,6 +212,7 @@ async fn a_fifo_gets_all_while_no_daemon_is_there_and_its_shim_dies() {
         let reader = reading(&path, lines * LINE as u64);
         let mut writer = Writer::new(&holdfast, &[&log], lines).await;
         let shim = shim_of(&holdfast.root(), &writer.id, "init");
+        let before = peak(&shim);
         holdfast.kill_daemon().await;
         writer.begin();
         if options.is_empty() {
@@ -205,7 +222,9 @@ async fn a_fifo_gets_all_while_no_daemon_is_there_and_its_shim_dies() {
         let read = tokio::task::spawn_blocking(move || reader.join().expect("the reader"));
         let content = soon("all to be read", read).await.expect("the reader");
         assert_whole(&content, lines);
-        writer.wrote().await;
+        let longest = writer.wrote().await;
+        let grown = if options.is_empty() { 0 } else { peak(&shim).saturating_sub(before) };
+        record(&format!("fifo{options}"), lines, longest, grown);
         writer.end().await;
         holdfast.start_daemon().await;
         holdfast.close().await;
@@ -425,6 +444,41 @@ async fn the_journal_gets_every_line_with_its_container_and_any_bytes() {
         [entry(b"a\0\xffb", b"6", false), entry(b"after", b"6", false), entry(b"part", b"3", true),]
     );
     assert_eq!(holdfast.ok(&["wait", "j"]).await, "0\n");
+    holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_gets_all_while_no_daemon_is_there() {
+    let lines = count();
+    let mut holdfast = Holdfast::start().await;
+    let socket = holdfast.scratch.path().join("journal");
+    let journal = UnixDatagram::bind(&socket).expect("bind a socket");
+    let reader = std::thread::spawn(move || {
+        let mut follower = Follower::default();
+        let mut buffer = vec![0; 1 << 16];
+        while follower.bytes() < lines * LINE as u64 {
+            let length = journal.recv(&mut buffer).expect("an entry");
+            let entry = fields(&buffer[..length]);
+            let message = entry.into_iter().find(|(name, _)| name == "MESSAGE");
+            let (_, mut message) = message.expect("a message");
+            message.push(b'\n');
+            follower.take(&message, false).expect("the next line");
+        }
+    });
+    let log = format!("journald:{}", socket.display());
+    let mut writer = Writer::new(&holdfast, &[&log], lines).await;
+    let shim = shim_of(&holdfast.root(), &writer.id, "init");
+    let before = peak(&shim);
+    holdfast.kill_daemon().await;
+    writer.begin();
+    let longest = writer.wrote().await;
+    let read = tokio::task::spawn_blocking(move || reader.join().expect("the journal"));
+    soon("all to be read", read).await.expect("the journal");
+    let grown = peak(&shim).saturating_sub(before);
+    assert!(grown < 1024, "the shim has grown by {grown} KiB");
+    record("journald", lines, longest, grown);
+    writer.end().await;
+    holdfast.start_daemon().await;
     holdfast.close().await;
 }
 

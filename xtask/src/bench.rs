@@ -3,6 +3,7 @@
 
 mod churn;
 mod compare;
+mod gigabyte;
 mod latency;
 mod library;
 mod logs;
@@ -33,6 +34,8 @@ pub(crate) struct Options {
 enum What {
     /// How fast output gets into a log: against conmon, and runc writing straight into a file
     Logs(logs::Options),
+    /// Whether a gigabyte comes through each log driver while there is no daemon
+    Gigabyte(gigabyte::Options),
     /// How long a line is on its way to whoever follows a log: against podman and tail
     Latency(latency::Options),
     /// How long a container takes from its start to its status: against runc, conmon, ctr, podman
@@ -54,6 +57,7 @@ enum What {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match &options.what {
         What::Logs(options) => logs::run(options),
+        What::Gigabyte(options) => gigabyte::run(options),
         What::Latency(options) => latency::run(options),
         What::Start(options) => start::run(options),
         What::Churn(options) => churn::run(options),
