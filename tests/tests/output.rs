@@ -1,5 +1,6 @@
 //! Output is never lost and never held up, whatever it goes to and whoever is dead.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -458,10 +459,12 @@ async fn the_journal_gets_all_while_no_daemon_is_there() {
         let mut buffer = vec![0; 1 << 16];
         while follower.bytes() < lines * LINE as u64 {
             let length = journal.recv(&mut buffer).expect("an entry");
-            let entry = fields(&buffer[..length]);
-            let message = entry.into_iter().find(|(name, _)| name == "MESSAGE");
-            let (_, mut message) = message.expect("a message");
-            message.push(b'\n');
+            let mut entry: BTreeMap<_, _> = fields(&buffer[..length]).into_iter().collect();
+            let mut message = entry.remove("MESSAGE").expect("a message");
+            // A line that was read in two pieces is two entries.
+            if !entry.contains_key("CONTAINER_PARTIAL_MESSAGE") {
+                message.push(b'\n');
+            }
             follower.take(&message, false).expect("the next line");
         }
     });

@@ -3,6 +3,7 @@
 //! It takes a nightly toolchain, which this does not install: without one nothing is run, and that
 //! is said. What libFuzzer finds worth keeping goes below the target directory, not into the corpus.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -148,21 +149,31 @@ fn count(dir: &Path) -> usize {
     dir.read_dir().map_or(0, Iterator::count)
 }
 
+/// Writes down what came of these targets; what is there of others stays.
 fn record(outcomes: &[Outcome], toolchain: &str) -> anyhow::Result<()> {
     let mut git = Command::new("git");
     git.args(["rev-parse", "HEAD"]).current_dir(crate::workspace());
     let commit = git.output().map(|output| output.stdout).unwrap_or_default();
-    let targets: Vec<Value> = outcomes
-        .iter()
-        .map(|o| json!({ "target": o.target, "seconds": o.seconds, "execs": o.execs, "crashes": o.crashes }))
+    let commit = String::from_utf8_lossy(&commit).trim().to_owned();
+    let path = crate::workspace().join("bench/results/fuzz.json");
+    let before = std::fs::read(&path).unwrap_or_default();
+    let before: Value = serde_json::from_slice(&before).unwrap_or_default();
+    let before = before["targets"].as_array().cloned().unwrap_or_default();
+    let mut targets: BTreeMap<String, Value> = before
+        .into_iter()
+        .map(|entry| (entry["target"].as_str().unwrap_or_default().to_owned(), entry))
         .collect();
+    for o in outcomes {
+        let entry = json!({
+            "target": o.target, "seconds": o.seconds, "execs": o.execs, "crashes": o.crashes,
+            "commit": commit, "toolchain": toolchain,
+        });
+        targets.insert(o.target.clone(), entry);
+    }
     let result = json!({
         "command": "cargo xtask fuzz --record --seconds N",
-        "commit": String::from_utf8_lossy(&commit).trim(),
-        "toolchain": toolchain,
-        "targets": targets,
+        "targets": targets.into_values().collect::<Vec<_>>(),
     });
-    let path = crate::workspace().join("bench/results/fuzz.json");
     std::fs::create_dir_all(path.parent().context("no folder")?)?;
     std::fs::write(&path, format!("{result:#}\n"))
         .with_context(|| format!("write {}", path.display()))
