@@ -22,16 +22,23 @@ pub(crate) struct Options {
     /// How many of the idle ones are made at the same time
     #[arg(long, value_name = "N", default_value_t = 12)]
     parallel: usize,
+    /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
+    /// four: no more than `ulimit -Hn` in all
+    #[arg(long, value_name = "DRIVER", default_value = "cri")]
+    log: String,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[BUSYBOX])?;
     let (idle, starts) = (list(&options.idle), options.starts.to_string());
     let parallel = options.parallel.to_string();
-    let args = ["--counts", &idle, "--starts", &starts, "--parallel", &parallel];
+    let args =
+        ["--counts", &idle, "--starts", &starts, "--parallel", &parallel, "--log", &options.log];
     let found = bench(&build()?.dir, "library", &args)?;
-    let command =
-        format!("cargo xtask bench library --idle {idle} --starts {starts} --parallel {parallel}");
+    let command = format!(
+        "cargo xtask bench library --idle {idle} --starts {starts} --parallel {parallel} --log {}",
+        options.log
+    );
     save("library.json", &command, &found)
 }
 

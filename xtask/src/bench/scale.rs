@@ -24,6 +24,10 @@ pub(crate) struct Options {
     /// How many are made, or deleted, at the same time
     #[arg(long, value_name = "N", default_value_t = 12)]
     parallel: usize,
+    /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
+    /// four: no more than `ulimit -Hn` in all
+    #[arg(long, value_name = "DRIVER", default_value = "cri")]
+    log: String,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -38,10 +42,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ["--seconds", &seconds],
         ["--parallel", &parallel],
         ["--runtime", runtime],
+        ["--log", &options.log],
     ];
     let found = bench(&build()?.dir, "scale", args.as_flattened())?;
     let command = format!(
-        "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} --parallel {parallel}"
+        "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} --parallel {parallel} --log {}",
+        options.log
     );
     let name = runtime.rsplit('/').next().unwrap_or(runtime);
     let file = if runtime == FAKE { "scale.json".to_owned() } else { format!("scale-{name}.json") };

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use holdfast_supervisor::{ContainerId, ContainerOptions};
+use holdfast_state::{LogSpec, Logging};
+use holdfast_supervisor::{ContainerId, ContainerOptions, Stdio};
 use holdfast_tests::{binary, busybox_bundle, edit_json, runtime::in_path};
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -39,11 +40,13 @@ impl Gate {
 pub(crate) struct Kind {
     pub(crate) runtime: String,
     pub(crate) bundle: PathBuf,
+    /// Where their output goes.
+    pub(crate) log: LogSpec,
     fake: bool,
 }
 
 impl Kind {
-    pub(crate) fn new(runtime: &str, directory: &Path) -> Outcome<Self> {
+    pub(crate) fn new(runtime: &str, log: &LogSpec, directory: &Path) -> Outcome<Self> {
         let bundle = busybox_bundle(&directory.join("bundle"));
         fs::create_dir(bundle.join("rootfs/gates"))?;
         edit_json(&bundle.join("config.json"), |config| {
@@ -55,7 +58,7 @@ impl Kind {
             None => return Err(format!("there is no runtime {runtime}").into()),
         };
         let runtime_path = program.to_str().ok_or("a path that is not UTF-8")?.to_owned();
-        Ok(Self { runtime: runtime_path, bundle, fake: runtime == FAKE })
+        Ok(Self { runtime: runtime_path, bundle, log: log.clone(), fake: runtime == FAKE })
     }
 
     pub(crate) fn gate(&self, name: &str) -> Outcome<Gate> {
@@ -86,7 +89,8 @@ impl Kind {
     ) -> Outcome<(ContainerOptions, u8)> {
         let (id, code) = numbered(number)?;
         let args = self.args(gate, code, stamps);
-        Ok((ContainerOptions::bundle(&self.bundle).id(id).args(args), code))
+        let stdio = Stdio::new().log(Logging::new(vec![self.log.clone()])?);
+        Ok((ContainerOptions::bundle(&self.bundle).id(id).args(args).stdio(stdio), code))
     }
 
     /// Whether its containers write stamps.

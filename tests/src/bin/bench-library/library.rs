@@ -43,7 +43,7 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
     if options.runtime != containers::FAKE {
         return Err("the library is measured with the fake runtime".into());
     }
-    let kind = Kind::new(&options.runtime, directory)?;
+    let kind = Kind::new(&options.runtime, &options.log, directory)?;
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
     let builder = Supervisor::builder(directory.join("root"));

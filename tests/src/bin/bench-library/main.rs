@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
+use holdfast_state::{LogDriver, LogSpec};
 use holdfast_sys::PidFd;
 use holdfast_tests::{Proc, processes};
 use nix::errno::Errno;
@@ -36,7 +37,7 @@ use serde_json::Value;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "bench-library library|scale [--counts N,…] [--starts N] [--seconds N] \
-                     [--parallel N] [--runtime fake|NAME|PATH] --output FILE";
+                     [--parallel N] [--runtime fake|NAME|PATH] [--log DRIVER] --output FILE";
 
 /// As many open files as the kernel lets anyone have: several are held for each container.
 const FILES: u64 = 1_048_576;
@@ -56,6 +57,8 @@ struct Options {
     /// How many containers are made, or deleted, at the same time.
     parallel: usize,
     runtime: String,
+    /// Where the output of containers goes.
+    log: LogSpec,
     output: PathBuf,
     /// Where to work; whoever names it clears up there.
     directory: Option<PathBuf>,
@@ -76,6 +79,7 @@ fn options() -> Result<Options, String> {
         seconds: 60,
         parallel: 12,
         runtime: containers::FAKE.to_owned(),
+        log: LogSpec::new(LogDriver::Cri),
         output: PathBuf::new(),
         directory: None,
         files: 0,
@@ -91,6 +95,7 @@ fn options() -> Result<Options, String> {
             "--seconds" => options.seconds = parsed(&name, &value)?,
             "--parallel" => options.parallel = parsed(&name, &value)?,
             "--runtime" => options.runtime = value,
+            "--log" => options.log = parsed(&name, &value)?,
             "--output" => options.output = value.into(),
             "--in" => options.directory = Some(value.into()),
             _ => return Err(USAGE.to_owned()),

@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
-    let kind = Kind::new(&options.runtime, directory)?;
+    let kind = Kind::new(&options.runtime, &options.log, directory)?;
     let mut points = Vec::new();
     for count in &options.counts {
         let (needed, most) = (2 * count + measure::threads_of_the_machine()?, measure::pid_max()?);
@@ -49,7 +49,7 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
     }
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(
-        json!({ "files": files, "runtime": options.runtime, "seconds": options.seconds, "points": points }),
+        json!({ "files": files, "runtime": options.runtime, "log": options.log.to_string(), "seconds": options.seconds, "points": points }),
     )
 }
 
@@ -107,8 +107,9 @@ impl Bench<'_> {
             .map(|number| {
                 let (id, code) = numbered(number)?;
                 let args = self.kind.args(gate, code, stamps);
-                let bundle = &self.kind.bundle;
-                Ok(json!({ "id": id, "bundle": bundle, "args": args, "start": true }))
+                let (bundle, log) = (&self.kind.bundle, self.kind.log.to_string());
+                let stdio = json!({ "log": log });
+                Ok(json!({ "id": id, "bundle": bundle, "args": args, "stdio": stdio, "start": true }))
             })
             .collect::<Outcome<_>>()?;
         let began = Instant::now();
