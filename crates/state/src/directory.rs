@@ -75,17 +75,27 @@ impl Directory {
     /// Opens a regular file. A FIFO, a directory or a device in its place is an error at once,
     /// where opening it plainly could wait for ever.
     pub fn open_file(&self, name: &str, flags: OFlag) -> io::Result<File> {
+        self.open_with_length(name, flags).map(|(file, _)| file)
+    }
+
+    fn open_with_length(&self, name: &str, flags: OFlag) -> io::Result<(File, u64)> {
         let file = File::from(self.open_at(name, flags | OFlag::O_NONBLOCK)?);
-        if file.metadata()?.is_file() { Ok(file) } else { Err(no_such_kind(name, "regular file")) }
+        let metadata = file.metadata()?;
+        if metadata.is_file() {
+            Ok((file, metadata.len()))
+        } else {
+            Err(no_such_kind(name, "regular file"))
+        }
     }
 
     /// Reads a whole regular file. Anything else, or a file of more than `limit` bytes, in its
     /// place is an error at once: nothing here blocks or fills the memory.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let file = self.open_file(name, OFlag::O_RDONLY)?;
+        let (file, length) = self.open_with_length(name, OFlag::O_RDONLY)?;
         let mut content = Vec::new();
         // It may grow while it is read, so its length alone says nothing.
-        let too_large = file.metadata()?.len() > limit || {
+        let too_large = length > limit || {
+            content.reserve(usize::try_from(length).unwrap_or_default() + 1);
             file.take(limit + 1).read_to_end(&mut content)?;
             content.len() as u64 > limit
         };

@@ -50,7 +50,8 @@ impl Cgroups {
     }
 
     fn all(pid: &str) -> io::Result<Self> {
-        Ok(parse(&fs::read_to_string(format!("/proc/{pid}/cgroup"))?, Path::new(MOUNT)))
+        let text = holdfast_sys::proc::read(&format!("/proc/{pid}/cgroup"))?;
+        Ok(parse(&String::from_utf8_lossy(&text), Path::new(MOUNT)))
     }
 
     /// The least that any of them, and of those above, lets there be of processes.

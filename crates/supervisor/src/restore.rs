@@ -56,7 +56,15 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
             let mut problems = Vec::new();
             let names = core.root.scan(&mut problems)?;
-            problems.extend(restore_all(&core, &names));
+            let found = restore_all(&core, &names);
+            let (restored, more): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+            problems.extend(more.into_iter().flatten());
+            // Now that all are there; a task that begins is in the way of who restores the rest.
+            for (container, processes) in restored.into_iter().flatten() {
+                for process in processes {
+                    take_up(&core, &container, process);
+                }
+            }
             Ok(problems)
         })
         .await
@@ -68,27 +76,31 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     Ok(problems)
 }
 
+/// A container with its processes.
+type Whole = (Arc<ContainerState>, Vec<Restored>);
+
 /// Restores by as many threads as there are processors: each takes the next name, opens what is
 /// there, and has closed it again before it goes on.
-fn restore_all(core: &Arc<Core>, names: &[String]) -> Vec<Problem> {
+fn restore_all(core: &Arc<Core>, names: &[String]) -> Vec<(Vec<Whole>, Vec<Problem>)> {
     let next = AtomicUsize::new(0);
     let work = || {
         let _reactor = core.reactor.enter();
-        let mut problems = Vec::new();
+        let (mut restored, mut problems) = (Vec::new(), Vec::new());
         while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
             let Some(found) = core.root.find(name, &mut problems) else { continue };
             let id = found.id.clone();
-            if let Err(trouble) = restore_container(core, found, &mut problems) {
-                problems.push(set_aside::container(core, &id, trouble));
+            match restore_container(core, found, &mut problems) {
+                Ok(whole) => restored.push(whole),
+                Err(trouble) => problems.push(set_aside::container(core, &id, trouble)),
             }
         }
-        problems
+        (restored, problems)
     };
     let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let found = threads.into_iter().map(|thread| thread.join());
-        found.flat_map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        found.map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 
@@ -96,7 +108,7 @@ fn restore_container(
     core: &Arc<Core>,
     found: Found,
     problems: &mut Vec<Problem>,
-) -> Result<(), Trouble> {
+) -> Result<Whole, Trouble> {
     let past = journal::read(&found.directory).unwrap_or_else(|error| {
         // Statuses do not depend on it.
         tracing::warn!(container = %found.id, %error, "journal unreadable");
@@ -142,10 +154,7 @@ fn restore_container(
     }
     problems.extend(lost);
     core.containers().insert(found.id, container.clone());
-    for restored in all {
-        take_up(core, &container, restored);
-    }
-    Ok(())
+    Ok((container, all))
 }
 
 fn no_init(error: io::Error) -> Trouble {
@@ -233,7 +242,7 @@ fn restore_process(
     let mut kept = core.keeping.of(container, id);
     let was_kept = kept.is_any();
     let (state, handle) = state_of(core, dir, record, exit.as_ref(), &past, &mut kept)?;
-    let missing = past.missing(&state, record, dir.pid().ok().flatten());
+    let missing = past.missing(&state, record, || dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
@@ -392,7 +401,12 @@ impl Past {
     }
 
     /// The events that a process in this state has behind it and that were not told yet.
-    fn missing(&self, state: &State, record: &ProcessRecord, pid: Option<i32>) -> Vec<EventKind> {
+    fn missing(
+        &self,
+        state: &State,
+        record: &ProcessRecord,
+        pid: impl Fn() -> Option<i32>,
+    ) -> Vec<EventKind> {
         let mut missing = Vec::new();
         let (live, ended) = match state {
             State::Live { activity, .. } | State::Exiting { activity, .. } => {
@@ -403,7 +417,7 @@ impl Past {
         };
         if !self.created
             && self.exited.is_none()
-            && let Some(pid) = pid
+            && let Some(pid) = pid()
         {
             missing.push(EventKind::Created { pid });
         }
@@ -412,7 +426,7 @@ impl Past {
             record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
         let starting = self.activity == Some(Activity::Starting);
         let started = live == Some(Activity::Running)
-            || (ended.is_some() && pid.is_some() && (starting || at_once));
+            || (ended.is_some() && (starting || at_once) && pid().is_some());
         if started && !self.started && self.exited.is_none() {
             missing.push(EventKind::Started);
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::Termination;
+use crate::{Termination, proc};
 
 /// A pidfd (`pidfd_open(2)`, Linux 5.3+). It polls readable once the process is a zombie.
 #[derive(Debug)]
@@ -70,7 +70,14 @@ impl PidFd {
 
     /// The number of the process, as this process counts: for showing. `ESRCH` once it was reaped.
     pub fn pid(&self) -> io::Result<i32> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        // Linux 6.13+, and as long as there is a process.
+        if let Ok(info) = self.info()
+            && info.mask & PIDFD_INFO_PID != 0
+        {
+            return i32::try_from(info.tgid).map_err(io::Error::other);
+        }
+        let info = proc::read(&format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        let info = String::from_utf8_lossy(&info);
         let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
         match number {
             Some(pid) if pid > 0 => Ok(pid),
@@ -112,6 +119,7 @@ impl AsRawFd for PidFd {
     }
 }
 
+const PIDFD_INFO_PID: u64 = 1 << 0;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// `struct pidfd_info` of linux/pidfd.h in its first published size, 64 bytes.

@@ -1,7 +1,7 @@
 //! Facts that only `/proc` tells.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
@@ -25,7 +25,7 @@ pub struct Stat {
 impl Stat {
     /// Reads the entry of `pid`. `NotFound` (or `ESRCH`) if there is no such process.
     pub fn read(pid: i32) -> io::Result<Self> {
-        let bytes = fs::read(format!("/proc/{pid}/stat"))?;
+        let bytes = read(&format!("/proc/{pid}/stat"))?;
         Self::parse(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -62,6 +62,14 @@ impl Stat {
     pub fn zombie(&self) -> Option<Termination> {
         (self.state == b'Z').then(|| Termination::from_wait_status(self.exit_code))
     }
+}
+
+/// Reads a file of `/proc`, which tells no length: mostly in one call, and one that finds the end.
+pub fn read(path: &str) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(4096);
+    // The standard library would ask for the length of a `File`, and begin with little.
+    File::open(path)?.take(u64::MAX).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// This boot's id: no process outlives a change of it.
