@@ -4,6 +4,7 @@
 mod churn;
 mod compare;
 mod gigabyte;
+mod hosts;
 mod latency;
 mod library;
 mod logs;
@@ -101,6 +102,11 @@ impl Samples {
             "samples": self.0,
         })
     }
+}
+
+/// Numbers as they stand on a command line.
+fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Writes what a run has found, and where it was found.

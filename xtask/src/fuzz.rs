@@ -151,9 +151,8 @@ fn count(dir: &Path) -> usize {
 
 /// Writes down what came of these targets; what is there of others stays.
 fn record(outcomes: &[Outcome], toolchain: &str) -> anyhow::Result<()> {
-    let mut git = Command::new("git");
-    git.args(["rev-parse", "HEAD"]).current_dir(crate::workspace());
-    let commit = git.output().map(|output| output.stdout).unwrap_or_default();
+    let commit = crate::git().args(["rev-parse", "HEAD"]).output();
+    let commit = commit.map(|output| output.stdout).unwrap_or_default();
     let commit = String::from_utf8_lossy(&commit).trim().to_owned();
     let path = crate::workspace().join("bench/results/fuzz.json");
     let before = std::fs::read(&path).unwrap_or_default();

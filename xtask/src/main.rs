@@ -85,6 +85,12 @@ fn git() -> Command {
     command
 }
 
+/// The commit that is checked out, and whether there is more than that.
+fn commit() -> anyhow::Result<String> {
+    let commit = setup::output(git().args(["describe", "--always", "--dirty"]))?;
+    Ok(commit.trim().to_owned())
+}
+
 /// Runs a command to its end, its output being ours.
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command

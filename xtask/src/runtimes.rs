@@ -182,10 +182,9 @@ fn report(columns: &[(Candidate, Column)]) -> anyhow::Result<Value> {
             json!({ "suite": test.0, "test": test.1, "outcomes": outcomes })
         })
         .collect();
-    let commit = setup::output(crate::git().args(["describe", "--always", "--dirty"]))?;
     Ok(json!({
         "command": "cargo xtask runtimes --long",
-        "commit": commit.trim(),
+        "commit": crate::commit()?,
         "kernel": setup::output(Command::new("uname").arg("-r"))?.trim(),
         "cores": std::thread::available_parallelism()?.get(),
         "cgroups": cgroups(),

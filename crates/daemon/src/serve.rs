@@ -110,8 +110,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Four or five descriptors a container are soon more than the usual soft limit of 1,024. Raises it as far as
-/// allowed and returns what it was, which is what containers get.
+/// Four or five descriptors a container are soon more than the usual soft limit of 1,024. Raises it
+/// as far as allowed and returns what it was, which is what containers get.
 fn raise_nofile() -> Option<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

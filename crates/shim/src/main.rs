@@ -43,7 +43,7 @@ mod starting;
 mod stdio;
 mod terminal;
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 
 use holdfast_sys::start::Arguments;
 

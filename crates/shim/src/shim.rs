@@ -106,6 +106,8 @@ pub(crate) struct Shim {
     pub(crate) phase: Phase,
 }
 
+// A frame of [`start`](Shim::start) or [`adopt`](Shim::adopt) within that of `run` would keep its pages
+// of the stack for life, so neither is inlined.
 impl Shim {
     /// Detaches, opens what the process directory holds, and sets the runtime to work.
     #[inline(never)]

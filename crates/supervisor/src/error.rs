@@ -57,7 +57,7 @@ pub enum Error {
     #[error("no more containers: nearly all {of} are in use, of {most}; raise {raise}")]
     Limit {
         /// Of what.
-        of: String,
+        of: &'static str,
         /// How much there may be.
         most: u64,
         /// What raises it.

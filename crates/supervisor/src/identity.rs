@@ -66,9 +66,9 @@ impl Handle {
             }
             None => None,
         };
-        if by_handle
-            .as_ref()
-            .is_some_and(|found| told.clone().into_iter().any(|it| it == found.pid))
+        // One more says so, and need not be opened for that.
+        if let Some(found) = &by_handle
+            && told.clone().into_iter().any(|pid| pid == found.pid)
         {
             return Ok(by_handle);
         }

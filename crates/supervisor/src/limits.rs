@@ -42,7 +42,7 @@ pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
     let kernel = |name: &str| number(&format!("/proc/sys/{name}"));
     let of_cgroup = Cgroups::own().ok().and_then(|own| own.pids_max());
     let limits = [
-        limit("open files of this process", own(Resource::RLIMIT_NOFILE), files, RAISE_FILES),
+        limit(OPEN_FILES, own(Resource::RLIMIT_NOFILE), files, RAISE_FILES),
         limit("process numbers", kernel("kernel/pid_max"), PROCESSES, "sysctl kernel.pid_max"),
         limit("threads", kernel("kernel/threads-max"), PROCESSES, "sysctl kernel.threads-max"),
         limit("processes of this user", own(Resource::RLIMIT_NPROC), PROCESSES, RAISE_PROCESSES),
@@ -60,6 +60,7 @@ pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
     limits
 }
 
+const OPEN_FILES: &str = "open files of this process";
 const RAISE_FILES: &str = "LimitNOFILE= of the unit, or ulimit -Hn";
 const RAISE_PROCESSES: &str = "LimitNPROC= of the unit, or ulimit -Hu";
 
@@ -72,8 +73,7 @@ pub(crate) fn check_files(just_opened: &impl AsFd) -> Result<(), Error> {
     if number + RESERVE.min(most / 4) < most {
         return Ok(());
     }
-    let of = "open files of this process".to_owned();
-    Err(Error::Limit { of, most, raise: RAISE_FILES })
+    Err(Error::Limit { of: OPEN_FILES, most, raise: RAISE_FILES })
 }
 
 fn number(path: &str) -> Option<u64> {

@@ -56,14 +56,9 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
             let mut problems = Vec::new();
             let names = core.root.scan(&mut problems)?;
-            let found = restore_all(&core, &names);
-            let (restored, more): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-            problems.extend(more.into_iter().flatten());
-            // Now that all are there; a task that begins is in the way of who restores the rest.
-            for (container, processes) in restored.into_iter().flatten() {
-                for process in processes {
-                    take_up(&core, &container, process);
-                }
+            // When all are there: a task that begins is in the way of who restores the rest.
+            for (container, restored) in restore_all(&core, &names, &mut problems) {
+                take_up(&core, &container, restored);
             }
             Ok(problems)
         })
@@ -76,12 +71,13 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     Ok(problems)
 }
 
-/// A container with its processes.
-type Whole = (Arc<ContainerState>, Vec<Restored>);
-
 /// Restores by as many threads as there are processors: each takes the next name, opens what is
 /// there, and has closed it again before it goes on.
-fn restore_all(core: &Arc<Core>, names: &[String]) -> Vec<(Vec<Whole>, Vec<Problem>)> {
+fn restore_all(
+    core: &Arc<Core>,
+    names: &[String],
+    problems: &mut Vec<Problem>,
+) -> Vec<(Arc<ContainerState>, Restored)> {
     let next = AtomicUsize::new(0);
     let work = || {
         let _reactor = core.reactor.enter();
@@ -90,25 +86,32 @@ fn restore_all(core: &Arc<Core>, names: &[String]) -> Vec<(Vec<Whole>, Vec<Probl
             let Some(found) = core.root.find(name, &mut problems) else { continue };
             let id = found.id.clone();
             match restore_container(core, found, &mut problems) {
-                Ok(whole) => restored.push(whole),
+                Ok((container, all)) => {
+                    restored.extend(all.into_iter().map(|process| (container.clone(), process)));
+                }
                 Err(trouble) => problems.push(set_aside::container(core, &id, trouble)),
             }
         }
         (restored, problems)
     };
     let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
+    let mut all = Vec::new();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let found = threads.into_iter().map(|thread| thread.join());
-        found.map(|found| found.unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    })
+        for thread in threads {
+            let (restored, more) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            all.extend(restored);
+            problems.extend(more);
+        }
+    });
+    all
 }
 
 fn restore_container(
     core: &Arc<Core>,
     found: Found,
     problems: &mut Vec<Problem>,
-) -> Result<Whole, Trouble> {
+) -> Result<(Arc<ContainerState>, Vec<Restored>), Trouble> {
     let past = journal::read(&found.directory).unwrap_or_else(|error| {
         // Statuses do not depend on it.
         tracing::warn!(container = %found.id, %error, "journal unreadable");

@@ -2,7 +2,6 @@
 //! the end and deleted again, with some at a time.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -10,8 +9,9 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
 
-use super::peers::{self, Containerd, Daemon};
-use super::{Column, Programs, Samples, Scratch, build, plots, runtimes, save};
+use super::hosts::{Host, Stage};
+use super::peers;
+use super::{Column, Programs, Samples, Scratch, build, list, plots, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -30,12 +30,9 @@ pub(crate) struct Options {
 /// Who hosts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Runc,
+    Host(Host),
     /// conmon, and runc started and deleted by a script; see [`CONMON_SCRIPT`].
     Conmon,
-    Ctr,
-    /// This daemon of the bench's, by this runtime.
-    Holdfast(usize, &'static str),
 }
 
 /// What podman does with conmon, without podman: conmon says on a pipe that runc has made the
@@ -69,7 +66,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("{:<44} {:>7} {:>9} {:>9} {:>9}", "containers/s", "median", "min", "max", "× runc");
     let mut all = Vec::new();
     for row in &rows {
-        let runc = rows.iter().find(|other| other.way == Way::Runc && other.workers == row.workers);
+        let runc = rows
+            .iter()
+            .find(|other| other.way == Way::Host(Host::Runc) && other.workers == row.workers);
         let median = row.rate.median();
         let times = median / runc.map_or(f64::NAN, |runc| runc.rate.median());
         println!(
@@ -85,11 +84,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             "timesRunc": times,
         }));
     }
-    let workers: Vec<String> = options.workers.iter().map(usize::to_string).collect();
     let command = format!(
         "cargo xtask bench churn --containers {} --workers {} --rounds {}",
         options.containers,
-        workers.join(","),
+        list(&options.workers),
         options.rounds
     );
     save("churn.json", &command, &json!(all))?;
@@ -105,33 +103,14 @@ pub(super) fn rates(options: &Options, programs: &[Programs]) -> anyhow::Result<
     Ok(measure(options, programs)?.into_iter().map(column).collect())
 }
 
-/// The peers take part where there is one set of programs; of two, those of each runtime are side by
-/// side.
 fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Row>> {
     setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
     let scratch = Scratch::new()?;
-    let data = scratch.0.join("data");
-    fs::create_dir(&data)?;
-    let mut bench = Bench {
-        bundle: peers::bundle(&scratch.0, &data, &["true"])?,
-        daemons: Daemon::start_all(programs, &scratch.0)?,
-        containerd: None,
-        scratch: &scratch.0,
-        turn: 0,
-    };
-    let mut ways = Vec::new();
-    for runtime in runtimes(programs) {
-        ways.extend((0..programs.len()).map(|daemon| Way::Holdfast(daemon, runtime)));
-    }
+    let (stage, hosts) = Stage::new(&scratch.0, programs)?;
+    let mut bench = Bench { stage, turn: 0 };
+    let mut ways: Vec<Way> = hosts.into_iter().map(Way::Host).collect();
     if programs.len() == 1 {
-        ways.insert(0, Way::Runc);
         ways.push(Way::Conmon);
-        if Containerd::is_installed() {
-            bench.containerd = Some(Containerd::start(&scratch.0)?);
-            ways.push(Way::Ctr);
-        } else {
-            println!("not measured: ctr (containerd is not installed)");
-        }
     }
     let mut rows = Vec::new();
     for workers in &options.workers {
@@ -159,22 +138,15 @@ fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Row>>
 }
 
 struct Bench<'a> {
-    daemons: Vec<Daemon>,
-    containerd: Option<Containerd>,
-    scratch: &'a Path,
-    bundle: PathBuf,
+    stage: Stage<'a>,
     turn: usize,
 }
 
 impl Bench<'_> {
     fn name(&self, way: Way) -> String {
         match way {
-            Way::Runc => "runc run".to_owned(),
+            Way::Host(host) => self.stage.name(host),
             Way::Conmon => "conmon and runc".to_owned(),
-            Way::Ctr => "ctr run".to_owned(),
-            Way::Holdfast(daemon, runtime) => {
-                format!("{} run, {runtime}", self.daemons[daemon].programs.name)
-            }
         }
     }
 
@@ -182,7 +154,7 @@ impl Bench<'_> {
     fn turn(&mut self, way: Way, workers: usize, containers: usize) -> anyhow::Result<f64> {
         self.turn += 1;
         let ids: Vec<String> = (0..containers).map(|n| format!("churn{}-{n}", self.turn)).collect();
-        let list = self.scratch.join("ids");
+        let list = self.stage.scratch.join("ids");
         fs::write(&list, ids.join("\n"))?;
         if way == Way::Conmon {
             self.prepare_conmon(&ids)?;
@@ -199,48 +171,33 @@ impl Bench<'_> {
         // What was answered may still be about to be deleted.
         peers::until("all to be gone", || self.is_gone(way))?;
         let seconds = began.elapsed().as_secs_f64();
-        if let Way::Holdfast(daemon, _) = way {
-            let left = self.daemons[daemon].ok(&["ps", "--all", "--json"])?;
+        if let Way::Host(Host::Holdfast(daemon, _)) = way {
+            let left = self.stage.daemon(daemon).ok(&["ps", "--all", "--json"])?;
             ensure!(left.trim() == "[]", "there are still containers: {left}");
         }
-        let _ = fs::remove_dir_all(self.scratch.join("conmon"));
+        let _ = fs::remove_dir_all(self.stage.scratch.join("conmon"));
         Ok(seconds)
     }
 
     /// What hosts one container, but for its id, which comes last.
     fn command(&self, way: Way) -> anyhow::Result<Command> {
-        Ok(match way {
-            Way::Runc => {
-                let mut command = Command::new("runc");
-                command.arg("--root").arg(self.scratch.join("runc"));
-                command.args(["run", "--bundle"]).arg(&self.bundle);
-                command
-            }
+        match way {
+            Way::Host(host) => self.stage.command(host),
             Way::Conmon => {
                 let mut command = Command::new("sh");
-                command.args(["-ec", CONMON_SCRIPT, "sh"]).arg(self.scratch.join("conmon"));
-                command
+                command.args(["-ec", CONMON_SCRIPT, "sh"]).arg(self.stage.scratch.join("conmon"));
+                Ok(command)
             }
-            Way::Ctr => {
-                self.containerd.as_ref().context("no containerd")?.run(&self.bundle, &["--rm"])
-            }
-            Way::Holdfast(daemon, runtime) => {
-                let daemon = &self.daemons[daemon];
-                let runtime = daemon.programs.runtime(runtime);
-                let bundle = self.bundle.display().to_string();
-                let args = ["run", "--rm", "--runtime", &runtime, "--bundle", &bundle, "--name"];
-                daemon.command(&args)
-            }
-        })
+        }
     }
 
     /// A bundle for each, since conmon makes FIFOs in it, and another to hear from conmon.
     fn prepare_conmon(&self, ids: &[String]) -> anyhow::Result<()> {
         let mut fifos = Command::new("mkfifo");
         for id in ids {
-            let dir = self.scratch.join("conmon").join(id);
+            let dir = self.stage.scratch.join("conmon").join(id);
             fs::create_dir_all(&dir)?;
-            fs::copy(self.bundle.join("config.json"), dir.join("config.json"))?;
+            fs::copy(self.stage.bundle.join("config.json"), dir.join("config.json"))?;
             fifos.arg(dir.join("sync"));
         }
         setup::output(&mut fifos)?;
@@ -250,14 +207,11 @@ impl Bench<'_> {
     /// Whether nothing is left of any container: no process and no state.
     fn is_gone(&self, way: Way) -> bool {
         let states = match way {
-            Way::Runc => vec![self.scratch.join("runc")],
-            Way::Conmon => vec![self.scratch.join("conmon/runc")],
-            Way::Ctr => self.containerd.as_ref().map(Containerd::states).unwrap_or_default(),
-            Way::Holdfast(daemon, _) => self.daemons[daemon].states(),
+            Way::Host(host) => self.stage.states(host),
+            Way::Conmon => vec![self.stage.scratch.join("conmon/runc")],
         };
-        let mut daemons: Vec<u32> = self.daemons.iter().map(Daemon::pid).collect();
-        daemons.extend(self.containerd.as_ref().map(Containerd::pid));
+        let daemons = self.stage.pids();
         states.iter().all(|dir| peers::is_empty(dir))
-            && peers::processes(self.scratch).iter().all(|pid| daemons.contains(pid))
+            && peers::processes(self.stage.scratch).iter().all(|pid| daemons.contains(pid))
     }
 }

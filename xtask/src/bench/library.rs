@@ -8,7 +8,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Scratch, build, save};
+use super::{Scratch, build, list, save};
 use crate::setup::{self, BUSYBOX};
 
 #[derive(Debug, Args)]
@@ -19,7 +19,14 @@ pub(crate) struct Options {
     /// How many starts, and twice as many exits, are timed with each
     #[arg(long, value_name = "N", default_value_t = 500)]
     starts: usize,
-    /// How many of the idle ones are made at the same time
+    #[command(flatten)]
+    idle_ones: Idle,
+}
+
+/// How the containers are made that do nothing.
+#[derive(Debug, Args)]
+pub(super) struct Idle {
+    /// How many are made, or deleted, at the same time
     #[arg(long, value_name = "N", default_value_t = 12)]
     parallel: usize,
     /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
@@ -28,31 +35,35 @@ pub(crate) struct Options {
     log: String,
 }
 
+impl Idle {
+    /// As the program takes it, and as this command does.
+    pub(super) fn args(&self) -> [String; 4] {
+        let parallel = self.parallel.to_string();
+        ["--parallel".to_owned(), parallel, "--log".to_owned(), self.log.clone()]
+    }
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[BUSYBOX])?;
     let (idle, starts) = (list(&options.idle), options.starts.to_string());
-    let parallel = options.parallel.to_string();
-    let args =
-        ["--counts", &idle, "--starts", &starts, "--parallel", &parallel, "--log", &options.log];
-    let found = bench(&build()?.dir, "library", &args)?;
-    let command = format!(
-        "cargo xtask bench library --idle {idle} --starts {starts} --parallel {parallel} --log {}",
-        options.log
-    );
+    let args = ["--counts", &idle, "--starts", &starts];
+    let found = bench(&build()?.dir, "library", &args, &options.idle_ones)?;
+    let more = options.idle_ones.args().join(" ");
+    let command = format!("cargo xtask bench library --idle {idle} --starts {starts} {more}");
     save("library.json", &command, &found)
 }
 
-/// Numbers as they stand on a command line.
-pub(super) fn list(numbers: &[usize]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
 /// Runs the program and returns what it found.
-pub(super) fn bench(programs: &Path, what: &str, args: &[&str]) -> anyhow::Result<Value> {
+pub(super) fn bench(
+    programs: &Path,
+    what: &str,
+    args: &[&str],
+    idle: &Idle,
+) -> anyhow::Result<Value> {
     let scratch = Scratch::new()?;
     let output = scratch.0.join("found.json");
     let mut command = Command::new(programs.join("bench-library"));
-    crate::run(command.arg(what).args(args).arg("--output").arg(&output))?;
+    crate::run(command.arg(what).args(args).args(idle.args()).arg("--output").arg(&output))?;
     // A point at which the machine came to its end is told within.
     Ok(serde_json::from_slice(&fs::read(output)?)?)
 }

@@ -3,8 +3,8 @@
 
 use clap::Args;
 
-use super::library::{bench, list};
-use super::{build, save};
+use super::library::{Idle, bench};
+use super::{build, list, save};
 use crate::setup::{self, BUSYBOX, RUNC};
 
 /// The runtime whose containers cost next to nothing.
@@ -21,13 +21,8 @@ pub(crate) struct Options {
     /// How long it is counted who wakes while nothing happens
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
-    /// How many are made, or deleted, at the same time
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    parallel: usize,
-    /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
-    /// four: no more than `ulimit -Hn` in all
-    #[arg(long, value_name = "DRIVER", default_value = "cri")]
-    log: String,
+    #[command(flatten)]
+    idle_ones: Idle,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -36,18 +31,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         setup::ensure(&[RUNC])?;
     }
     let (counts, seconds) = (list(&options.containers), options.seconds.to_string());
-    let (parallel, runtime) = (options.parallel.to_string(), &options.runtime);
-    let args = [
-        ["--counts", &counts],
-        ["--seconds", &seconds],
-        ["--parallel", &parallel],
-        ["--runtime", runtime],
-        ["--log", &options.log],
-    ];
-    let found = bench(&build()?.dir, "scale", args.as_flattened())?;
+    let runtime = &options.runtime;
+    let args = ["--counts", &counts, "--seconds", &seconds, "--runtime", runtime];
+    let found = bench(&build()?.dir, "scale", &args, &options.idle_ones)?;
+    let more = options.idle_ones.args().join(" ");
     let command = format!(
-        "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} --parallel {parallel} --log {}",
-        options.log
+        "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} {more}"
     );
     let name = runtime.rsplit('/').next().unwrap_or(runtime);
     let file = if runtime == FAKE { "scale.json".to_owned() } else { format!("scale-{name}.json") };

@@ -1,16 +1,16 @@
 //! From the command to the exit code of a container that runs `true`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use serde_json::json;
 
-use super::peers::{self, Conmon, Containerd, Daemon};
-use super::{Column, Programs, Samples, Scratch, build, plots, runtimes, save};
+use super::hosts::{Host, Stage};
+use super::peers::{self, Conmon};
+use super::{Column, Programs, Samples, Scratch, build, plots, save};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -23,12 +23,9 @@ pub(crate) struct Options {
 /// Who starts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Runc,
+    Host(Host),
     Conmon,
-    Ctr,
     Podman,
-    /// Through a running daemon, which is this one of the bench's, by this runtime.
-    Holdfast(usize, &'static str),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -51,32 +48,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     plots::start()
 }
 
-/// How long each took, in milliseconds. The peers take part where there is one set of programs; of
-/// two, those of each runtime are side by side.
+/// How long each took, in milliseconds.
 pub(super) fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Column>> {
     setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
     let scratch = Scratch::new()?;
-    let data = scratch.0.join("data");
-    fs::create_dir(&data)?;
-    let mut bench = Bench {
-        bundle: peers::bundle(&scratch.0, &data, &["true"])?,
-        daemons: Daemon::start_all(programs, &scratch.0)?,
-        containerd: None,
-        scratch: &scratch.0,
-    };
-    let mut ways = Vec::new();
-    for runtime in runtimes(programs) {
-        ways.extend((0..programs.len()).map(|daemon| Way::Holdfast(daemon, runtime)));
-    }
+    let (stage, hosts) = Stage::new(&scratch.0, programs)?;
+    let mut bench = Bench { stage, turn: 0 };
+    let mut ways: Vec<Way> = hosts.into_iter().map(Way::Host).collect();
     if programs.len() == 1 {
-        ways.insert(0, Way::Runc);
         ways.push(Way::Conmon);
-        if Containerd::is_installed() {
-            bench.containerd = Some(Containerd::start(&scratch.0)?);
-            ways.push(Way::Ctr);
-        } else {
-            println!("not measured: ctr (containerd is not installed)");
-        }
         if bench.podman_runs_here() {
             ways.push(Way::Podman);
         } else {
@@ -89,7 +69,7 @@ pub(super) fn measure(options: &Options, programs: &[Programs]) -> anyhow::Resul
         .collect();
     for round in 0..=options.rounds {
         for (way, column) in ways.iter().zip(&mut columns) {
-            let seconds = bench.turn(*way, round)?;
+            let seconds = bench.turn(*way)?;
             // The first round warms up.
             if round > 0 {
                 column.samples.0.push(seconds * 1000.0);
@@ -130,28 +110,22 @@ pub(super) fn podman(scratch: &Path, rootfs: &Path, data: &Path, args: &[&str]) 
 }
 
 struct Bench<'a> {
-    daemons: Vec<Daemon>,
-    containerd: Option<Containerd>,
-    scratch: &'a Path,
-    bundle: PathBuf,
+    stage: Stage<'a>,
+    turn: usize,
 }
 
 impl Bench<'_> {
     fn name(&self, way: Way) -> String {
         match way {
-            Way::Runc => "runc run".to_owned(),
+            Way::Host(host) => self.stage.name(host),
             Way::Conmon => "conmon and runc".to_owned(),
-            Way::Ctr => "ctr run".to_owned(),
             Way::Podman => "podman run".to_owned(),
-            Way::Holdfast(daemon, runtime) => {
-                format!("{} run, {runtime}", self.daemons[daemon].programs.name)
-            }
         }
     }
 
     fn podman(&self) -> Command {
-        let mut command = podman_command(self.scratch, &["run", "--rm"]);
-        command.args(PODMAN_RUN).arg("--rootfs").arg(self.bundle.join("rootfs")).arg("true");
+        let mut command = podman_command(self.stage.scratch, &["run", "--rm"]);
+        command.args(PODMAN_RUN).arg("--rootfs").arg(self.stage.bundle.join("rootfs")).arg("true");
         command
     }
 
@@ -161,45 +135,30 @@ impl Bench<'_> {
     }
 
     /// One container; how long it took, in seconds.
-    fn turn(&self, way: Way, round: usize) -> anyhow::Result<f64> {
-        let id = format!("start{round}");
+    fn turn(&mut self, way: Way) -> anyhow::Result<f64> {
+        self.turn += 1;
+        // Its own each time: who takes one that is just being deleted waits for that.
+        let id = format!("start{}", self.turn);
         let began = Instant::now();
         match way {
-            Way::Runc => {
-                let mut command = Command::new("runc");
-                command.arg("--root").arg(self.scratch.join("runc"));
-                command.args(["run", "--bundle"]).arg(&self.bundle).arg(&id);
-                succeeds(command)?;
-            }
-            Way::Holdfast(daemon, runtime) => {
-                let daemon = &self.daemons[daemon];
-                let runtime = daemon.programs.runtime(runtime);
-                let bundle = self.bundle.display().to_string();
-                let args = ["run", "--rm", "--runtime", &runtime, "--bundle", &bundle];
-                succeeds(daemon.command(&args))?;
-            }
+            Way::Host(host) => succeeds(self.stage.command(host)?.arg(&id))?,
             Way::Conmon => {
-                let log = format!("k8s-file:{}", self.scratch.join("log").display());
-                let conmon = Conmon::start(self.scratch, &self.bundle, &id, &log)?;
+                let Stage { scratch, bundle, .. } = &self.stage;
+                let log = format!("k8s-file:{}", scratch.join("log").display());
+                let conmon = Conmon::start(scratch, bundle, &id, &log)?;
                 let exit = conmon.exit_file();
                 peers::until("an exit file", || exit.exists())?;
                 let seconds = began.elapsed().as_secs_f64();
                 conmon.end()?;
                 return Ok(seconds);
             }
-            Way::Ctr => {
-                let containerd = self.containerd.as_ref().context("no containerd")?;
-                let mut command = containerd.run(&self.bundle, &["--rm"]);
-                command.arg(&id);
-                succeeds(command)?;
-            }
-            Way::Podman => succeeds(self.podman())?,
+            Way::Podman => succeeds(&mut self.podman())?,
         }
         Ok(began.elapsed().as_secs_f64())
     }
 }
 
-fn succeeds(mut command: Command) -> anyhow::Result<()> {
+fn succeeds(command: &mut Command) -> anyhow::Result<()> {
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

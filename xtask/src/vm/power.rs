@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,7 +15,6 @@ use serde_json::json;
 use super::image;
 use super::ledger::Ledger;
 use super::machine::{Boot, Host, Machine};
-use crate::setup;
 
 /// How long the load may run until the cut, at most.
 const LOAD_WINDOW: Duration = Duration::from_secs(12);
@@ -118,7 +116,7 @@ fn write_results(
         "cutsDuringLoad": cuts.in_load,
         "cutsDuringRestore": cuts.in_restore,
         "seed": options.seed,
-        "commit": commit()?,
+        "commit": crate::commit()?,
         "runtime": options.runtime,
         "hostKernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "hostCores": std::thread::available_parallelism()?.get(),
@@ -174,13 +172,6 @@ fn hear(ledger: &mut Ledger, line: &str, machine: &Machine) -> anyhow::Result<()
     }
     ledger.hear(line);
     Ok(())
-}
-
-/// What was tested.
-fn commit() -> anyhow::Result<String> {
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--dirty"]).current_dir(crate::workspace());
-    Ok(setup::output(&mut git)?.trim().to_owned())
 }
 
 /// `splitmix64`: a seed's numbers are the same everywhere and always.
