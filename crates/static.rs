@@ -29,7 +29,8 @@ fn main() -> io::Result<()> {
         println!("cargo::warning=there is no static C library, so a dynamic one is used");
         return Ok(());
     }
-    println!("cargo::rustc-link-search=native={}", dir.display());
+    // Of the programs alone: tests are linked as usual, and must not find these.
+    println!("cargo::rustc-link-arg-bins=-L{}", dir.display());
     println!("cargo::rustc-link-arg-bins=-static");
     println!("cargo::rustc-link-arg-bins=-no-pie");
     // Rust's own linker, which is used for this target unless it is told otherwise, can lay data out
