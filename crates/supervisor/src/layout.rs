@@ -242,7 +242,7 @@ fn text(path: PathBuf) -> String {
 /// `length` random hexadecimal digits, for names that must not repeat.
 pub(crate) fn random_hex(length: usize) -> String {
     let mut bytes = vec![0; length.div_ceil(2)];
-    if let Err(error) = getrandom::fill(&mut bytes) {
+    if let Err(error) = holdfast_sys::random::fill(&mut bytes) {
         // The kernel always has some; if not, names repeat and the second is refused as taken.
         tracing::error!(%error, "no random numbers");
     }

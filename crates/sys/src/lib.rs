@@ -12,6 +12,7 @@
 //! | [`mount`] | `open_tree(2)`, `mount_setattr(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
+//! | [`random`] | `getrandom(2)` |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
 //! | [`spawn`] | what a child begins with |
@@ -29,6 +30,7 @@ pub mod mount;
 pub mod pidfd;
 pub mod pidfs;
 pub mod proc;
+pub mod random;
 #[cfg(feature = "tokio")]
 pub mod reactor;
 pub mod spawn;
