@@ -173,6 +173,9 @@ impl Holdfast {
         if !named && crate::runtime::chosen().is_some() {
             command.args(["--runtime", runtime_name()]);
         }
+        if let Some(group) = crate::shim_group() {
+            command.args(["--shim-group", group.as_str()]);
+        }
         self.daemon = Some(Daemon::start(command).await);
     }
 
@@ -335,6 +338,7 @@ impl Holdfast {
         for container in all.as_array().expect("an array") {
             self.ok(&["delete", "--force", container["id"].as_str().expect("an id")]).await;
         }
+        self.scratch.group_ended().await;
         assert_eq!(self.leftovers(), [""; 0], "left over after all containers were deleted");
         let status = self.take_daemon().end(Signal::SIGTERM).await;
         assert_eq!(status.code(), Some(0), "the daemon after SIGTERM: {status}");

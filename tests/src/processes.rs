@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 /// How long a process may take to vanish before a test calls it left over.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -155,6 +156,13 @@ pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
     let dir = format!("--dir {} ", root.join(container).join(process).display());
     let mut found: Vec<_> =
         shims(root).into_iter().filter(|shim| shim.command.contains(&dir)).collect();
+    if found.is_empty() && crate::shim_group().is_some() {
+        // It is not in its command line whose it is.
+        let record = fs::read(root.join(container).join(process).join("process.json"));
+        let record: Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
+        let pid = record["holdfast"]["shim"]["pid"].as_i64().expect("the record names a shim");
+        found.extend(i32::try_from(pid).ok().and_then(Proc::of));
+    }
     assert_eq!(found.len(), 1, "shims of {container}/{process}: {found:?}");
     found.remove(0)
 }

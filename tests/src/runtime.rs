@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use holdfast_supervisor::GroupName;
+
 use crate::binary;
 
 /// Chooses the runtime of all system tests.
@@ -41,6 +43,18 @@ pub fn runtime() -> &'static Path {
 /// What `HOLDFAST_TEST_RUNTIME` says; `None` if that is `auto`.
 pub(crate) fn chosen() -> Option<String> {
     std::env::var(CHOICE).ok().filter(|name| !name.is_empty() && name != "auto")
+}
+
+/// The group in which all containers of the system tests are, if `HOLDFAST_TEST_SHIM_GROUP` names one:
+/// then they share a shim, and else each process has one of its own.
+///
+/// # Panics
+///
+/// If that is no name.
+#[must_use]
+pub fn shim_group() -> Option<GroupName> {
+    let name = std::env::var("HOLDFAST_TEST_SHIM_GROUP").ok().filter(|name| !name.is_empty())?;
+    Some(name.parse().expect("HOLDFAST_TEST_SHIM_GROUP is the name of a group"))
 }
 
 /// The runtime under test as an argument.

@@ -12,7 +12,9 @@ use nix::sys::stat::Mode;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{binary, busybox_bundle, processes, runtime, runtime_name, soon};
+use crate::{
+    binary, busybox_bundle, eventually, processes, runtime, runtime_name, shim_group, soon,
+};
 
 /// Where gates stand in a container's root file system.
 const GATES: &str = "gates";
@@ -82,7 +84,10 @@ impl Scratch {
     /// A supervisor of the state root, still to be opened.
     #[must_use]
     pub fn builder(&self) -> Builder {
-        Supervisor::builder(self.root()).shim(binary("holdfast-shim")).runtime(runtime_name())
+        Supervisor::builder(self.root())
+            .shim(binary("holdfast-shim"))
+            .runtime(runtime_name())
+            .shim_group(shim_group())
     }
 
     /// Opens the state root.
@@ -108,7 +113,7 @@ impl Scratch {
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> =
             processes::mentioning(self.path()).iter().map(ToString::to_string).collect();
-        let keeps = |name: &str| name == ".lock" || name == ".runtime";
+        let keeps = |name: &str| [".lock", ".runtime", ".groups"].contains(&name);
         left.extend(names(&self.root()).into_iter().filter(|name| !keeps(name)));
         for runtime in names(&self.root().join(".runtime")) {
             let state = names(&self.root().join(".runtime").join(&runtime));
@@ -123,7 +128,19 @@ impl Scratch {
             soon("a forced delete", container.delete_forced()).await.expect("delete by force");
         }
         soon("the shutdown", supervisor.shutdown()).await;
+        self.group_ended().await;
         assert_eq!(self.leftovers(), [""; 0], "left over after all containers were deleted");
+    }
+}
+
+impl Scratch {
+    /// Where the tests are in a group: its shim ends by itself after its last container, and nobody
+    /// waits for it.
+    pub(crate) async fn group_ended(&self) {
+        if shim_group().is_some() {
+            let none = || processes::shims(&self.root()).is_empty();
+            eventually("the shim of the group to end", none).await;
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::{mentioning, shim_of};
 use holdfast_tests::{
-    Holdfast, Proc, Scratch, binary, edit_json, events_until, eventually, read_all, said, soon,
-    status, unique_id,
+    Holdfast, Proc, Scratch, binary, edit_json, events_until, eventually, read_all, said,
+    shim_group, soon, status, unique_id,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -173,7 +173,9 @@ async fn by_the_policy_kill_an_orphan_is_137_and_what_nobody_saw_is_255() {
         .map(|name| (name, unique_id(name).to_string(), holdfast.scratch.gate()));
     for (name, id, gate) in &gates {
         let policy = if *name == "adopted" { "adopt" } else { "kill" };
-        let options = ["--name", id, "--on-orphan", policy];
+        // Whatever else is tested in a group: here each is to lose its shim by itself.
+        let group: &[&str] = if shim_group().is_some() { &["--shim-group", id] } else { &[] };
+        let options = [&["--name", id, "--on-orphan", policy], group].concat();
         holdfast.run_detached(&options, &["sh", "-c", &gate.script("echo ready")]).await;
         holdfast.said(id, "ready").await;
         let pid = holdfast.inspect(id).await["pid"].as_i64().unwrap().try_into().unwrap();
@@ -247,7 +249,7 @@ async fn a_failed_start_is_explained_by_the_first_error_in_the_logs_however_they
     );
     fs::write(&shim, script).unwrap();
     fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
-    let supervisor = scratch.builder().shim(&shim).open();
+    let supervisor = scratch.builder().shim(&shim).shim_group(None).open();
     let supervisor = soon("the supervisor", supervisor).await.unwrap();
     let whole = "{\"level\":\"error\",\"msg\":\"whole\"}\n";
     let runtime = "{\"level\":\"info\",\"msg\":\"i\"}\n{\"level\":\"error\",\"msg\":\"said no\"}\n";

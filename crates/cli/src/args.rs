@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
-    CheckpointRequest, ContainerId, LogQuery, LogSpec, Logging, OrphanPolicy, Rootfs, StdioRequest,
+    CheckpointRequest, ContainerId, GroupName, LogQuery, LogSpec, Logging, OrphanPolicy, Rootfs,
+    StdioRequest,
 };
 
 use crate::current_dir;
@@ -37,6 +38,9 @@ pub(crate) enum Command {
         /// The holdfast-shim executable [default: beside this one, in libexec, in PATH]
         #[arg(long, value_name = "PATH")]
         shim: Option<PathBuf>,
+        /// Have containers that name no group share one shim, this one [default: a shim each]
+        #[arg(long, value_name = "NAME")]
+        shim_group: Option<GroupName>,
     },
     /// Show the daemon, what it restored and how fast
     Info {
@@ -360,6 +364,9 @@ pub(crate) struct ContainerArgs {
     /// What happens to it when its shim dies: it runs on (adopt), or is killed (kill)
     #[arg(long, value_name = "adopt|kill", default_value = "adopt", value_parser = parse_orphan)]
     pub(crate) on_orphan: OrphanPolicy,
+    /// Share one shim with all containers of this group [default: the daemon's group, or none]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shim_group: Option<GroupName>,
     /// Restore it from what `checkpoint` wrote there, with the same bundle
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,

@@ -82,9 +82,9 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     let address = args.address(&root);
     let client = Client::new(address.clone());
     match args.command {
-        Command::Daemon { runtime, shim } => {
+        Command::Daemon { runtime, shim, shim_group } => {
             init_log();
-            let config = holdfast_daemon::Config { root, address, runtime, shim };
+            let config = holdfast_daemon::Config { root, address, runtime, shim, shim_group };
             // As a text: it says its causes itself, and `fail` would say them again.
             holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }
@@ -218,6 +218,7 @@ fn request(container: ContainerArgs, start: bool) -> anyhow::Result<CreateReques
         runtime_args: container.runtime_arg,
         no_pivot: container.no_pivot,
         on_orphan: container.on_orphan,
+        shim_group: container.shim_group,
         id: container.name,
         bundle,
         rootfs,

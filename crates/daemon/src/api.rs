@@ -31,8 +31,8 @@ use std::time::Duration;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus,
-    Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status,
-    TerminalSize,
+    GroupName, Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice,
+    Stats, Status, TerminalSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,8 @@ pub struct CreateRequest {
     pub checkpoint: Option<PathBuf>,
     /// What happens to it when its shim dies.
     pub on_orphan: OrphanPolicy,
+    /// The group with whose processes its own share a shim; the daemon's, if none is named.
+    pub shim_group: Option<GroupName>,
     /// Whether it is deleted once it has exited.
     pub remove: bool,
     /// Whether it is started at once. Implied by `POST /run`.

@@ -133,6 +133,9 @@ fn container_options(request: CreateRequest) -> Answer<ContainerOptions> {
     if let Some(id) = request.id {
         options = options.id(id);
     }
+    if let Some(group) = request.shim_group {
+        options = options.shim_group(group);
+    }
     if let Some(runtime) = request.runtime {
         options = options.runtime(runtime);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_supervisor::{Limit, Supervisor};
+use holdfast_supervisor::{GroupName, Limit, Supervisor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +29,8 @@ pub struct Config {
     pub runtime: Option<String>,
     /// The shim's executable, if it is not where it is looked for.
     pub shim: Option<PathBuf>,
+    /// The group of containers that name none.
+    pub shim_group: Option<GroupName>,
 }
 
 /// The daemon can't start.
@@ -56,8 +58,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let mut builder =
-        Supervisor::builder(&config.root).container_nofile(raise_nofile()).subreaper();
+    let mut builder = Supervisor::builder(&config.root)
+        .container_nofile(raise_nofile())
+        .shim_group(config.shim_group)
+        .subreaper();
     if let Some(runtime) = &config.runtime {
         builder = builder.runtime(runtime);
     }

@@ -9,14 +9,22 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
+use holdfast_state::legacy::{GROUP_OPTION, MOVED_OPTION, SEAT_OPTION};
 
-/// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`
+/// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
+/// or `holdfast-shim --group PATH`
 #[derive(Debug)]
-pub(crate) struct Args {
+pub(crate) struct Args<'a> {
     /// The process's directory.
-    pub(crate) dir: &'static Path,
+    pub(crate) dir: &'a Path,
     /// Whether to take over a process whose shim died, instead of starting one.
     pub(crate) adopt: bool,
+    /// As `adopt`, of one whose shim has handed it over and left nothing half done.
+    pub(crate) moved: bool,
+    /// Whether to hand the process over to a group once it is started.
+    pub(crate) seat: bool,
+    /// Whether to be the shim of a group. For those who look at it: its place in the state root.
+    pub(crate) group: Option<&'a OsStr>,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
     /// Where output goes; nowhere unless it is said.
@@ -29,20 +37,23 @@ pub(crate) struct Args {
     /// before its last argument.
     pub(crate) terminal: bool,
     /// FIFOs, given to the container as they are, or joined to its terminal.
-    pub(crate) stdin: Option<&'static Path>,
-    pub(crate) stdout: Option<&'static Path>,
-    pub(crate) stderr: Option<&'static Path>,
+    pub(crate) stdin: Option<&'a Path>,
+    pub(crate) stdout: Option<&'a Path>,
+    pub(crate) stderr: Option<&'a Path>,
     /// The runtime's command, complete.
-    pub(crate) runtime: Vec<&'static OsStr>,
+    pub(crate) runtime: Vec<&'a OsStr>,
 }
 
 const USAGE: &str = "usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)";
 
 /// Parses what follows the program's name.
-pub(crate) fn parse(mut words: impl Iterator<Item = &'static OsStr>) -> Result<Args, String> {
+pub(crate) fn parse<'a>(mut words: impl Iterator<Item = &'a OsStr>) -> Result<Args<'a>, String> {
     let mut args = Args {
         dir: Path::new(""),
         adopt: false,
+        moved: false,
+        seat: false,
+        group: None,
         timeout: None,
         log: Vec::new(),
         owner: None,
@@ -57,6 +68,8 @@ pub(crate) fn parse(mut words: impl Iterator<Item = &'static OsStr>) -> Result<A
         let name = word.to_str().unwrap_or_default();
         match name {
             "--adopt" => args.adopt = true,
+            MOVED_OPTION => (args.adopt, args.moved) = (true, true),
+            SEAT_OPTION => args.seat = true,
             "--terminal" => args.terminal = true,
             "--" => {
                 args.runtime = words.collect();
@@ -66,6 +79,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = &'static OsStr>) -> Result<A
                 let value = words.next().ok_or(USAGE)?;
                 match name {
                     "--dir" => args.dir = Path::new(value),
+                    GROUP_OPTION => args.group = Some(value),
                     "--timeout-ms" => {
                         args.timeout = Some(Duration::from_millis(parsed(name, value)?));
                     }
@@ -87,7 +101,8 @@ pub(crate) fn parse(mut words: impl Iterator<Item = &'static OsStr>) -> Result<A
             }
         }
     }
-    if args.dir == Path::new("") || (args.runtime.is_empty() && !args.adopt) {
+    let one = args.dir != Path::new("") && (args.adopt || !args.runtime.is_empty());
+    if one == args.group.is_some() {
         return Err(USAGE.to_owned());
     }
     Ok(args)

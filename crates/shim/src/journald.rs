@@ -7,13 +7,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use holdfast_state::ProcessDir;
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::time::TEXT_LEN;
 use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::home::Home;
 use crate::rate::Rate;
-use crate::shim::round_up;
+use crate::seat::round_up;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long one read's worth of output may wait for a journal that is busy.
@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 pub(crate) struct Journald {
     path: PathBuf,
-    socket: UnixDatagram,
-    connected: bool,
+    /// Connected from the first entry on until there is none for a while.
+    socket: Option<UnixDatagram>,
     /// The fields that all entries have.
     fields: Vec<u8>,
     rate: Option<Rate>,
@@ -31,36 +31,35 @@ pub(crate) struct Journald {
 }
 
 impl Journald {
-    pub(crate) fn open(
-        path: Option<&Path>,
-        rate: Option<u32>,
-        dir: &ProcessDir,
-    ) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
+    pub(crate) fn open(path: Option<&Path>, rate: Option<u32>, home: &Home) -> Self {
         let name = |path: Option<&Path>| {
             path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
         };
-        let process = name(Some(dir.path())).unwrap_or_default();
-        let container = name(dir.path().parent()).unwrap_or_default();
+        let process = name(Some(home.path())).unwrap_or_default();
+        let container = name(home.path().parent()).unwrap_or_default();
         let mut fields = Vec::new();
         field(&mut fields, "CONTAINER_ID", container.as_bytes());
         field(&mut fields, "CONTAINER_NAME", container.as_bytes());
         field(&mut fields, "SYSLOG_IDENTIFIER", container.as_bytes());
         field(&mut fields, "HOLDFAST_PROCESS", process.as_bytes());
-        Ok(Self {
+        Self {
             path: path.unwrap_or(Path::new(SOCKET)).to_owned(),
-            socket,
-            connected: false,
+            socket: None,
             fields,
             rate: rate.map(Rate::new),
             message: Vec::new(),
             dropped: 0,
-        })
+        }
     }
 
     pub(crate) fn rest(&mut self) {
         self.message = Vec::new();
+        self.socket = None;
+    }
+
+    /// Whether there is nothing to say of what is missing.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dropped == 0 && self.rate.as_ref().is_none_or(Rate::is_clean)
     }
 
     pub(crate) fn take(
@@ -129,11 +128,11 @@ impl Journald {
         match sent {
             Ok(()) => true,
             Err(error) => {
-                self.connected = false;
+                self.socket = None;
                 if self.dropped == 0 {
                     let path = self.path.display();
                     let text = "entries are dropped until they can be sent";
-                    crate::log("warning", &format!("{path}: {error}; {text}"));
+                    crate::log::log("warning", &format!("{path}: {error}; {text}"));
                 }
                 false
             }
@@ -141,19 +140,25 @@ impl Journald {
     }
 
     fn send_until(&mut self, message: &[u8], give_up_at: Instant) -> io::Result<()> {
-        if !self.connected {
-            self.socket.connect(&self.path)?;
-            self.connected = true;
-        }
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = UnixDatagram::unbound()?;
+                socket.set_nonblocking(true)?;
+                socket.connect(&self.path)?;
+                socket
+            }
+        };
+        let socket = self.socket.insert(socket);
         loop {
-            match self.socket.send(message) {
+            match socket.send(message) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if Instant::now() >= give_up_at {
                         return Err(error);
                     }
-                    let mut set = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+                    let mut set = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
                     match poll(&mut set, round_up(give_up_at)) {
                         Ok(_) | Err(nix::Error::EINTR) => {}
                         Err(error) => return Err(error.into()),

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::time::TEXT_LEN;
-use holdfast_state::{Directory, LogDriver, LogSpec, ProcessDir, json_file, logging};
+use holdfast_state::{Directory, LogDriver, LogSpec, json_file, logging};
 use nix::fcntl::OFlag;
 
+use crate::home::{Home, Parent};
 use crate::rate::Rate;
 use crate::stdio::{Owner, give};
 
@@ -24,11 +25,12 @@ const PATIENCE: u64 = 64 * 1024;
 const TAIL: u64 = 1024 * 1024;
 
 pub(crate) struct LogFile {
-    directory: Directory,
+    parent: Parent,
     name: String,
     owner: Owner,
     driver: LogDriver,
-    file: File,
+    /// Open from the first output on until there is none for a while.
+    file: Option<File>,
     /// How large it is, as far as we wrote it.
     size: u64,
     max_size: u64,
@@ -44,16 +46,16 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     /// Opens the file of a driver that has one.
-    pub(crate) fn open(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<Self> {
-        let (directory, name, owner) = place(spec, dir, owner)?;
-        let file = open(&directory, &name, owner)?;
+    pub(crate) fn open(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<Self> {
+        let (parent, name, owner) = place(spec, home, owner)?;
+        let file = named(spec, parent.open().and_then(|parent| open(&parent, &name, owner)))?;
         Ok(Self {
             size: file.metadata()?.len(),
-            directory,
+            parent,
             name,
             owner,
             driver: spec.driver,
-            file,
+            file: Some(file),
             max_size: spec.max_size.unwrap_or(u64::MAX),
             files: spec.files(),
             whole: true,
@@ -99,15 +101,33 @@ impl LogFile {
         self.flush();
     }
 
+    /// Gives back what only output needs; the file too.
     pub(crate) fn rest(&mut self) {
         self.out = Vec::new();
+        self.file = None;
+    }
+
+    /// Whether there is nothing to say of what is missing.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dropped == 0 && self.rate.as_ref().is_none_or(Rate::is_clean)
     }
 
     /// Opens the file anew by its name, after somebody has moved it away.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
-        self.file = open(&self.directory, &self.name, self.owner)?;
-        self.size = self.file.metadata()?.len();
-        Ok(())
+        self.file = None;
+        self.opened().map(drop)
+    }
+
+    fn opened(&mut self) -> io::Result<&File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = open(&self.parent.open()?, &self.name, self.owner)?;
+                self.size = file.metadata()?.len();
+                file
+            }
+        };
+        Ok(self.file.insert(file))
     }
 
     /// Adds one entry to those that are to be written; in a new file, if this one is full.
@@ -144,14 +164,14 @@ impl LogFile {
     fn write(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match self.file.write(rest) {
+            match self.opened().and_then(|mut file| file.write(rest)) {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if self.dropped == 0 {
                         let name = &self.name;
                         let text = "output is dropped until it can be written";
-                        crate::log("warning", &format!("{name}: {error}; {text}"));
+                        crate::log::log("warning", &format!("{name}: {error}; {text}"));
                     }
                     break;
                 }
@@ -170,12 +190,12 @@ impl LogFile {
     }
 
     /// Takes the beginning of an entry away from the end of the file.
-    fn cut(&self, length: u64) {
-        let cut = |length| self.file.set_len(self.file.metadata()?.len().saturating_sub(length));
+    fn cut(&mut self, length: u64) {
+        let cut = |file: &File| file.set_len(file.metadata()?.len().saturating_sub(length));
         if length > 0
-            && let Err(error) = cut(length)
+            && let Err(error) = self.opened().and_then(cut)
         {
-            crate::log("warning", &format!("{}: an entry is torn: {error}", self.name));
+            crate::log::log("warning", &format!("{}: an entry is torn: {error}", self.name));
         }
     }
 
@@ -193,7 +213,7 @@ impl LogFile {
             self.dropped = dropped;
         } else {
             let text = format!("{}: goes on, {dropped} bytes of it were dropped", self.name);
-            crate::log("warning", &text);
+            crate::log::log("warning", &text);
         }
     }
 
@@ -201,24 +221,25 @@ impl LogFile {
     /// numbers, which the next one fills.
     fn rotate(&mut self) {
         if let Err(error) = self.try_rotate() {
-            crate::log("warning", &format!("{}: not set aside: {error}", self.name));
+            crate::log::log("warning", &format!("{}: not set aside: {error}", self.name));
             self.size = self.size.saturating_sub(PATIENCE);
         }
     }
 
     fn try_rotate(&mut self) -> io::Result<()> {
         let numbered = |number: u32| logging::set_aside(&self.name, number);
+        let directory = self.parent.open()?;
         let mut hole = 1;
-        while hole + 1 < self.files && self.directory.contains(&numbered(hole))? {
+        while hole + 1 < self.files && directory.contains(&numbered(hole))? {
             hole += 1;
         }
         if self.files > 1 {
             for number in (1..hole).rev() {
-                self.directory.rename(&numbered(number), &numbered(number + 1))?;
+                directory.rename(&numbered(number), &numbered(number + 1))?;
             }
-            self.directory.rename(&self.name, &numbered(1))?;
+            directory.rename(&self.name, &numbered(1))?;
         } else {
-            self.directory.unlink(&self.name)?;
+            directory.unlink(&self.name)?;
         }
         self.reopen()
     }
@@ -232,7 +253,7 @@ impl LogFile {
         let tail = self.tail()?;
         let torn = tail.len() - memchr::memrchr(b'\n', &tail).map_or(0, |place| place + 1);
         self.cut(torn as u64);
-        self.size = self.file.metadata()?.len();
+        self.size = self.opened()?.metadata()?.len();
         Ok(())
     }
 
@@ -265,7 +286,7 @@ impl LogFile {
     }
 
     fn tail(&self) -> io::Result<Vec<u8>> {
-        let file = self.directory.open_file(&self.name, OFlag::O_RDONLY)?;
+        let file = self.parent.open()?.open_file(&self.name, OFlag::O_RDONLY)?;
         let length = file.metadata()?.len();
         let start = length.saturating_sub(TAIL);
         let mut tail = vec![0; usize::try_from(length - start).unwrap_or(0)];
@@ -275,22 +296,25 @@ impl LogFile {
 }
 
 /// A file that the process writes itself.
-pub(crate) fn open_direct(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<File> {
-    let (directory, name, owner) = place(spec, dir, owner)?;
-    open(&directory, &name, owner)
+pub(crate) fn open_direct(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<File> {
+    let (parent, name, owner) = place(spec, home, owner)?;
+    named(spec, parent.open().and_then(|parent| open(&parent, &name, owner)))
 }
 
 /// Where its file is, and to whom it is given: what the caller names stays the caller's.
-fn place(spec: &LogSpec, dir: &ProcessDir, owner: Owner) -> io::Result<(Directory, String, Owner)> {
+fn place(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<(Parent, String, Owner)> {
     let path = spec.file().ok_or(io::ErrorKind::InvalidInput)?;
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| io::Error::other(format!("log {spec}: no file name")))?;
     let (parent, owner) = match path.parent() {
-        Some(parent) if parent != Path::new("") => (parent, None),
-        _ => (dir.path(), owner),
+        Some(parent) if parent != Path::new("") => (Parent::Path(parent.into()), None),
+        _ => (Parent::Home(home.clone()), owner),
     };
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("log {spec}: {error}"));
-    Ok((Directory::open(parent).map_err(named)?, name.to_owned(), owner))
+    Ok((parent, name.to_owned(), owner))
+}
+
+fn named(spec: &LogSpec, opened: io::Result<File>) -> io::Result<File> {
+    opened.map_err(|error| io::Error::new(error.kind(), format!("log {spec}: {error}")))
 }
 
 fn open(directory: &Directory, name: &str, owner: Owner) -> io::Result<File> {

@@ -1,6 +1,6 @@
 //! `holdfast-shim`: one container process and its stdio, synchronously.
 //!
-//! The supervisor starts one for each container process. It runs the OCI runtime, becomes the
+//! The supervisor starts one for each container process, or for a group of them. It runs the OCI runtime, becomes the
 //! parent of what that leaves behind, relays its output to a log, and puts its exit status on disk.
 //! It outlives the daemon, needs nothing from it, and makes no system call while nothing happens.
 //!
@@ -16,9 +16,14 @@
 //! | `log_file`, `journald`, `reader` | each of them |
 //! | `rate` | how many lines a second a log takes |
 //! | `pump` | between a terminal and a FIFO |
-//! | `shim` | the loop: one `poll`, and what each phase does |
-//! | `starting` | the first phase: from the runtime to a process of ours, or back to nothing |
-//! | `legacy` | what a dead shim leaves to the one that adopts |
+//! | `home` | the process's directory, by its path |
+//! | `seat` | what is done for one process: messages, output, its end |
+//! | `shim` | the shim of one process: a loop around one `poll` |
+//! | `starting` | its first phase: from the runtime to a process of ours, or back to nothing |
+//! | `group` | the shim of many processes: a loop around one `epoll_wait` |
+//! | `handover` | from the one that has started a process to its group |
+//! | `legacy` | what a shim leaves to the one that takes over |
+//! | `log` | its own log |
 //!
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
@@ -28,8 +33,12 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod args;
+mod group;
+mod handover;
+mod home;
 mod journald;
 mod legacy;
+mod log;
 mod log_file;
 mod places;
 mod pump;
@@ -37,37 +46,41 @@ mod rate;
 mod reader;
 mod relay;
 mod runtime;
+mod seat;
 mod setup;
 mod shim;
 mod starting;
 mod stdio;
 mod terminal;
 
-use std::io::{self, Write};
+use std::io;
 
 use holdfast_sys::start::Arguments;
+
+use group::Group;
+use shim::Shim;
 
 // Without the standard library's own start, which maps a stack for signals and reads
 // `/proc/self/maps`: memory that each of a thousand shims would keep.
 #[cfg(not(test))]
 holdfast_sys::main!(run);
 
-/// Writes a line to `shim-log.json`, which is this process's standard error.
-fn log(level: &str, message: &str) {
-    // A full disk must not end us, as it would with `eprint`.
-    let _ = io::stderr().write_all(holdfast_state::log::line(level, message).as_bytes());
+fn run(arguments: Arguments) -> u8 {
+    let words = arguments.skip(1);
+    let done = args::parse(words.clone()).and_then(|args| {
+        let done = if args.group.is_some() {
+            Group::begin().and_then(Group::run)
+        } else {
+            begin(&args, words).and_then(Shim::run)
+        };
+        done.map_err(|error| error.to_string())
+    });
+    done.unwrap_or_else(|error| {
+        log::log("error", &error);
+        1
+    })
 }
 
-fn run(arguments: Arguments) -> u8 {
-    let shim = args::parse(arguments.skip(1)).and_then(|args| {
-        let shim = if args.adopt { shim::Shim::adopt(&args) } else { shim::Shim::start(&args) };
-        shim.map_err(|error| error.to_string())
-    });
-    match shim.and_then(|shim| shim.run().map_err(|error| error.to_string())) {
-        Ok(code) => code,
-        Err(error) => {
-            log("error", &error);
-            1
-        }
-    }
+fn begin(args: &args::Args<'static>, words: handover::Words) -> io::Result<Shim> {
+    if args.adopt { Shim::adopt(args) } else { Shim::start(args, words) }
 }

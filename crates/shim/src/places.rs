@@ -6,8 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::time::SystemTime;
 
 use holdfast_state::cri::{Mark, Stream};
-use holdfast_state::{LogDriver, LogSpec, ProcessDir, time};
+use holdfast_state::{LogDriver, LogSpec, time};
 
+use crate::home::Home;
 use crate::journald::Journald;
 use crate::log_file::LogFile;
 use crate::reader::Reader;
@@ -31,24 +32,21 @@ pub(crate) struct Places {
 
 impl Places {
     /// Opens what there is to open. `None` if output goes nowhere.
-    pub(crate) fn open(
-        specs: &[LogSpec],
-        dir: &ProcessDir,
-        owner: Owner,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) fn open(specs: &[LogSpec], home: &Home, owner: Owner) -> io::Result<Option<Self>> {
         let mut places = Vec::new();
         for spec in specs {
             places.push(match spec.driver {
                 LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
-                    Place::File(LogFile::open(spec, dir, owner)?)
+                    Place::File(LogFile::open(spec, home, owner)?)
                 }
                 LogDriver::Journald => {
-                    Place::Journald(Journald::open(spec.path.as_deref(), spec.rate, dir)?)
+                    Place::Journald(Journald::open(spec.path.as_deref(), spec.rate, home))
                 }
                 LogDriver::Fifo => {
                     let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
+                    let dir = home.open()?;
                     let reader = |path, name| {
-                        Reader::open(path, spec.backpressure, spec.buffered(), dir, name)
+                        Reader::open(path, spec.backpressure, spec.buffered(), &dir, name)
                     };
                     let stderr = spec.stderr.as_deref().map(|path| reader(path, "stderr.spill"));
                     Place::Fifo(reader(path, "stdout.spill")?, stderr.transpose()?)
@@ -57,6 +55,16 @@ impl Places {
             });
         }
         Ok((!places.is_empty()).then_some(Self { places, chunk: Box::default() }))
+    }
+
+    /// Whether another can take over without missing anything: a FIFO keeps nothing once we close
+    /// it, and of what is missing only we know.
+    pub(crate) fn can_move(&self) -> bool {
+        self.places.iter().all(|place| match place {
+            Place::File(file) => file.is_clean(),
+            Place::Journald(journal) => journal.is_clean(),
+            Place::Fifo(..) => false,
+        })
     }
 
     /// Makes good what a dead shim left half done.

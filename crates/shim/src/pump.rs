@@ -48,6 +48,12 @@ impl Pump {
         self
     }
 
+    /// Whether nothing is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        let in_a_line = self.end_mark.is_some() && !self.handed_on;
+        self.pending.is_empty() && !self.ending && !in_a_line
+    }
+
     /// What to wait for before it can go on.
     pub(crate) fn waits_for(&self) -> (BorrowedFd<'_>, PollFlags) {
         if self.pending.is_empty() {

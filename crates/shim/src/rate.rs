@@ -37,6 +37,11 @@ impl Rate {
         admitted
     }
 
+    /// Whether nothing was dropped that has not been told.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dropped == 0
+    }
+
     /// What was dropped in a second that is over.
     pub(crate) fn notice(&mut self, stamp: &[u8; TEXT_LEN]) -> Option<String> {
         if self.second == stamp[..SECOND] { None } else { self.last_notice() }

@@ -80,11 +80,14 @@ impl Reader {
         let before = self.dropped;
         rest = self.make_room(rest)?;
         if let Err(error) = self.push(rest) {
-            crate::log("warning", &format!("fifo: what waits for its reader: {error}"));
+            crate::log::log("warning", &format!("fifo: what waits for its reader: {error}"));
             self.dropped += rest.len() as u64;
         }
         if before == 0 && self.dropped > 0 {
-            crate::log("warning", "fifo: its reader is slow; the oldest is dropped and counted");
+            crate::log::log(
+                "warning",
+                "fifo: its reader is slow; the oldest is dropped and counted",
+            );
         }
         Ok(())
     }

@@ -11,6 +11,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Detaches from whoever started us and returns the signals as a descriptor and the exit FIFO.
 pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
+    let signals = detach()?;
+    // Our standard output is the exit FIFO. No child may get it: readers would never see it close.
+    let exit = File::from(dup_above_stdio(&holdfast_sys::fd::standard()[1])?);
+    without_standard_io()?;
+    Ok((signals, exit))
+}
+
+/// Detaches from whoever started us and returns the signals as a descriptor.
+pub(crate) fn detach() -> io::Result<SignalFd> {
     // A group leader can't begin a session; then it has been given one already.
     match nix::unistd::setsid() {
         Ok(_) | Err(Errno::EPERM) => {}
@@ -19,14 +28,15 @@ pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
     // What the runtime leaves behind becomes our child, the container's process first of all.
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::unistd::chdir("/")?;
-    let signals = take_signals()?;
+    take_signals()
+}
 
-    // Our standard output is the exit FIFO. No child may get it: readers would never see it close.
-    let exit = File::from(dup_above_stdio(&holdfast_sys::fd::standard()[1])?);
+/// What was our standard input and output is for us alone, not for who is started by us.
+pub(crate) fn without_standard_io() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
-    Ok((signals, exit))
+    Ok(())
 }
 
 /// Signals arrive through a descriptor and in the loop only. Those that end a process by default
@@ -50,7 +60,12 @@ fn take_signals() -> io::Result<SignalFd> {
 }
 
 fn dup_above_stdio(fd: &impl AsFd) -> io::Result<OwnedFd> {
+    set_nonblocking(fd)?;
+    fd.as_fd().try_clone_to_owned()
+}
+
+pub(crate) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    fd.as_fd().try_clone_to_owned()
+    Ok(())
 }

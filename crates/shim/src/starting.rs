@@ -10,30 +10,29 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use std::os::fd::AsFd;
 
-use crate::log;
-use crate::shim::{Deadline, Failure, Phase, Shim, round_up};
+use crate::log::log;
+use crate::seat::{Deadline, Phase, round_up};
+use crate::shim::{Failure, Shim};
 
 /// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// The exit code of a start that came to nothing.
 const FAILED: u8 = 1;
-/// The exit code that says that the start took too long, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
 
 impl Shim {
     /// Asks what has become of the start, if there still is one.
     pub(crate) fn look_at_start(&mut self) -> io::Result<Result<(), Failure>> {
-        if let Phase::Starting { runtime, deadline } = self.phase {
+        if let Phase::Starting { runtime, deadline } = self.seat.phase {
             // Nothing but the runtime is reaped yet: a zombie may be the container's process,
             // which has ended before we know its pid.
             match wait::reap(Child::Pid(runtime))? {
-                Some(Termination::Exited(0)) => self.phase = Phase::TakingOver { deadline },
+                Some(Termination::Exited(0)) => self.seat.phase = Phase::TakingOver { deadline },
                 Some(end) => return Ok(Err(Failure::Runtime(end))),
                 None => return Ok(self.goes_on(deadline)),
             }
         }
-        if let Phase::TakingOver { deadline } = self.phase {
+        if let Phase::TakingOver { deadline } = self.seat.phase {
             match self.take_over()? {
                 Ok(Taken::Over) => {}
                 Ok(Taken::NotYet) => return Ok(self.goes_on(deadline)),
@@ -45,7 +44,7 @@ impl Shim {
 
     /// Whether a start that is not done may go on.
     fn goes_on(&self, deadline: Deadline) -> Result<(), Failure> {
-        if self.cancelled {
+        if self.seat.cancelled {
             return Err(Failure::Shim("the start was given up".to_owned()));
         }
         match deadline {
@@ -60,7 +59,7 @@ impl Shim {
     /// be once what the runtime left at work is done as well.
     fn take_over(&mut self) -> io::Result<Result<Taken, Failure>> {
         let failed = |text: String| Ok(Err(Failure::Shim(text)));
-        let pid = match self.dir.pid() {
+        let pid = match self.seat.home.open().and_then(|dir| dir.pid()) {
             Ok(Some(pid)) => pid,
             Ok(None) => return failed("the runtime succeeded and wrote no pid".to_owned()),
             Err(error) => return failed(error.to_string()),
@@ -86,33 +85,38 @@ impl Shim {
         if self.console.is_some() {
             return failed("the runtime succeeded and sent no terminal".to_owned());
         }
-        self.phase = Phase::Running { pid, process };
-        self.rest_later();
-        self.announce(Announcement::Created { pid, shim: self.announcer() });
+        if let Some(handover) = self.handover.take()
+            && self.seat.can_move()
+            && let Ok(()) = handover.send(&self.seat, &process)
+        {
+            self.seat.phase = Phase::Moved;
+            return Ok(Ok(Taken::Over));
+        }
+        // Ours to keep; also if the group has died meanwhile.
+        self.seat.phase = Phase::Running { pid };
+        self.seat.rest_later();
+        let shim = self.seat.announcer();
+        self.seat.announce(Announcement::Created { pid, shim });
         Ok(Ok(Taken::Over))
     }
 
     /// Ends a start that came to nothing: no descendant of ours survives it.
     pub(crate) fn give_up(&mut self, failure: Failure) -> io::Result<u8> {
         let killed = self.kill_descendants();
-        self.stdio.drain()?;
+        self.seat.stdio.drain()?;
         // The supervisor takes the first error that it finds, so what is the runtime's to explain
         // is no error of ours.
-        let code = match failure {
-            Failure::Shim(text) => {
-                log("error", &text);
-                FAILED
-            }
-            Failure::Runtime(end) => {
-                log("warning", &format!("the runtime failed: {end}"));
-                FAILED
-            }
+        match &failure {
+            Failure::Shim(text) => log("error", text),
+            Failure::Runtime(end) => log("warning", &format!("the runtime failed: {end}")),
             Failure::TimedOut(timeout) => {
                 log("warning", &format!("the container did not start within {timeout:?}"));
-                TIMED_OUT
             }
-        };
-        killed.map(|()| code)
+        }
+        killed?;
+        let timed_out = matches!(failure, Failure::TimedOut(_));
+        self.seat.announce(Announcement::GivenUp { timed_out });
+        Ok(FAILED)
     }
 
     /// Kills our children until none is left. Orphans of the killed come to us, the subreaper, and

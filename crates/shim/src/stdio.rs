@@ -5,16 +5,18 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::rc::Rc;
 
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
-use holdfast_state::{LogDriver, LogSpec, ProcessDir};
+use holdfast_state::{LogDriver, LogSpec, legacy};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::Args;
+use crate::home::Home;
 use crate::legacy::LegacyStdio;
 use crate::log_file;
 use crate::places::Places;
@@ -44,13 +46,17 @@ enum Output {
 #[derive(Default)]
 pub(crate) struct Stdio {
     outputs: [Option<Output>; 2],
+    /// Those that have ended, until nobody waits for them any more.
+    ended: Vec<Output>,
     places: Option<Places>,
-    scratch: Option<Scratch>,
+    scratch: Option<Rc<Scratch>>,
     /// From the stdin FIFO into the terminal. Without a terminal the process reads the FIFO itself.
     input: Option<Pump>,
     /// The stdin FIFO, opened for writing: it does not end when a client goes, but when someone
     /// says that it is over.
     stdin_holder: Option<File>,
+    /// A terminal's output goes into a FIFO of the caller's.
+    feeds_a_fifo: bool,
     /// The stdin FIFO until there is a terminal for it.
     waiting_stdin: Option<File>,
     /// A FIFO of the caller's until there is a terminal for it.
@@ -60,11 +66,11 @@ pub(crate) struct Stdio {
 
 impl Stdio {
     /// Opens what there is to open before the runtime starts.
-    pub(crate) fn open(args: &Args, dir: &ProcessDir) -> io::Result<(ContainerEnds, Self)> {
+    pub(crate) fn open(args: &Args<'_>, home: &Home) -> io::Result<(ContainerEnds, Self)> {
         let mut ours = Self::default();
         let direct = direct(args);
         if direct.is_none() && (args.terminal || args.stdout.is_none() || args.stderr.is_none()) {
-            ours.open_places(args, dir)?;
+            ours.open_places(args, home, None)?;
         }
         let mut stdin = null()?;
         if let (Some(path), false) = (&args.stdin, args.terminal) {
@@ -78,7 +84,7 @@ impl Stdio {
             // What the runtime itself has to say before there is a terminal.
             (null()?, ours.output(args, None, Stream::Stderr)?)
         } else if let Some(spec) = direct {
-            direct_outputs(spec, args, dir)?
+            direct_outputs(spec, args, home)?
         } else {
             (
                 ours.output(args, args.stdout, Stream::Stdout)?,
@@ -89,7 +95,7 @@ impl Stdio {
     }
 
     /// The container's end of one output.
-    fn output(&mut self, args: &Args, fifo: Option<&Path>, stream: Stream) -> io::Result<File> {
+    fn output(&mut self, args: &Args<'_>, fifo: Option<&Path>, stream: Stream) -> io::Result<File> {
         match fifo {
             // Opened for both, so a reader that goes away costs the container no SIGPIPE.
             Some(path) => open_fifo(path, OFlag::O_RDWR),
@@ -123,20 +129,27 @@ impl Stdio {
         Ok(())
     }
 
-    /// Takes over what a dead shim read from. What is in the pipes is still there.
-    pub(crate) fn adopt(args: &Args, dir: &ProcessDir, legacy: LegacyStdio) -> io::Result<Self> {
-        let mut ours = Self::default();
+    /// Takes over what another shim read from. What is in the pipes is still there.
+    pub(crate) fn adopt(
+        args: &Args<'_>,
+        home: &Home,
+        legacy: LegacyStdio,
+        scratch: Option<Rc<Scratch>>,
+    ) -> io::Result<Self> {
+        let mut ours = Self { stdin_holder: legacy.stdin.map(File::from), ..Self::default() };
         if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
-            ours.open_places(args, dir)?;
+            ours.open_places(args, home, scratch)?;
         }
-        if let Some(places) = &mut ours.places {
+        if let (Some(places), false) = (&mut ours.places, args.moved) {
             places.mend()?;
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
         for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let mut relay = Relay::new(pipe, stream, Kind::Pipe);
-            if let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
+            if let (Some(places), Some(scratch), false) =
+                (&mut ours.places, &ours.scratch, args.moved)
+            {
                 relay.compare(places, scratch)?;
             }
             ours.outputs[stream as usize] = Some(Output::Logged(relay));
@@ -148,19 +161,60 @@ impl Stdio {
         Ok(ours)
     }
 
-    fn open_places(&mut self, args: &Args, dir: &ProcessDir) -> io::Result<()> {
-        self.places = Places::open(&args.log, dir, args.owner)?;
-        self.scratch = self.places.as_ref().map(|_| Scratch::new()).transpose()?;
+    /// With a scratch of its own, if there is none to share.
+    fn open_places(
+        &mut self,
+        args: &Args<'_>,
+        home: &Home,
+        scratch: Option<Rc<Scratch>>,
+    ) -> io::Result<()> {
+        self.places = Places::open(&args.log, home, args.owner)?;
+        if self.places.is_some() {
+            let own = || Scratch::new().map(Rc::new);
+            self.scratch = Some(scratch.map_or_else(own, Ok)?);
+        }
         Ok(())
     }
 
+    /// Whether another shim can take over without missing anything: what waits in our memory, or in
+    /// a FIFO that nobody has open but us, would be lost.
+    pub(crate) fn can_move(&self) -> bool {
+        let pumps = self.outputs.iter().flatten().filter_map(|output| match output {
+            Output::Pumped(pump) => Some(pump),
+            Output::Logged(_) => None,
+        });
+        self.places.as_ref().is_none_or(Places::can_move)
+            && pumps.chain(&self.input).all(Pump::is_idle)
+            && !self.feeds_a_fifo
+            && (self.input.is_none() || self.stdin_holder.is_some())
+    }
+
+    /// What another shim needs, each with what it is.
+    pub(crate) fn for_another(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
+        let pipe = |stream: Stream| match &self.outputs[stream as usize] {
+            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => Some(relay.as_fd()),
+            _ => None,
+        };
+        let all = [
+            (legacy::STDOUT, pipe(Stream::Stdout)),
+            (legacy::STDERR, pipe(Stream::Stderr)),
+            (legacy::TERMINAL, self.terminal.as_ref().map(AsFd::as_fd)),
+            (legacy::STDIN, self.stdin_holder.as_ref().map(AsFd::as_fd)),
+        ];
+        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd?)))
+    }
+
     /// Opens the FIFOs that are to be joined to a terminal.
-    fn open_for_terminal(&mut self, args: &Args) -> io::Result<()> {
-        if let Some(path) = &args.stdin {
+    fn open_for_terminal(&mut self, args: &Args<'_>) -> io::Result<()> {
+        // One that was handed over without its holder has been closed.
+        if let Some(path) = &args.stdin
+            && (self.stdin_holder.is_some() || !args.moved)
+        {
             self.waiting_stdin = Some(open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
             self.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         }
         if let Some(path) = &args.stdout {
+            self.feeds_a_fifo = true;
             self.waiting_stdout = Some(open_fifo(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
         }
         Ok(())
@@ -231,16 +285,21 @@ impl Stdio {
                 _ => Progress::Open,
             };
             if progress == Progress::Ended {
-                *output = None;
+                self.ended.extend(output.take());
             }
         }
         if ready[2]
             && let Some(input) = &mut self.input
             && input.pass()? == Progress::Ended
         {
-            self.input = None;
+            self.ended.extend(self.input.take().map(Output::Pumped));
         }
         Ok(())
+    }
+
+    /// Closes what has ended, once nobody waits for it.
+    pub(crate) fn close_ended(&mut self) {
+        self.ended.clear();
     }
 
     /// Brings to its places what was written before now, and has them say what is missing.
@@ -281,17 +340,17 @@ const PIPE_SIZE: i32 = 256 * 1024;
 pub(crate) const SOURCES: usize = 5;
 
 /// The one place where the process itself can write, without us.
-fn direct(args: &Args) -> Option<&LogSpec> {
+fn direct<'a>(args: &'a Args<'_>) -> Option<&'a LogSpec> {
     let [spec] = args.log.as_slice() else { return None };
     let alone = spec.driver != LogDriver::None && spec.is_direct();
     (alone && !args.terminal).then_some(spec)
 }
 
-fn direct_outputs(spec: &LogSpec, args: &Args, dir: &ProcessDir) -> io::Result<(File, File)> {
+fn direct_outputs(spec: &LogSpec, args: &Args<'_>, home: &Home) -> io::Result<(File, File)> {
     let open = |spec: &LogSpec| match spec.driver {
         // Opened for both, so a reader that goes away costs the container no SIGPIPE.
         LogDriver::Fifo => open_fifo(spec.path.as_deref().unwrap_or(Path::new("")), OFlag::O_RDWR),
-        _ => log_file::open_direct(spec, dir, args.owner),
+        _ => log_file::open_direct(spec, home, args.owner),
     };
     let fifo = |path: Option<&Path>| path.map(|path| open_fifo(path, OFlag::O_RDWR)).transpose();
     let stdout = match fifo(args.stdout)? {

@@ -20,6 +20,8 @@ pub(crate) const END_OF_INPUT: u8 = 4;
 #[derive(Debug)]
 pub(crate) struct ConsoleSocket {
     listener: UnixListener,
+    /// The process directory, through which the runtime comes.
+    dir: ProcessDir,
     /// The runtime is there, and the master is still to come.
     connection: Option<UnixStream>,
 }
@@ -28,17 +30,17 @@ impl ConsoleSocket {
     /// Makes the socket and returns the path by which the runtime finds it. It leads through our
     /// descriptor of the process directory: the directory's own path may be longer than the 107
     /// bytes that the address of a socket can have.
-    pub(crate) fn bind(dir: &ProcessDir) -> io::Result<(Self, PathBuf)> {
+    pub(crate) fn bind(dir: ProcessDir) -> io::Result<(Self, PathBuf)> {
         dir.directory().unlink(SOCKET)?;
         let own = format!("/proc/{}/fd/{}", std::process::id(), dir.as_fd().as_raw_fd());
         let path = PathBuf::from(own).join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
-        Ok((Self { listener, connection: None }, path))
+        Ok((Self { listener, dir, connection: None }, path))
     }
 
     /// Goes on as far as it can without waiting. The master, once it has come.
-    pub(crate) fn receive(&mut self, dir: &ProcessDir) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn receive(&mut self) -> io::Result<Option<OwnedFd>> {
         let mut name = [0; NAME_ROOM];
         let received = match &self.connection {
             Some(connection) => fd_passing::receive(connection, &mut name),
@@ -62,7 +64,7 @@ impl ConsoleSocket {
             return Ok(None);
         };
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        dir.directory().unlink(SOCKET)?;
+        self.dir.directory().unlink(SOCKET)?;
         Ok(Some(master))
     }
 }

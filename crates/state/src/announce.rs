@@ -23,6 +23,11 @@ pub enum Announcement {
         /// The new one.
         shim: Announcer,
     },
+    /// The start came to nothing, and nothing is left of it. The shim's log says why.
+    GivenUp {
+        /// Whether it took too long.
+        timed_out: bool,
+    },
     /// The process ended and its status is on disk.
     Exited {
         /// How it ended.
@@ -72,6 +77,8 @@ impl fmt::Display for Announcement {
         match self {
             Self::Created { pid, shim } => writeln!(f, "created {pid} {shim}"),
             Self::Adopted { shim } => writeln!(f, "adopted {shim}"),
+            Self::GivenUp { timed_out: false } => writeln!(f, "given-up failed"),
+            Self::GivenUp { timed_out: true } => writeln!(f, "given-up timed-out"),
             Self::Exited { end, evidence } => {
                 match end {
                     Termination::Exited(code) => write!(f, "exited code {code}")?,
@@ -97,6 +104,11 @@ impl Announcement {
                 Self::Created { pid, shim: announcer(&mut words)? }
             }
             "adopted" => Self::Adopted { shim: announcer(&mut words)? },
+            "given-up" => match words.next()? {
+                "failed" => Self::GivenUp { timed_out: false },
+                "timed-out" => Self::GivenUp { timed_out: true },
+                _ => return None,
+            },
             "exited" => {
                 let end = match words.next()? {
                     "code" => Termination::Exited(words.next()?.parse().ok()?),
@@ -164,6 +176,8 @@ mod tests {
                     stdio: StdioFds { terminal: Some(9), ..StdioFds::default() },
                 },
             },
+            Announcement::GivenUp { timed_out: false },
+            Announcement::GivenUp { timed_out: true },
             Announcement::Exited { end: Termination::Exited(255), evidence: Evidence::Shim },
             Announcement::Exited { end: Termination::Signaled(64), evidence: Evidence::Pidfd },
         ] {
@@ -183,6 +197,8 @@ mod tests {
             "adopted shim=1 stdout=-1",
             "exited",
             "exited code 256",
+            "given-up",
+            "given-up timed-out late",
             "x y",
         ] {
             assert_eq!(Announcement::parse(bad), None, "{bad:?}");

@@ -29,6 +29,21 @@ pub struct Directory {
     path: PathBuf,
 }
 
+/// Which file it is, among all that exist at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of an open file.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let found = nix::sys::stat::fstat(file)?;
+        Ok(Self { device: found.st_dev, inode: found.st_ino })
+    }
+}
+
 /// How often a directory is looked through before whoever puts more into it is taken for one who does
 /// not stop.
 const REMOVAL_ROUNDS: usize = 100;
@@ -58,6 +73,14 @@ impl Directory {
     pub fn create_dir(&self, name: &str) -> io::Result<Self> {
         mkdirat(&self.fd, name, DIRECTORY_MODE)?;
         self.open_dir(name)
+    }
+
+    /// Opens a subdirectory, and makes it if need be.
+    pub fn make_dir(&self, name: &str) -> io::Result<Self> {
+        match self.create_dir(name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open_dir(name),
+            other => other,
+        }
     }
 
     /// The path by which it was opened.
@@ -210,9 +233,14 @@ impl Directory {
 
     /// Whether there is an entry of that name, whatever it is.
     pub fn contains(&self, name: &str) -> io::Result<bool> {
+        Ok(self.file_id(name)?.is_some())
+    }
+
+    /// Which file an entry is, as long as somebody has that open. `None` if there is no such entry.
+    pub fn file_id(&self, name: &str) -> io::Result<Option<FileId>> {
         match nix::sys::stat::fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::ENOENT) => Ok(false),
+            Ok(found) => Ok(Some(FileId { device: found.st_dev, inode: found.st_ino })),
+            Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -9,22 +9,34 @@ use thiserror::Error;
 /// The longest id, in bytes.
 pub const MAX_LEN: usize = 128;
 
+/// The longest name of a group: it is also that of a socket, whose address takes no longer one.
+pub const MAX_GROUP_LEN: usize = 64;
+
 /// A name that is no id.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "invalid id {0:?}: an id has 1 to 128 of the characters a-z A-Z 0-9 _ . - and starts with a letter or digit"
+    "invalid id {text:?}: an id has 1 to {longest} of the characters a-z A-Z 0-9 _ . - and starts with a letter or digit"
 )]
-pub struct InvalidId(pub String);
+pub struct InvalidId {
+    /// Its beginning.
+    pub text: String,
+    /// How long an id of its kind can be, in bytes.
+    pub longest: usize,
+}
 
-fn check(text: &str) -> Result<(), InvalidId> {
-    let valid = text.len() <= MAX_LEN
+fn check(text: &str, longest: usize) -> Result<(), InvalidId> {
+    let valid = text.len() <= longest
         && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if valid { Ok(()) } else { Err(InvalidId(text.chars().take(MAX_LEN).collect())) }
+    if valid {
+        Ok(())
+    } else {
+        Err(InvalidId { text: text.chars().take(longest).collect(), longest })
+    }
 }
 
 macro_rules! id_type {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $longest:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -42,7 +54,7 @@ macro_rules! id_type {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                check(text)?;
+                check(text, $longest)?;
                 Ok(Self(text.into()))
             }
         }
@@ -71,12 +83,20 @@ macro_rules! id_type {
 
 id_type! {
     /// The name of a container: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}`.
-    ContainerId
+    ContainerId,
+    MAX_LEN
 }
 
 id_type! {
     /// The name of a process within its container; the container's first is [`ProcessId::init`].
-    ProcessId
+    ProcessId,
+    MAX_LEN
+}
+
+id_type! {
+    /// The name of a group of processes that share a shim.
+    GroupName,
+    MAX_GROUP_LEN
 }
 
 impl ProcessId {

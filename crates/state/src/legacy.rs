@@ -1,7 +1,16 @@
-//! The message by which a supervisor hands the descriptors of a dead shim to the one that adopts:
-//! one byte a descriptor, in the order in which they go along with it (`SCM_RIGHTS`).
+//! The messages by which descriptors of a process go from one to another of those who look after it:
+//! from a supervisor to the shim that adopts, to the shim of a group, and to that from the one that
+//! has started the process.
+//!
+//! A shim that adopts one process is told with one byte a descriptor, in the order in which they go
+//! along with it (`SCM_RIGHTS`). The shim of a group is told the number of those bytes before them,
+//! and after them the command line that a shim of the process's own would have, its words ended by
+//! a zero byte each.
 
-/// The pidfd of the process.
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// The pidfd of the process. Without one it is yet to be started.
 pub const PROCESS: u8 = b'p';
 /// The reading end of its standard output.
 pub const STDOUT: u8 = b'o';
@@ -9,3 +18,68 @@ pub const STDOUT: u8 = b'o';
 pub const STDERR: u8 = b'e';
 /// The master of its terminal.
 pub const TERMINAL: u8 = b't';
+/// Its stdin FIFO, open for writing so that it does not end.
+pub const STDIN: u8 = b'i';
+/// The writing end of its exit FIFO.
+pub const EXIT: u8 = b'x';
+/// Its control FIFO.
+pub const CONTROL: u8 = b'c';
+/// Its shim's log, for one that is to be started.
+pub const LOG: u8 = b'l';
+
+/// The option by which a shim is that of a group, whose place follows. The socket where it takes
+/// messages is its standard input.
+pub const GROUP_OPTION: &str = "--group";
+/// The option by which a shim hands the process over to a group once that is started. The socket
+/// for that is its standard input.
+pub const SEAT_OPTION: &str = "--seat";
+/// As `--adopt`, for a process whose shim has handed it over and left nothing half done.
+pub const MOVED_OPTION: &str = "--moved";
+
+/// The longest message to a group, in bytes.
+pub const MESSAGE_LIMIT: usize = 128 * 1024;
+
+/// A message to the shim of a group.
+#[must_use]
+pub fn message<'a>(kinds: &[u8], words: impl IntoIterator<Item = &'a OsStr>) -> Vec<u8> {
+    let mut message = vec![u8::try_from(kinds.len()).unwrap_or(u8::MAX)];
+    message.extend_from_slice(kinds);
+    for word in words {
+        message.extend_from_slice(word.as_bytes());
+        message.push(0);
+    }
+    message
+}
+
+/// The kinds and the words of such a message. `None` if it makes no sense.
+#[must_use]
+pub fn read_message(message: &[u8]) -> Option<(&[u8], Vec<&OsStr>)> {
+    let (count, rest) = message.split_first()?;
+    let (kinds, words) = rest.split_at_checked(usize::from(*count))?;
+    let words = words.strip_suffix(&[0])?;
+    Some((kinds, words.split(|&byte| byte == 0).map(OsStr::from_bytes).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_makes_sense_reads_back(bytes in any::<Vec<u8>>()) {
+            if let Some((kinds, words)) = read_message(&bytes) {
+                prop_assert_eq!(message(kinds, words), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn words_may_be_empty_and_no_text() {
+        let words = [OsStr::new("--dir"), OsStr::new(""), OsStr::from_bytes(&[0xff])];
+        let message = message(&[EXIT, LOG], words);
+        assert_eq!(read_message(&message), Some((&[EXIT, LOG][..], words.to_vec())));
+        assert_eq!(read_message(&[]), None);
+        assert_eq!(read_message(&[3, EXIT]), None);
+    }
+}

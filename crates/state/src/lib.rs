@@ -11,6 +11,7 @@
 //! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
 //! <root>/.broken/<container>-<n>/  what could not be read, and why     broken
+//! <root>/.groups/<name>             the socket of a shim that many processes share   legacy
 //! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
 //! ```
 //!
@@ -38,7 +39,7 @@ pub mod time;
 
 pub use directory::Directory;
 pub use event::{Event, EventKind};
-pub use id::{ContainerId, InvalidId, ProcessId};
+pub use id::{ContainerId, GroupName, InvalidId, ProcessId};
 pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;
 pub use record::{Launch, OrphanPolicy, Policies, ProcessRecord, RecordError, ShimRecord};

@@ -97,6 +97,12 @@ impl ProcessDir {
         &self.0
     }
 
+    /// The directory itself, for keeps.
+    #[must_use]
+    pub fn into_directory(self) -> Directory {
+        self.0
+    }
+
     /// Loads the record.
     pub fn load(&self) -> Result<ProcessRecord, LoadError> {
         Ok(ProcessRecord::from_json(&self.0.read(PROCESS_JSON, RECORD_LIMIT)?)?)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::announce::StdioFds;
-use crate::{Logging, Timestamp};
+use crate::{GroupName, Logging, Timestamp};
 
 /// The version of the `holdfast` object that this build writes. A newer one is refused by name and
 /// left alone; all older ones are read.
@@ -111,6 +111,9 @@ pub struct Policies {
     /// The shim that has it; `None` until there is a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim: Option<ShimRecord>,
+    /// The group whose one shim has it; `None` if it has a shim of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_group: Option<GroupName>,
     /// Fields of a later build.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

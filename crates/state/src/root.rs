@@ -18,6 +18,7 @@ const LOCK: &str = ".lock";
 pub(crate) const RUNTIME: &str = ".runtime";
 /// Within that: the boot whose containers are there.
 const BOOT_ID: &str = ".boot-id";
+const GROUPS: &str = ".groups";
 const BUNDLE: &str = ".bundle";
 const STAGED: &str = ".new-";
 const REMOVED: &str = ".gone-";
@@ -117,15 +118,20 @@ impl StateRoot {
         self.path().join(RUNTIME).join(name)
     }
 
+    /// The directory of the groups' sockets, made if need be.
+    pub fn groups(&self) -> io::Result<Directory> {
+        self.directory.make_dir(GROUPS)
+    }
+
+    /// Whether there ever was a group.
+    pub fn has_groups(&self) -> io::Result<bool> {
+        self.directory.contains(GROUPS)
+    }
+
     /// Clears away what runtimes keep of containers of an earlier boot. They sync nothing, so after
     /// a power loss it may be torn (runc then can't even delete), and none of it is alive.
     pub fn forget_runtimes_of_other_boots(&self, boot_id: &str) -> io::Result<()> {
-        let runtime = match self.directory.create_dir(RUNTIME) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.directory.open_dir(RUNTIME)?
-            }
-            other => other?,
-        };
+        let runtime = self.directory.make_dir(RUNTIME)?;
         match runtime.read(BOOT_ID, 128) {
             Ok(known) if known == boot_id.as_bytes() => return Ok(()),
             // Nobody knows, so nothing is taken for dead.

@@ -8,20 +8,19 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::sync::Arc;
 
 use holdfast_state::announce::StdioFds;
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_sys::PidFd;
 use holdfast_sys::proc::Stat;
-use holdfast_sys::{PidFd, fd_passing};
 use nix::libc::O_NONBLOCK;
 
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::keeper::{Kept, Kind};
-use crate::launch::{ShimEnds, shim_command};
+use crate::launch::ShimEnds;
 use crate::process::Process;
 use crate::supervisor::{Core, blocking};
 
@@ -121,7 +120,7 @@ fn open_pipe(pid: i32, fd: i32) -> io::Result<OwnedFd> {
 pub(crate) async fn adopt(
     core: &Arc<Core>,
     process: &Arc<Process>,
-) -> io::Result<(ExitFifo, Child)> {
+) -> io::Result<(ExitFifo, Option<Child>)> {
     let (core, process) = (core.clone(), process.clone());
     let (reader, child) = blocking(move || {
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
@@ -142,18 +141,14 @@ pub(crate) async fn adopt(
 }
 
 fn spawn_adopter(
-    core: &Core,
+    core: &Arc<Core>,
     dir: &ProcessDir,
     record: &ProcessRecord,
     handle: &Handle,
     copies: &Copies,
-) -> io::Result<(File, Child)> {
-    let (ours, theirs) = UnixStream::pair()?;
+) -> io::Result<(File, Option<Child>)> {
     let (mut kinds, mut fds) = copies.message();
     kinds.push(legacy::PROCESS);
     fds.push(handle.pidfd.as_fd());
-    fd_passing::send(&ours, &kinds, &fds)?;
-    let ShimEnds { mut command, reader } = shim_command(core, dir, record)?;
-    let child = core.spawned.spawn(command.arg("--adopt").stdin(OwnedFd::from(theirs)))?;
-    Ok((reader, child))
+    ShimEnds::open(dir, record)?.begin(core, Some((kinds, fds)))
 }

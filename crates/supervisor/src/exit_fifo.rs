@@ -63,7 +63,9 @@ impl ExitFifo {
             Announcement::Exited { end, evidence } => {
                 Some(ExitRecord::now((*end).into(), *evidence))
             }
-            Announcement::Created { .. } | Announcement::Adopted { .. } => None,
+            Announcement::Created { .. }
+            | Announcement::Adopted { .. }
+            | Announcement::GivenUp { .. } => None,
         })
     }
 

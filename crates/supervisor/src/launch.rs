@@ -1,14 +1,18 @@
 //! From a process on disk to a shim at work, and back where that comes to nothing.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
-use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord};
-use holdfast_sys::pidfs;
+use holdfast_state::{GroupName, ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_sys::{fd_passing, pidfs};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
 
 use crate::adoption::Copies;
@@ -20,10 +24,7 @@ use crate::lifecycle::State;
 use crate::process::{Origin, Process};
 use crate::supervisor::{Core, blocking};
 use crate::watch::Watch;
-use crate::{Error, bundle, leftovers};
-
-/// The exit code by which a shim says that the start took too long, as timeout(1) has it.
-const SHIM_TIMED_OUT: i32 = 124;
+use crate::{Error, bundle, groups, leftovers};
 
 /// By how much a shim may overstay the start timeout, which it enforces itself: it has to kill
 /// what the runtime started, and to see it gone.
@@ -42,7 +43,7 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
         blocking(move || spawn_shim(&core, &job)).await
     };
     let (exit, shim) = spawned
-        .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), Some(shim))))
+        .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), shim)))
         .unwrap_or_else(|error| {
             // Nothing runs yet, so the watch finds nothing but the clearing away to do.
             process.fail(Error::io(format!("start {}", core.shim.display()))(error));
@@ -61,55 +62,87 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
     }
 }
 
-fn spawn_shim(core: &Core, job: &Job) -> io::Result<(File, Child)> {
-    let ShimEnds { mut command, reader } = shim_command(core, &job.dir, &job.record)?;
-    command.arg("--timeout-ms").arg(job.timeout.as_millis().to_string());
-    if let Some(soft) = core.container_nofile {
-        command.arg("--nofile").arg(soft.to_string());
+fn spawn_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
+    let mut ends = ShimEnds::open(&job.dir, &job.record)?;
+    ends.words.extend(["--timeout-ms".into(), job.timeout.as_millis().to_string().into()]);
+    // The shim of a group raises its own limit.
+    let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
+    let in_a_group = ends.group.is_some();
+    if let Some(soft) = core.container_nofile.or_else(|| own().filter(|_| in_a_group)) {
+        ends.words.extend(["--nofile".into(), soft.to_string().into()]);
     }
-    command.arg("--").args(&job.command);
-    Ok((reader, core.spawned.spawn(command.stdin(Stdio::null()))?))
+    ends.words.push("--".into());
+    ends.words.extend(job.command.iter().cloned());
+    ends.begin(core, None)
 }
 
-/// A shim's command, still to be completed, and the reader of what it will announce.
+/// What a shim is to be begun with, still to be completed, and the reader of what it will announce.
 pub(crate) struct ShimEnds {
-    pub(crate) command: Command,
-    pub(crate) reader: File,
+    /// Its command line.
+    pub(crate) words: Vec<OsString>,
+    group: Option<GroupName>,
+    announcements: File,
+    log: File,
+    reader: File,
 }
 
-/// What the commands of all shims have in common.
-pub(crate) fn shim_command(
-    core: &Core,
-    dir: &ProcessDir,
-    record: &ProcessRecord,
-) -> io::Result<ShimEnds> {
-    // The reader first, or the writer could not be opened; and the writer before there is a shim,
-    // so that from the first moment its death reads as the end of the FIFO.
-    let reader = dir.exit_reader()?;
-    let announcements = dir.exit_writer()?;
-    let own_log = dir.directory().append(SHIM_LOG)?;
-    let mut command = Command::new(&core.shim);
-    for name in OF_OUR_OWN_MANAGER {
-        command.env_remove(name);
-    }
-    command.arg("--dir").arg(dir.path());
-    let policies = record.holdfast.as_ref();
-    for spec in policies.map(|policies| policies.log.clone()).unwrap_or_default().specs() {
-        command.arg("--log").arg(spec.to_string());
-    }
-    let owner = bundle::stdio_owner(record);
-    command.arg("--owner").arg(format!("{}:{}", owner.0, owner.1));
-    if record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {
-        command.arg("--terminal");
-    }
-    let paths = [&record.stdin, &record.stdout, &record.stderr];
-    for (option, path) in ["--stdin", "--stdout", "--stderr"].into_iter().zip(paths) {
-        if !path.is_empty() {
-            command.arg(option).arg(path);
+impl ShimEnds {
+    /// What the command lines of all shims have in common.
+    pub(crate) fn open(dir: &ProcessDir, record: &ProcessRecord) -> io::Result<Self> {
+        // The reader first, or the writer could not be opened; and the writer before there is a
+        // shim, so that from the first moment its death reads as the end of the FIFO.
+        let reader = dir.exit_reader()?;
+        let announcements = dir.exit_writer()?;
+        let log = dir.directory().append(SHIM_LOG)?;
+        let mut words: Vec<OsString> = vec!["--dir".into(), dir.path().into()];
+        let policies = record.holdfast.as_ref();
+        for spec in policies.map(|policies| policies.log.clone()).unwrap_or_default().specs() {
+            words.extend(["--log".into(), spec.to_string().into()]);
         }
+        let owner = bundle::stdio_owner(record);
+        words.extend(["--owner".into(), format!("{}:{}", owner.0, owner.1).into()]);
+        if record.oci.get("terminal").is_some_and(|terminal| *terminal == true) {
+            words.push("--terminal".into());
+        }
+        let paths = [&record.stdin, &record.stdout, &record.stderr];
+        for (option, path) in ["--stdin", "--stdout", "--stderr"].into_iter().zip(paths) {
+            if !path.is_empty() {
+                words.extend([option.into(), path.into()]);
+            }
+        }
+        let group = policies.and_then(|policies| policies.shim_group.clone());
+        Ok(Self { words, group, announcements, log, reader })
     }
-    command.stdout(announcements).stderr(own_log);
-    Ok(ShimEnds { command, reader })
+
+    /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
+    /// these descriptors, each of which has a letter that says what it is.
+    pub(crate) fn begin(
+        self,
+        core: &Arc<Core>,
+        legacy: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
+    ) -> io::Result<(File, Option<Child>)> {
+        let adopt = legacy.as_ref().map(|_| OsStr::new("--adopt"));
+        let words = adopt.into_iter().chain(self.words.iter().map(|word| &**word));
+        if let Some(group) = &self.group {
+            let (mut kinds, mut fds) = legacy.unwrap_or_default();
+            kinds.extend([legacy::EXIT, legacy::LOG]);
+            fds.extend([self.announcements.as_fd(), self.log.as_fd()]);
+            groups::ask(core, group, &legacy::message(&kinds, words), &fds)?;
+            return Ok((self.reader, None));
+        }
+        let mut command = Command::new(&core.shim);
+        for name in OF_OUR_OWN_MANAGER {
+            command.env_remove(name);
+        }
+        command.args(words).stdin(Stdio::null());
+        if let Some((kinds, fds)) = legacy {
+            let (ours, theirs) = UnixStream::pair()?;
+            fd_passing::send(&ours, &kinds, &fds)?;
+            command.stdin(OwnedFd::from(theirs));
+        }
+        command.stdout(self.announcements).stderr(self.log);
+        Ok((self.reader, Some(core.spawned.spawn(&mut command)?)))
+    }
 }
 
 /// Takes hold of a process that its shim has just announced, and writes down its start time.
@@ -187,11 +220,13 @@ fn write_shim(
 }
 
 /// Explains a start that came to nothing and removes all that is left of it.
-pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_code: Option<i32>) {
+///
+/// `given_up` is there if its shim has given it up by itself, and says whether it took too long.
+pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, given_up: Option<bool>) {
     let Some(container) = core.container(&process.container) else { return };
     let dir = core.process_dir(&process.container, &process.id);
     let failure = match &dir {
-        Ok(dir) => explain(dir, shim_code, process.start_timeout),
+        Ok(dir) => explain(dir, given_up == Some(true), process.start_timeout),
         Err(_) => Error::NotStarted(String::new()),
     };
     if process.origin == Origin::Restored {
@@ -202,8 +237,8 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_co
         leftovers::end_runtime(dir)?;
         leftovers::end_process(dir)
     };
-    // A shim that ended by itself has seen to that.
-    if shim_code.is_none()
+    // A shim that has given it up has seen to that.
+    if given_up.is_none()
         && let Ok(dir) = dir
         && let Err(error) = blocking(move || ended(&dir)).await
     {
@@ -219,9 +254,9 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, shim_co
     }
 }
 
-fn explain(dir: &ProcessDir, shim_code: Option<i32>, timeout: Duration) -> Error {
+fn explain(dir: &ProcessDir, timed_out: bool, timeout: Duration) -> Error {
     let start_error = dir.start_error();
-    if shim_code == Some(SHIM_TIMED_OUT) {
+    if timed_out {
         let detail = match start_error {
             Some(StartError::Runtime(text)) => format!("oci runtime error: {text}"),
             Some(StartError::Shim(_)) | None => dir.stderr_tail(),

@@ -76,6 +76,7 @@ pub(crate) fn container(
         holdfast: Some(Policies {
             bundle: bundle.path.clone(),
             on_orphan: options.on_orphan,
+            shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
             auto_remove: options.auto_remove,
             ..policies(core, launch, runtime.program(), &options.stdio, timeout)
         }),
@@ -121,7 +122,9 @@ pub(crate) fn exec(
     let parent = core.root.container(&container.id).map_err(failed)?;
     let of_init = parent.process(&ProcessId::init()).map_err(failed)?;
     let init = of_init.load().map_err(|error| failed(io::Error::other(error)))?;
-    let on_orphan = init.holdfast.as_ref().map(|holdfast| holdfast.on_orphan).unwrap_or_default();
+    let of_init = init.holdfast.as_ref();
+    let on_orphan = of_init.map(|policies| policies.on_orphan).unwrap_or_default();
+    let shim_group = of_init.and_then(|policies| policies.shim_group.clone());
 
     let mut record = ProcessRecord {
         exec: true,
@@ -131,6 +134,7 @@ pub(crate) fn exec(
         root: text(parent.directory().path().join(id.as_str())),
         holdfast: Some(Policies {
             on_orphan,
+            shim_group,
             auto_remove: options.auto_remove,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
@@ -180,6 +184,7 @@ fn policies(
         start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         pidfs: None,
         shim: None,
+        shim_group: None,
         unknown: Map::new(),
     }
 }

@@ -48,6 +48,7 @@ mod evidence;
 mod exec;
 mod exit_fifo;
 mod file_watch;
+mod groups;
 mod identity;
 mod info;
 mod keeper;
@@ -93,6 +94,6 @@ pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
-    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, InvalidId, InvalidLog, LogDriver,
-    LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
+    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId, InvalidLog,
+    LogDriver, LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
 };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::{ContainerId, GroupName, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::Keeper;
@@ -22,6 +22,7 @@ pub struct Builder {
     pub(crate) runtime: String,
     pub(crate) start_timeout: Duration,
     pub(crate) container_nofile: Option<u64>,
+    pub(crate) shim_group: Option<GroupName>,
     pub(crate) subreaper: bool,
     pub(crate) keeper: Option<Arc<dyn Keeper>>,
     pub(crate) kept: Vec<(String, OwnedFd)>,
@@ -35,6 +36,7 @@ impl Builder {
             runtime: programs::AUTO.to_owned(),
             start_timeout: START_TIMEOUT,
             container_nofile: None,
+            shim_group: None,
             subreaper: false,
             keeper: None,
             kept: Vec::new(),
@@ -70,6 +72,14 @@ impl Builder {
     #[must_use]
     pub fn container_nofile(mut self, soft: Option<u64>) -> Self {
         self.container_nofile = soft;
+        self
+    }
+
+    /// The group of containers that name none; see [`ContainerOptions::shim_group`]. Default: none,
+    /// so each of their processes has a shim of its own.
+    #[must_use]
+    pub fn shim_group(mut self, group: Option<GroupName>) -> Self {
+        self.shim_group = group;
         self
     }
 
@@ -197,6 +207,7 @@ pub struct ContainerOptions {
     pub(crate) stdio: Stdio,
     pub(crate) checkpoint: Option<PathBuf>,
     pub(crate) on_orphan: OrphanPolicy,
+    pub(crate) shim_group: Option<GroupName>,
     pub(crate) auto_remove: bool,
 }
 
@@ -213,6 +224,7 @@ impl ContainerOptions {
             stdio: Stdio::new(),
             checkpoint: None,
             on_orphan: OrphanPolicy::default(),
+            shim_group: None,
             auto_remove: false,
         }
     }
@@ -298,6 +310,17 @@ impl ContainerOptions {
     #[must_use]
     pub fn on_orphan(mut self, policy: OrphanPolicy) -> Self {
         self.on_orphan = policy;
+        self
+    }
+
+    /// Which group its processes belong to: one shim looks after all of a group, which costs a
+    /// process a few KiB where a shim of its own costs tens. Should that shim die, another takes
+    /// over all of them. Default: the supervisor's.
+    ///
+    /// A process whose output a shim hands on to a FIFO keeps a shim of its own all the same.
+    #[must_use]
+    pub fn shim_group(mut self, group: GroupName) -> Self {
+        self.shim_group = Some(group);
         self
     }
 

@@ -22,6 +22,7 @@ use crate::Error;
 use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
+use crate::groups;
 use crate::identity::Handle;
 use crate::keeper::{Kept, Kind};
 use crate::lifecycle::{Activity, Change, Input, Shim, State};
@@ -54,6 +55,7 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
         let core = core.clone();
         blocking(move || {
             core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
+            groups::sweep(&core)?;
             let mut problems = Vec::new();
             let names = core.root.scan(&mut problems)?;
             // When all are there: a task that begins is in the way of who restores the rest.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, Launch, Problem, ProcessDir, ProcessId, StateRoot};
+use holdfast_state::{ContainerId, GroupName, Launch, Problem, ProcessDir, ProcessId, StateRoot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +14,7 @@ use crate::cgroup::Moves;
 use crate::container::Container;
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
+use crate::groups::Groups;
 use crate::keeper::Keeping;
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
@@ -64,6 +65,9 @@ pub(crate) struct Core {
     pub(crate) start_timeout: Duration,
     /// The soft limit of open files for what shims start.
     pub(crate) container_nofile: Option<u64>,
+    /// Of containers that name none.
+    pub(crate) shim_group: Option<GroupName>,
+    pub(crate) groups: Groups,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
     pub(crate) keeping: Keeping,
@@ -262,6 +266,8 @@ impl Supervisor {
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
             container_nofile: builder.container_nofile,
+            shim_group: builder.shim_group,
+            groups: Groups::default(),
             events: Hub::new(),
             files: FileWatch::default(),
             keeping: Keeping::new(builder.keeper, builder.kept),

@@ -36,6 +36,8 @@ pub(crate) struct Watch {
     exit: Option<ExitFifo>,
     /// The shim, if it is a child of ours and must be reaped.
     shim: Option<Child>,
+    /// That the shim has given the start up, and whether that took too long.
+    given_up: Option<bool>,
     /// When a start that the shim itself should have ended by now is ended from here.
     start_deadline: Option<Instant>,
     /// There as long as there is memory to watch.
@@ -60,7 +62,7 @@ impl Watch {
         start_deadline: Option<Instant>,
     ) -> Self {
         let (core, process) = (core.clone(), process.clone());
-        Self { core, process, exit, shim, start_deadline, oom: None }
+        Self { core, process, exit, shim, given_up: None, start_deadline, oom: None }
     }
 
     /// Watches until the process has ended and its shim is gone.
@@ -112,6 +114,7 @@ impl Watch {
                     }
                     self.feed(Input::Adopted, &mut deadline).await;
                 }
+                News::Said(Announcement::GivenUp { timed_out }) => self.given_up = Some(timed_out),
                 News::Said(Announcement::Exited { end, evidence }) => {
                     let record = ExitRecord::now(end.into(), evidence);
                     self.feed(Input::Recorded(record), &mut deadline).await;
@@ -137,7 +140,7 @@ impl Watch {
                 News::DeadlinePassed => {
                     deadline = None;
                     if state == State::Creating {
-                        self.kill_shim();
+                        self.end_start(&mut deadline).await;
                     } else {
                         self.feed(Input::GraceOver, &mut deadline).await;
                     }
@@ -194,9 +197,7 @@ impl Watch {
                         }
                     }
                     Action::ClearAway => {
-                        let shim_code =
-                            self.shim.as_mut().and_then(|shim| shim.try_wait().ok()??.code());
-                        launch::clear_away(&self.core, &self.process, shim_code).await;
+                        launch::clear_away(&self.core, &self.process, self.given_up).await;
                         inputs.push(Input::Cleared);
                     }
                 }
@@ -206,7 +207,7 @@ impl Watch {
 
     async fn adopt(&mut self) -> io::Result<()> {
         let (exit, shim) = adoption::adopt(&self.core, &self.process).await?;
-        (self.exit, self.shim) = (Some(exit), Some(shim));
+        (self.exit, self.shim) = (Some(exit), shim);
         Ok(())
     }
 
@@ -260,10 +261,15 @@ impl Watch {
     }
 
     /// The shim ends a start by itself when its time is over. One that does not is wedged.
-    fn kill_shim(&mut self) {
-        if let Some(shim) = &mut self.shim {
-            tracing::warn!(container = %self.process.container, "shim wedged during the start; killed");
-            let _ = shim.kill();
+    async fn end_start(&mut self, deadline: &mut Option<Instant>) {
+        tracing::warn!(container = %self.process.container, "shim wedged during the start; given up");
+        match &mut self.shim {
+            Some(shim) => _ = shim.kill(),
+            // It is not our child; what it has begun is found and ended all the same.
+            None => {
+                self.exit = None;
+                self.feed(Input::ShimGone, deadline).await;
+            }
         }
     }
 
@@ -312,7 +318,7 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
 }
 
 /// Waits for the end of a shim that has hung up, which is a matter of its last instructions.
-async fn ended(shim: &Child) {
+pub(crate) async fn ended(shim: &Child) {
     // Our child keeps its pid until it is reaped, so this is no other process.
     if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
         && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))

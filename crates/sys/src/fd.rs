@@ -57,3 +57,13 @@ pub fn inherited(first: RawFd, count: RawFd) -> Option<Vec<OwnedFd>> {
     };
     (first..first.checked_add(count)?).map(take).collect()
 }
+
+/// Takes a descriptor out of an epoll set (epoll(7)), by its number: its owner may be on the point of
+/// closing it, and that alone would leave it there as long as somebody else has a copy.
+pub fn unregister(epoll: BorrowedFd<'_>, number: RawFd) {
+    // SAFETY: epoll_ctl takes any number. For one that is not in the set it fails, and there is
+    // nothing to be done then.
+    unsafe {
+        libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut());
+    }
+}

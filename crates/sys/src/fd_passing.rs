@@ -7,7 +7,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 /// The most descriptors that a message here carries.
-pub const MAX: usize = 4;
+pub const MAX: usize = 8;
 
 /// Sends descriptors, at most [`MAX`], with the bytes that must go along: at least one.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 
 /// The program's arguments, beginning with its name, where the kernel put them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Arguments(*const *const c_char);
 
 impl Arguments {

@@ -1,0 +1,473 @@
+//! The shim of many processes: a seat for each.
+//!
+//! It starts none of them itself. For each start it has a shim of that process's own, its child,
+//! which hands the process over and ends; so a start that fails takes nothing along but what it has
+//! begun, and the process becomes ours, as we are the nearest subreaper above it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use holdfast_state::legacy::{self, MESSAGE_LIMIT};
+use holdfast_state::{Evidence, ExitRecord};
+use holdfast_sys::wait::{self, Child};
+use holdfast_sys::{Termination, fd_passing};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::args::{self, Args};
+use crate::home::Home;
+use crate::legacy::Legacy;
+use crate::log::{self, log};
+use crate::relay::Scratch;
+use crate::seat::{Phase, Seat, WAITS, round_up};
+use crate::setup;
+
+/// How many descriptors a process may need: its FIFOs, its pipes and its log, and some for its start.
+const FILES_EACH: u64 = 8;
+/// Descriptors of our own.
+const OWN_FILES: u64 = 32;
+/// How many events are taken from the kernel at once.
+const EVENTS: usize = 64;
+/// How many of the lowest bits of what the kernel tells say what it is of a seat that is ready.
+const INDEX_BITS: u32 = 3;
+/// What is told of the group itself; the keys of seats are above it.
+const OWN: u64 = 0;
+/// After how much time without a change what memory is free is given back.
+const REST: Duration = Duration::from_secs(1);
+
+const _: () = assert!(WAITS <= 1 << INDEX_BITS);
+
+pub(crate) struct Group {
+    /// Where supervisors ask.
+    inbox: OwnedFd,
+    /// Where those who have started a process hand it over, and the end that they get.
+    arrivals: UnixDatagram,
+    departures: UnixDatagram,
+    signals: SignalFd,
+    epoll: Epoll,
+    scratch: Rc<Scratch>,
+    places: BTreeMap<u64, Place>,
+    last_key: u64,
+    /// Who has which seat, of the processes that are our children or are about to be.
+    children: HashMap<i32, u64>,
+    /// The seats of those that are about to be.
+    arriving: Vec<u64>,
+    /// The shims that are starting a process.
+    starters: HashSet<i32>,
+    /// Children that have lost their seat by an error and wait for another.
+    seatless: HashMap<i32, Home>,
+    timers: BTreeSet<(Instant, u64)>,
+    /// When to give back memory.
+    rest: Option<Instant>,
+    /// How many processes there can be.
+    capacity: u64,
+}
+
+/// A seat, and what of it the kernel and the timers know.
+struct Place {
+    seat: Seat,
+    registered: [Option<(RawFd, PollFlags)>; WAITS],
+    timer: Option<Instant>,
+}
+
+impl Group {
+    /// Detaches. The socket where supervisors ask is our standard input, and has the first request
+    /// in it already: without any process a group ends.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let inbox = holdfast_sys::fd::standard()[0].try_clone_to_owned()?;
+        setup::set_nonblocking(&inbox)?;
+        let signals = setup::detach()?;
+        setup::without_standard_io()?;
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        let (arrivals, departures) = UnixDatagram::pair()?;
+        arrivals.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let own = EpollEvent::new(EpollFlags::EPOLLIN, OWN);
+        epoll.add(&inbox, own)?;
+        epoll.add(&arrivals, own)?;
+        epoll.add(&signals, own)?;
+        Ok(Self {
+            inbox,
+            arrivals,
+            departures,
+            signals,
+            epoll,
+            scratch: Rc::new(Scratch::new()?),
+            places: BTreeMap::new(),
+            last_key: OWN,
+            children: HashMap::new(),
+            arriving: Vec::new(),
+            starters: HashSet::new(),
+            seatless: HashMap::new(),
+            timers: BTreeSet::new(),
+            rest: None,
+            capacity: hard.saturating_sub(OWN_FILES) / FILES_EACH,
+        })
+    }
+
+    pub(crate) fn run(mut self) -> io::Result<u8> {
+        self.take_requests()?;
+        while !self.is_empty() || !self.is_closed()? {
+            for (key, ready) in self.wait()? {
+                self.look_after(key, ready);
+            }
+            self.heed_timers();
+            self.heed_signals()?;
+            self.take_requests()?;
+            self.take_arrivals()?;
+            self.look_at_children()?;
+        }
+        Ok(0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.starters.is_empty() && self.seatless.is_empty()
+    }
+
+    /// Takes no more requests, so that a supervisor begins another group. `false` if one had come
+    /// before that.
+    fn is_closed(&mut self) -> io::Result<bool> {
+        shutdown(self.inbox.as_raw_fd(), Shutdown::Read)?;
+        self.take_requests()?;
+        Ok(self.is_empty())
+    }
+
+    /// Waits, and returns what is ready of which seats.
+    fn wait(&self) -> io::Result<Vec<(u64, [bool; WAITS])>> {
+        let first = self.timers.first().map(|(due, _)| *due);
+        let due = first.into_iter().chain(self.rest).min();
+        let timeout = due.map_or(EpollTimeout::NONE, |due| EpollTimeout::from(round_up(due)));
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let mut ready: Vec<(u64, [bool; WAITS])> = Vec::new();
+        for event in &events[..count] {
+            let key = event.data() >> INDEX_BITS;
+            let index = usize::try_from(event.data() & ((1 << INDEX_BITS) - 1)).unwrap_or_default();
+            if key == OWN {
+                continue;
+            }
+            // At once, so that one seat's events keep their order.
+            match ready.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, of_seat)) => of_seat[index] = true,
+                None => ready.push((key, std::array::from_fn(|other| other == index))),
+            }
+        }
+        Ok(ready)
+    }
+
+    fn look_after(&mut self, key: u64, ready: [bool; WAITS]) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        log::turn_to(Some(&place.seat.home));
+        match place.seat.look_after(ready) {
+            Ok(rested) => {
+                if rested {
+                    self.rest_later();
+                }
+                self.settle(key);
+            }
+            Err(error) => {
+                // A shim of its own would end here, and be followed by another.
+                log("error", &error.to_string());
+                self.unseat(key);
+            }
+        }
+        log::turn_to(None);
+    }
+
+    /// Tells the kernel and the timers what a seat waits for now; one that is done goes.
+    fn settle(&mut self, key: u64) {
+        let Some(place) = self.places.get_mut(&key) else { return };
+        if place.seat.is_over() {
+            self.remove(key);
+            return;
+        }
+        if let Err(error) = place.register(&self.epoll, key) {
+            log("error", &format!("epoll: {error}"));
+            return self.unseat(key);
+        }
+        place.seat.stdio.close_ended();
+        // A timer that goes off too early is set again.
+        if let Some(due) = place.seat.due()
+            && place.timer.is_none_or(|timer| due < timer)
+        {
+            if let Some(timer) = place.timer.replace(due) {
+                self.timers.remove(&(timer, key));
+            }
+            self.timers.insert((due, key));
+        }
+    }
+
+    fn remove(&mut self, key: u64) -> Option<Seat> {
+        let mut place = self.places.remove(&key)?;
+        place.unregister(&self.epoll);
+        if let Some(timer) = place.timer {
+            self.timers.remove(&(timer, key));
+        }
+        self.rest_later();
+        Some(place.seat)
+    }
+
+    /// Lets the supervisor know by a closed exit FIFO that a seat is lost, so that it has the process
+    /// adopted; which may be by us again.
+    fn unseat(&mut self, key: u64) {
+        let Some(seat) = self.remove(key) else { return };
+        if let Phase::Running { pid } | Phase::Arriving { pid } = seat.phase {
+            self.children.remove(&pid);
+            self.seatless.insert(pid, seat.home);
+        }
+    }
+
+    fn rest_later(&mut self) {
+        self.rest.get_or_insert_with(|| Instant::now() + REST);
+    }
+
+    fn heed_timers(&mut self) {
+        let now = Instant::now();
+        while let Some((due, key)) = self.timers.first().copied()
+            && due <= now
+        {
+            self.timers.pop_first();
+            if let Some(place) = self.places.get_mut(&key) {
+                place.timer = None;
+            }
+            self.look_after(key, [false; WAITS]);
+        }
+        if self.rest.is_some_and(|rest| rest <= now) {
+            self.rest = None;
+            holdfast_sys::memory::trim();
+        }
+    }
+
+    fn heed_signals(&mut self) -> io::Result<()> {
+        let mut cancelled = false;
+        while let Some(signal) = self.signals.read_signal()? {
+            cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
+        }
+        if cancelled {
+            for key in self.places.keys().copied().collect::<Vec<_>>() {
+                if let Some(place) = self.places.get_mut(&key) {
+                    place.seat.cancelled = true;
+                }
+                self.settle(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_requests(&mut self) -> io::Result<()> {
+        while let Some((message, fds)) = receive(&self.inbox)? {
+            self.take(&message, fds);
+        }
+        Ok(())
+    }
+
+    fn take_arrivals(&mut self) -> io::Result<()> {
+        while let Some((message, fds)) = receive(&self.arrivals)? {
+            self.take(&message, fds);
+        }
+        Ok(())
+    }
+
+    /// Starts a process, or takes one over.
+    fn take(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
+        let taken = legacy::read_message(message)
+            .ok_or_else(|| io::Error::other("a message without sense"))
+            .and_then(|(kinds, words)| Ok((Legacy::of(kinds, fds)?, words)))
+            .and_then(|(legacy, words)| {
+                let args = args::parse(words.iter().copied()).map_err(io::Error::other)?;
+                match legacy.process {
+                    Some(_) => self.seat(&args, legacy),
+                    None => self.start(&words, legacy),
+                }
+            });
+        // Who has asked sees the exit FIFO close.
+        if let Err(error) = taken {
+            log("error", &error.to_string());
+        }
+    }
+
+    /// Has a shim start a process.
+    fn start(&mut self, words: &[&OsStr], legacy: Legacy) -> io::Result<()> {
+        let (Some(exit), Some(log)) = (legacy.exit, legacy.log) else {
+            return Err(io::Error::other("a start without exit FIFO or log"));
+        };
+        let mut log = File::from(log);
+        let count = (self.places.len() + self.starters.len()) as u64;
+        let spawned = if count < self.capacity {
+            // The very program that we are, whatever has its name by now.
+            Command::new("/proc/self/exe")
+                .arg0("holdfast-shim")
+                .arg(legacy::SEAT_OPTION)
+                .args(words)
+                .stdin(OwnedFd::from(self.departures.try_clone()?))
+                .stdout(exit)
+                .stderr(log.try_clone()?)
+                .spawn()
+        } else {
+            let text =
+                format!("the group is full: {count} processes, as many as it may have files for");
+            Err(io::Error::other(text))
+        };
+        match spawned {
+            Ok(child) => _ = self.starters.insert(child.id().cast_signed()),
+            // It reads there why its start came to nothing.
+            Err(error) => {
+                log.write_all(holdfast_state::log::line("error", &error.to_string()).as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a process over.
+    fn seat(&mut self, args: &Args<'_>, mut legacy: Legacy) -> io::Result<()> {
+        let exit = legacy.exit.take().ok_or_else(|| io::Error::other("no exit FIFO was sent"))?;
+        let seat = Seat::adopt(args, exit, legacy, Some(self.scratch.clone()))?;
+        self.last_key += 1;
+        let key = self.last_key;
+        if let Phase::Running { pid } | Phase::Arriving { pid } = seat.phase {
+            self.seatless.remove(&pid);
+            self.children.insert(pid, key);
+        }
+        if matches!(seat.phase, Phase::Arriving { .. }) {
+            self.arriving.push(key);
+        }
+        self.places.insert(key, Place { seat, registered: [None; WAITS], timer: None });
+        self.settle(key);
+        Ok(())
+    }
+
+    /// Asks what has become of our children.
+    fn look_at_children(&mut self) -> io::Result<()> {
+        self.look_who_arrived();
+        loop {
+            match wait::peek(Child::Any) {
+                Ok(Some((pid, end))) => {
+                    if !self.child_ended(pid, end)? {
+                        // The status of that one is not on disk, and others may stand behind it.
+                        return self.look_at_each_child();
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn look_at_each_child(&mut self) -> io::Result<()> {
+        let starters = self.starters.iter();
+        for pid in self.children.keys().chain(starters).copied().collect::<Vec<_>>() {
+            if let Ok(Some((pid, end))) = wait::peek(Child::Pid(pid)) {
+                self.child_ended(pid, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_who_arrived(&mut self) {
+        let places = &mut self.places;
+        self.arriving.retain(|key| {
+            let Some(place) = places.get_mut(key) else { return false };
+            place.seat.look_whether_arrived();
+            matches!(place.seat.phase, Phase::Arriving { .. })
+        });
+    }
+
+    /// `false` if the zombie has to stay: as long as its status is not on disk it is the record.
+    fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<bool> {
+        if !self.children.contains_key(&pid) {
+            // Who handed it over had done so before it could become ours.
+            self.take_arrivals()?;
+            self.look_who_arrived();
+        }
+        if let Some(key) = self.children.get(&pid).copied()
+            && let Some(place) = self.places.get_mut(&key)
+        {
+            log::turn_to(Some(&place.seat.home));
+            let ended = place.seat.child_ended(pid, end);
+            let recorded = !matches!(place.seat.phase, Phase::Exited { unrecorded: Some(_) });
+            if let Err(error) = ended {
+                log("error", &error.to_string());
+                self.unseat(key);
+            } else {
+                self.settle(key);
+            }
+            log::turn_to(None);
+            if !recorded {
+                return Ok(false);
+            }
+        }
+        self.children.remove(&pid);
+        if let Some(home) = self.seatless.remove(&pid) {
+            let record = ExitRecord::now(end.into(), Evidence::Shim);
+            if let Err(error) = home.open().and_then(|dir| dir.record_exit(&record)) {
+                log("error", &format!("exit ({}) not recorded: {error}", record.status));
+            }
+        }
+        self.starters.remove(&pid);
+        wait::reap(Child::Pid(pid))?;
+        Ok(true)
+    }
+}
+
+impl Place {
+    fn register(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
+        for (index, (wait, registered)) in
+            self.seat.waits_for().into_iter().zip(&mut self.registered).enumerate()
+        {
+            let wanted = wait.map(|(fd, events)| (fd.as_raw_fd(), events));
+            if wanted == *registered {
+                continue;
+            }
+            if let Some((number, _)) = registered.take() {
+                holdfast_sys::fd::unregister(epoll.0.as_fd(), number);
+            }
+            if let Some((fd, events)) = wait {
+                let events = EpollFlags::from_bits_truncate(i32::from(events.bits()));
+                let data = key << INDEX_BITS | index as u64;
+                epoll.add(fd, EpollEvent::new(events, data))?;
+                *registered = wanted;
+            }
+        }
+        Ok(())
+    }
+
+    fn unregister(&mut self, epoll: &Epoll) {
+        for (number, _) in self.registered.iter_mut().filter_map(Option::take) {
+            holdfast_sys::fd::unregister(epoll.0.as_fd(), number);
+        }
+    }
+}
+
+/// A message and what came along with it, if there is one.
+fn receive(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut message = vec![0; MESSAGE_LIMIT];
+    match fd_passing::receive(socket, &mut message) {
+        // Nothing, and nothing will ever come.
+        Ok((0, fds)) if fds.is_empty() => Ok(None),
+        Ok((length, fds)) => {
+            message.truncate(length);
+            Ok(Some((message, fds)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,171 @@
+//! Shims that look after many processes each: how they are found, begun and asked.
+//!
+//! Each has a socket in the state root, by its name. A group whose shim is gone refuses connections
+//! there, and is begun again with what it is asked: one without any process ends.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_state::legacy::{GROUP_OPTION, MESSAGE_LIMIT};
+use holdfast_state::{Directory, GroupName};
+use holdfast_sys::fd_passing;
+use nix::errno::Errno;
+
+use crate::keeper::OF_OUR_OWN_MANAGER;
+use crate::supervisor::Core;
+use crate::watch;
+
+/// How long the shim of a group may take to make room for one more message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Enough of what a group had to say.
+const LOG_LIMIT: u64 = 64 * 1024;
+
+/// What is known of them: nothing that is not on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Held while one is begun or cleared away.
+    changing: Mutex<()>,
+}
+
+/// Asks a group to start or adopt a process; begins it, if need be.
+pub(crate) fn ask(
+    core: &Arc<Core>,
+    group: &GroupName,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if message.len() > MESSAGE_LIMIT {
+        let text =
+            format!("its command line is longer than the {MESSAGE_LIMIT} bytes for a group's");
+        return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, text));
+    }
+    let home = core.root.groups()?;
+    let sent = || send(&home, group, message, fds);
+    if sent()? {
+        return Ok(());
+    }
+    let _alone = core.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    // Somebody may have begun it meanwhile.
+    if sent()? {
+        return Ok(());
+    }
+    home.unlink(group.as_str())?;
+    let inbox = UnixDatagram::bind(address(&home, group))?;
+    let begun = sent().and_then(|_| begin(core, &home, group, inbox));
+    if begun.is_err() {
+        home.unlink(group.as_str())?;
+    }
+    begun
+}
+
+/// Whether there is a group, which has got the message then.
+fn send(
+    home: &Directory,
+    group: &GroupName,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<bool> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    let sent =
+        socket.connect(address(home, group)).and_then(|()| fd_passing::send(&socket, message, fds));
+    match sent {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let text = format!("the shim of group {group} does not answer");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says that the shim of a group is gone, or is about to go.
+fn is_gone(error: &io::Error) -> bool {
+    let codes = [Errno::ENOENT, Errno::ECONNREFUSED, Errno::EPIPE, Errno::ECONNRESET];
+    codes.iter().any(|code| error.raw_os_error() == Some(*code as i32))
+}
+
+/// The path of its socket. It leads through our descriptor of the directory: the directory's own path
+/// may be longer than the address of a socket can be.
+fn address(home: &Directory, group: &GroupName) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{group}", home.as_fd().as_raw_fd()))
+}
+
+fn log_name(group: &GroupName) -> String {
+    format!(".{group}.log")
+}
+
+fn begin(
+    core: &Arc<Core>,
+    home: &Directory,
+    group: &GroupName,
+    inbox: UnixDatagram,
+) -> io::Result<()> {
+    let mut command = Command::new(&core.shim);
+    for name in OF_OUR_OWN_MANAGER {
+        command.env_remove(name);
+    }
+    command
+        .arg(GROUP_OPTION)
+        .arg(home.path().join(group.as_str()))
+        .stdin(OwnedFd::from(inbox))
+        .stdout(Stdio::null())
+        .stderr(home.append(&log_name(group))?);
+    let mut shim = core.spawned.spawn(&mut command)?;
+    let (core, group) = (core.clone(), group.clone());
+    let watch = {
+        let core = core.clone();
+        async move {
+            tokio::select! {
+                () = watch::ended(&shim) => {}
+                () = core.stop.cancelled() => return,
+            }
+            let end = shim.try_wait();
+            core.spawned.leave(shim.id());
+            // What it started comes to us, if we are a subreaper.
+            core.spawned.expect_strangers();
+            tracing::debug!(%group, ?end, "the shim of a group has ended");
+            _ = tokio::task::spawn_blocking(move || clear_away(&core, &group)).await;
+        }
+    };
+    core.tasks.spawn_on(watch, &core.reactor);
+    Ok(())
+}
+
+/// Removes what is left of a group whose shim is gone.
+fn clear_away(core: &Core, group: &GroupName) {
+    let _alone = core.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    let cleared = core.root.groups().and_then(|home| {
+        let probe = UnixDatagram::unbound()?;
+        if probe.connect(address(&home, group)).is_ok() {
+            return Ok(());
+        }
+        home.unlink(group.as_str())?;
+        let log = log_name(group);
+        let said = home.read(&log, LOG_LIMIT).unwrap_or_default();
+        for line in String::from_utf8_lossy(&said).lines() {
+            tracing::warn!(%group, line, "said by its shim");
+        }
+        home.unlink(&log)
+    });
+    if let Err(error) = cleared {
+        tracing::warn!(%group, %error, "left of a group whose shim is gone");
+    }
+}
+
+/// Removes what is left of all groups whose shims are gone: nobody saw them go.
+pub(crate) fn sweep(core: &Core) -> io::Result<()> {
+    if core.root.has_groups()? {
+        for group in core.root.groups()?.names()?.iter().filter_map(|name| name.parse().ok()) {
+            clear_away(core, &group);
+        }
+    }
+    Ok(())
+}
