@@ -70,6 +70,8 @@ pub(crate) enum Phase {
 pub(crate) struct Actor {
     pub(crate) role: Role,
     pub(crate) id: String,
+    /// The group that it is in, if its shim is not its own.
+    pub(crate) group: Option<&'static str>,
     name: String,
     attempt: u32,
     pub(crate) phase: Phase,
@@ -90,6 +92,8 @@ pub(crate) struct Actor {
     pub(crate) forsaken: bool,
     /// A shim of it was killed at some time.
     pub(crate) lost_shim: bool,
+    /// The shim of its group was killed while it was being started, so that may come to nothing.
+    pub(crate) disturbed: bool,
     /// An exec that is at work, and its code.
     pub(crate) exec: Option<(Cli, u8, bool)>,
     /// The codes of all its execs.
@@ -99,10 +103,13 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn new(name: String, role: Role) -> Self {
+    pub(crate) fn new(number: usize, name: String, role: Role) -> Self {
+        // Every third that waits to be let go; one that does not may lose its shim unseen.
+        let group = (number % 3 == 0 && role.life != Life::AtOnce).then_some("shared");
         Self {
             role,
             id: name.clone(),
+            group,
             name,
             attempt: 0,
             phase: Phase::Planned,
@@ -115,6 +122,7 @@ impl Actor {
             witnessed: false,
             forsaken: false,
             lost_shim: false,
+            disturbed: false,
             exec: None,
             execs: Vec::new(),
             exec_cut_off: false,
@@ -124,6 +132,7 @@ impl Actor {
     /// The next try, under another id: of the one before nothing may be left, and that is looked at.
     pub(crate) fn again(&mut self) {
         self.attempt += 1;
+        self.disturbed = false;
         self.id = format!("{}.{}", self.name, self.attempt);
         self.phase = Phase::Planned;
     }

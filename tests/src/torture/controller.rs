@@ -45,7 +45,8 @@ impl<'a> Controller<'a> {
         name: &str,
         batch: &Batch,
     ) -> Self {
-        let actor = |(number, role): (usize, &_)| Actor::new(format!("{name}-{number}"), *role);
+        let actor =
+            |(number, role): (usize, &_)| Actor::new(number, format!("{name}-{number}"), *role);
         let actors = batch.roles.iter().enumerate().map(actor).collect();
         let (deferred, history) = (Vec::new(), Vec::new());
         let began = Instant::now();
@@ -135,6 +136,10 @@ impl<'a> Controller<'a> {
             // Or the one under test in its place.
             args.extend(["--runtime", runtime_name()]);
         }
+        if let Some(group) = actor.group {
+            args.extend(["--shim-group", group]);
+            self.report.count("start in a group");
+        }
         args.extend(["--", "sh", "-c", &script]);
         let cli = Cli::begin(self.paths, &args)?;
         actor.phase = Phase::Starting { cli, interrupted: false };
@@ -188,7 +193,8 @@ impl<'a> Controller<'a> {
                 {
                     return Err(Trouble::of(number, format!("not to be inspected: {said:?}")));
                 }
-                if self.actors[number].has_run(self.paths) {
+                let actor = &self.actors[number];
+                if actor.has_run(self.paths) && !actor.disturbed {
                     return Err(Trouble::of(
                         number,
                         "LOST: it ran, and nobody knows it".to_owned(),
@@ -307,7 +313,15 @@ impl<'a> Controller<'a> {
             self.report.count("signal for a shim that was gone");
             return Ok(());
         };
-        self.actors[number].look_for_record(self.paths);
+        if self.actors[number].group.is_some() && signal != SIGKILL {
+            // Its group would start nothing as long as it is stopped.
+            self.report.count("signal that a group is spared");
+            return Ok(());
+        }
+        let concerned = self.who_shares_shim(number);
+        for number in &concerned {
+            self.actors[*number].look_for_record(self.paths);
+        }
         // It may end by itself at this moment.
         let _ = shim.send_signal(signal);
         self.report.count(&format!("{name} for a shim"));
@@ -324,11 +338,41 @@ impl<'a> Controller<'a> {
             if !ended(&shim, PATIENCE) {
                 return Err(Trouble::of(number, "its shim survives SIGKILL".to_owned()));
             }
-            self.actors[number].lost_shim = true;
-            self.actors[number].forsaken |= self.daemon.is_none();
-            self.judge_again(number);
+            for number in concerned {
+                self.actors[number].shim_goes_on();
+                self.actors[number].lost_shim = true;
+                self.actors[number].forsaken |= self.daemon.is_none();
+                self.judge_again(number);
+            }
         }
         Ok(())
+    }
+
+    /// All that have the same shim, this one among them. Of those in its group that are only being
+    /// started it is noted that they may lose theirs.
+    fn who_shares_shim(&mut self, number: usize) -> Vec<usize> {
+        let (group, shim) = (self.actors[number].group, self.actors[number].shim);
+        let mut concerned = vec![number];
+        if group.is_none() {
+            return concerned;
+        }
+        for other in (0..self.actors.len()).filter(|other| *other != number) {
+            let actor = &mut self.actors[other];
+            match &mut actor.phase {
+                _ if actor.group != group => {}
+                Phase::Starting { interrupted, .. } => {
+                    (*interrupted, actor.disturbed) = (true, true);
+                }
+                Phase::Limbo => actor.disturbed = true,
+                Phase::Up(_) | Phase::Ended => {
+                    if self.shim(other).is_some() && self.actors[other].shim == shim {
+                        concerned.push(other);
+                    }
+                }
+                Phase::Planned | Phase::Failed => {}
+            }
+        }
+        concerned
     }
 
     /// Someone has died. If that was the last who could write down how a container had ended, it

@@ -241,16 +241,27 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The living shim of a process: found by its arguments, held by a descriptor. A stopped one lives.
+/// The living shim of a process, held by a descriptor: found by its arguments or, that of a group, by
+/// the exit FIFO that it has open. A stopped one lives.
 pub(crate) fn find_shim(dir: &Path, known: Option<i32>) -> Option<(i32, PidFd)> {
+    let exit = dir.join("exit");
+    let has_open = |pid: i32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|path| path == exit))
+    };
     let is_it = |pid: i32| {
         // Its arguments are read after it was opened and while it lives, so they are its own.
         let pidfd = PidFd::open(pid).ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = command.split(|&byte| byte == 0);
         let is_shim = words.next().is_some_and(|program| program.ends_with(b"holdfast-shim"));
-        let mut words = words.skip_while(|word| *word != b"--dir").skip(1);
-        let is_its = words.next() == Some(dir.as_os_str().as_encoded_bytes());
+        let is_its = match words.next() {
+            Some(b"--group") => is_shim && has_open(pid),
+            _ => {
+                let mut words = words.skip_while(|word| *word != b"--dir").skip(1);
+                words.next() == Some(dir.as_os_str().as_encoded_bytes())
+            }
+        };
         (is_shim && is_its && pidfd.is_alive()).then_some((pid, pidfd))
     };
     known.and_then(is_it).or_else(|| {

@@ -33,13 +33,21 @@ pub(super) struct Idle {
     /// four: no more than `ulimit -Hn` in all
     #[arg(long, value_name = "DRIVER", default_value = "cri")]
     log: String,
+    /// The group whose one shim has all of them; else each has its own
+    #[arg(long, value_name = "NAME")]
+    pub(super) shim_group: Option<String>,
 }
 
 impl Idle {
     /// As the program takes it, and as this command does.
-    pub(super) fn args(&self) -> [String; 4] {
-        let parallel = self.parallel.to_string();
-        ["--parallel".to_owned(), parallel, "--log".to_owned(), self.log.clone()]
+    pub(super) fn args(&self) -> Vec<String> {
+        let mut args = ["--parallel", &self.parallel.to_string(), "--log", &self.log]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(
+            self.shim_group.iter().flat_map(|group| ["--shim-group".to_owned(), group.clone()]),
+        );
+        args
     }
 }
 

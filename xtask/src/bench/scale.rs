@@ -39,6 +39,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "cargo xtask bench scale --containers {counts} --runtime {runtime} --seconds {seconds} {more}"
     );
     let name = runtime.rsplit('/').next().unwrap_or(runtime);
-    let file = if runtime == FAKE { "scale.json".to_owned() } else { format!("scale-{name}.json") };
+    let group = if options.idle_ones.shim_group.is_some() { "-group" } else { "" };
+    let of = if runtime == FAKE { String::new() } else { format!("-{name}") };
+    let file = format!("scale{of}{group}.json");
     save(&file, &command, &found)
 }

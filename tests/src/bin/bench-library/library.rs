@@ -51,6 +51,7 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
         .shim(binary("holdfast-shim"))
         .runtime(&kind.runtime)
         .container_nofile(Some(options.files))
+        .shim_group(options.shim_group.clone())
         .open()
         .await?;
     let gate = kind.gate("idle")?;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
-use holdfast_state::{LogDriver, LogSpec};
+use holdfast_state::{GroupName, LogDriver, LogSpec};
 use holdfast_sys::PidFd;
 use holdfast_tests::{Proc, processes};
 use nix::errno::Errno;
@@ -37,7 +37,7 @@ use serde_json::Value;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "bench-library library|scale [--counts N,…] [--starts N] [--seconds N] \
-                     [--parallel N] [--runtime fake|NAME|PATH] [--log DRIVER] --output FILE";
+                     [--parallel N] [--runtime fake|NAME|PATH] [--log DRIVER] [--shim-group NAME] --output FILE";
 
 /// As many open files as the kernel lets anyone have: several are held for each container.
 const FILES: u64 = 1_048_576;
@@ -59,6 +59,8 @@ struct Options {
     runtime: String,
     /// Where the output of containers goes.
     log: LogSpec,
+    /// The group that all containers are in; without one each has a shim of its own.
+    shim_group: Option<GroupName>,
     output: PathBuf,
     /// Where to work; whoever names it clears up there.
     directory: Option<PathBuf>,
@@ -80,6 +82,7 @@ fn options() -> Result<Options, String> {
         parallel: 12,
         runtime: containers::FAKE.to_owned(),
         log: LogSpec::new(LogDriver::Cri),
+        shim_group: None,
         output: PathBuf::new(),
         directory: None,
         files: 0,
@@ -96,6 +99,7 @@ fn options() -> Result<Options, String> {
             "--parallel" => options.parallel = parsed(&name, &value)?,
             "--runtime" => options.runtime = value,
             "--log" => options.log = parsed(&name, &value)?,
+            "--shim-group" => options.shim_group = Some(parsed(&name, &value)?),
             "--output" => options.output = value.into(),
             "--in" => options.directory = Some(value.into()),
             _ => return Err(USAGE.to_owned()),

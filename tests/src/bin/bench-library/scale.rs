@@ -49,9 +49,12 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
     }
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(
-        json!({ "files": files, "runtime": options.runtime, "log": options.log.to_string(), "seconds": options.seconds, "points": points }),
+        json!({ "files": files, "runtime": options.runtime, "log": options.log.to_string(), "shimGroup": options.shim_group, "seconds": options.seconds, "points": points }),
     )
 }
+
+/// Of how many shims the memory is read.
+const SHIMS: usize = 200;
 
 struct Bench<'a> {
     options: &'a Options,
@@ -78,6 +81,7 @@ impl Bench<'_> {
         found["machineKiB"] = json!(taken);
         say("memory of the daemon", &found["memory"]["made"]);
         found["idle"] = self.idle(&daemon).await?;
+        found["shims"] = self.shims()?;
 
         complaints += daemon.complaints();
         found["restore"] = self.restore(&mut daemon).await?;
@@ -109,7 +113,8 @@ impl Bench<'_> {
                 let args = self.kind.args(gate, code, stamps);
                 let (bundle, log) = (&self.kind.bundle, self.kind.log.to_string());
                 let stdio = json!({ "log": log });
-                Ok(json!({ "id": id, "bundle": bundle, "args": args, "stdio": stdio, "start": true }))
+                let group = &self.options.shim_group;
+                Ok(json!({ "id": id, "bundle": bundle, "args": args, "stdio": stdio, "shimGroup": group, "start": true }))
             })
             .collect::<Outcome<_>>()?;
         let began = Instant::now();
@@ -133,7 +138,8 @@ impl Bench<'_> {
     /// Who is woken while nothing happens, the daemon and the shims.
     async fn idle(&self, daemon: &Daemon) -> Outcome<Value> {
         let shims: Vec<i32> = processes::shims(self.root).iter().map(|shim| shim.pid).collect();
-        if shims.len() != self.count {
+        let expected = if self.options.shim_group.is_some() { 1 } else { self.count };
+        if shims.len() != expected {
             return Err(format!("{} shims of {} containers", shims.len(), self.count).into());
         }
         // Threads for file work go ten seconds after their last, and until then it is not idle.
@@ -156,6 +162,29 @@ impl Bench<'_> {
             "wakeUpsOfDaemon": of_daemon,
             "wakeUpsOfShims": of_shims,
         }))
+    }
+
+    /// What the shims take for each container, or a sample of them does.
+    fn shims(&self) -> Outcome<Value> {
+        let shims: Vec<Value> = processes::shims(self.root)
+            .iter()
+            .take(SHIMS)
+            .map(|shim| measure::memory(shim.pid))
+            .collect::<Outcome<_>>()?;
+        let containers = if self.options.shim_group.is_some() { self.count } else { shims.len() };
+        let each = |name: &str| {
+            let all: u64 = shims.iter().filter_map(|shim| shim[name].as_u64()).sum();
+            #[allow(clippy::cast_precision_loss)]
+            let each = all as f64 / containers as f64;
+            each
+        };
+        let (pss, uss, files) = (each("pssKiB"), each("ussKiB"), each("files"));
+        println!(
+            "  its shim, each container: PSS {pss:.1} KiB, USS {uss:.1} KiB, {files:.2} files"
+        );
+        Ok(
+            json!({ "shims": shims.len(), "containers": containers, "pssKiBEach": pss, "ussKiBEach": uss, "filesEach": files }),
+        )
     }
 
     /// The daemon is killed, and the next one is asked.
@@ -302,7 +331,7 @@ impl Bench<'_> {
         left.extend(runtime_state(self.directory).into_iter().map(|(_, id)| id));
         for entry in std::fs::read_dir(self.root)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if ![".lock", ".runtime", "holdfast.sock"].contains(&name.as_str()) {
+            if ![".groups", ".lock", ".runtime", "holdfast.sock"].contains(&name.as_str()) {
                 left.push(name);
             }
         }
