@@ -132,7 +132,7 @@ impl Actor {
     /// The next try, under another id: of the one before nothing may be left, and that is looked at.
     pub(crate) fn again(&mut self) {
         self.attempt += 1;
-        self.disturbed = false;
+        (self.disturbed, self.lost_shim, self.forsaken) = (false, false, false);
         self.id = format!("{}.{}", self.name, self.attempt);
         self.phase = Phase::Planned;
     }

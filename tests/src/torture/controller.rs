@@ -358,12 +358,15 @@ impl<'a> Controller<'a> {
         }
         for other in (0..self.actors.len()).filter(|other| *other != number) {
             let actor = &mut self.actors[other];
-            match &mut actor.phase {
+            match actor.phase {
                 _ if actor.group != group => {}
-                Phase::Starting { interrupted, .. } => {
-                    (*interrupted, actor.disturbed) = (true, true);
+                Phase::Starting { .. } | Phase::Limbo => {
+                    if let Phase::Starting { interrupted, .. } = &mut actor.phase {
+                        *interrupted = true;
+                    }
+                    (actor.disturbed, actor.lost_shim) = (true, true);
+                    actor.forsaken |= self.daemon.is_none();
                 }
-                Phase::Limbo => actor.disturbed = true,
                 Phase::Up(_) | Phase::Ended => {
                     if self.shim(other).is_some() && self.actors[other].shim == shim {
                         concerned.push(other);

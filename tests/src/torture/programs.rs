@@ -253,14 +253,11 @@ pub(crate) fn find_shim(dir: &Path, known: Option<i32>) -> Option<(i32, PidFd)> 
         // Its arguments are read after it was opened and while it lives, so they are its own.
         let pidfd = PidFd::open(pid).ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let mut words = command.split(|&byte| byte == 0);
-        let is_shim = words.next().is_some_and(|program| program.ends_with(b"holdfast-shim"));
-        let is_its = match words.next() {
-            Some(b"--group") => is_shim && has_open(pid),
-            _ => {
-                let mut words = words.skip_while(|word| *word != b"--dir").skip(1);
-                words.next() == Some(dir.as_os_str().as_encoded_bytes())
-            }
+        let words: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
+        let is_shim = words[0].ends_with(b"holdfast-shim");
+        let is_its = match words.iter().position(|word| *word == b"--dir") {
+            Some(place) => words.get(place + 1) == Some(&dir.as_os_str().as_encoded_bytes()),
+            None => is_shim && words.contains(&b"--group".as_slice()) && has_open(pid),
         };
         (is_shim && is_its && pidfd.is_alive()).then_some((pid, pidfd))
     };
