@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::dir::Dir;
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2,
@@ -247,6 +247,16 @@ impl Directory {
 
     /// The names of all entries, sorted; those that are no UTF-8 are no names of ours and left out.
     pub fn names(&self) -> io::Result<Vec<String>> {
+        self.names_where(|_| true)
+    }
+
+    /// As [`names`](Self::names), without those of plain files.
+    pub fn names_but_of_files(&self) -> io::Result<Vec<String>> {
+        self.names_where(|kind| kind != Some(Type::File))
+    }
+
+    /// The kind is unknown where the file system does not tell it along with the name.
+    fn names_where(&self, wanted: impl Fn(Option<Type>) -> bool) -> io::Result<Vec<String>> {
         let mut dir = Dir::openat(
             &self.fd,
             ".",
@@ -255,9 +265,11 @@ impl Directory {
         )?;
         let mut names = Vec::new();
         for entry in dir.iter() {
-            if let Ok(name) = entry?.file_name().to_str()
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().to_str()
                 && name != "."
                 && name != ".."
+                && wanted(entry.file_type())
             {
                 names.push(name.to_owned());
             }

@@ -165,6 +165,17 @@ pub enum OrphanPolicy {
     Kill,
 }
 
+/// What a record of any version has.
+#[derive(Deserialize)]
+struct Newer {
+    holdfast: Versioned,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    schema: u64,
+}
+
 /// A record that can't be used.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -188,12 +199,13 @@ pub enum RecordError {
 impl ProcessRecord {
     /// Reads a record; the schema is looked at before anything else is believed.
     pub fn from_json(content: &[u8]) -> Result<Self, RecordError> {
-        let value: Value = serde_json::from_slice(content)?;
-        let schema = value.get("holdfast").and_then(|h| h.get("schema")).and_then(Value::as_u64);
-        match schema {
-            Some(found) if found > u64::from(SCHEMA) => Err(RecordError::NewerSchema { found }),
-            _ => Self::sound(serde_json::from_value(value)?),
+        // A newer one may be of any form in all else.
+        if let Ok(Newer { holdfast: Versioned { schema: found } }) = serde_json::from_slice(content)
+            && found > u64::from(SCHEMA)
+        {
+            return Err(RecordError::NewerSchema { found });
         }
+        Self::sound(serde_json::from_slice(content)?)
     }
 
     fn sound(record: Self) -> Result<Self, RecordError> {

@@ -194,7 +194,10 @@ impl StateRoot {
             // A socket or another file of somebody's: no container, no trouble.
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return None,
             opened => {
-                opened.and_then(|directory| Ok((directory.names()?, ContainerDir(directory))))
+                opened.and_then(|directory| {
+                    // The journal, say, is none of the processes.
+                    Ok((directory.names_but_of_files()?, ContainerDir(directory)))
+                })
             }
         };
         let found = opened
@@ -210,7 +213,6 @@ impl StateRoot {
                 let problem = |reason| Problem { path: directory.0.path().join(&name), reason };
                 match (directory.0.open_dir(&name), name.parse()) {
                     (Ok(process), Ok(id)) => processes.push((id, ProcessDir::new(process))),
-                    // The journal, say.
                     (Err(error), _) if error.kind() == io::ErrorKind::NotADirectory => {}
                     (Err(error), _) => problems.push(problem(error.to_string())),
                     (_, Err(error)) => problems.push(problem(format!("{error}"))),

@@ -52,9 +52,9 @@ impl Copies {
         })
     }
 
-    /// What can still be had when the shim died without anyone's holding copies: the container's
-    /// own ends of its pipes, which are open for reading too. A terminal is lost.
-    fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
+    /// What can still be had when nobody holds copies, and the shim died or is not known: the
+    /// container's own ends of its pipes, which are open for reading too. A terminal is lost.
+    pub(crate) fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
         let pipe = |fd: i32, fifo: &str| {
             (logged && fifo.is_empty()).then(|| open_pipe(handle.pid, fd).ok()).flatten()
@@ -129,6 +129,7 @@ pub(crate) async fn adopt(
             // Its exit FIFO may have been removed; two shims would tear the output apart.
             return Err(io::Error::other("its shim lives, and is not heard"));
         }
+        dir.make_fifos()?;
         let record = dir.load().map_err(io::Error::other)?;
         let copies = process.take_copies().unwrap_or_else(|| Copies::of_process(&handle, &record));
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,20 +38,26 @@ impl Cgroups {
     /// Those of a process, as far as they are its container's own: a cgroup that it shares with
     /// this process says nothing of it.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
-        let mut found = Self::all(&pid.to_string())?;
-        let own = Self::own()?;
+        let (own, theirs) = (own_lines(), lines(&pid.to_string())?);
+        // Which is soon said of a process without any of its own.
+        if theirs == own {
+            return Ok(Self(BTreeMap::new()));
+        }
+        let mut found = parse(&theirs, Path::new(MOUNT));
+        let own = parse(own, Path::new(MOUNT));
         found.0.retain(|controller, path| own.0.get(controller) != Some(path));
         Ok(found)
     }
 
     /// Those of this process.
     pub(crate) fn own() -> io::Result<Self> {
-        Self::all("self")
+        Ok(parse(&lines("self")?, Path::new(MOUNT)))
     }
 
-    fn all(pid: &str) -> io::Result<Self> {
-        let text = holdfast_sys::proc::read(&format!("/proc/{pid}/cgroup"))?;
-        Ok(parse(&String::from_utf8_lossy(&text), Path::new(MOUNT)))
+    /// What of them tells of memory: there is one of these for each container.
+    pub(crate) fn of_memory(mut self) -> Self {
+        self.0.retain(|controller, _| ["memory", ""].contains(&controller.as_str()));
+        self
     }
 
     /// The least that any of them, and of those above, lets there be of processes.
@@ -190,6 +196,18 @@ fn collect(dir: &Path, found: &mut Vec<i32>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn lines(pid: &str) -> io::Result<String> {
+    let text = holdfast_sys::proc::read(&format!("/proc/{pid}/cgroup"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Those of this process when they were first asked for: who moves it later moves its containers'
+/// cgroups nowhere.
+fn own_lines() -> &'static str {
+    static OWN: OnceLock<String> = OnceLock::new();
+    OWN.get_or_init(|| lines("self").unwrap_or_default())
 }
 
 /// Reads `/proc/PID/cgroup`: lines `NUMBER:CONTROLLERS:PATH`.

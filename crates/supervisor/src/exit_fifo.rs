@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use holdfast_state::ExitRecord;
 use holdfast_state::announce::Announcement;
@@ -27,7 +27,8 @@ impl ExitFifo {
     /// that never had one the kernel reports no hang-up.
     pub(crate) fn new(reader: File) -> io::Result<Self> {
         Ok(Self {
-            fifo: Receiver::from_file(reader)?,
+            // It was opened as a FIFO, without waiting.
+            fifo: Receiver::from_file_unchecked(reader)?,
             line: Vec::new(),
             pending: VecDeque::new(),
             ended: false,
@@ -36,13 +37,13 @@ impl ExitFifo {
 
     /// Takes the reader of a FIFO that may have lost its writer long ago: reading tells, where
     /// waiting would not.
-    pub(crate) fn restored(mut reader: File) -> io::Result<Self> {
-        let mut fifo = Self::new(reader.try_clone()?)?;
+    pub(crate) fn restored(reader: File) -> io::Result<Self> {
+        let mut fifo = Self::new(reader)?;
         let mut chunk = [0; 256];
         loop {
-            match reader.read(&mut chunk) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(fifo),
-                Err(error) => return Err(error),
+            match nix::unistd::read(&fifo.fifo, &mut chunk) {
+                Err(nix::Error::EAGAIN) => return Ok(fifo),
+                Err(error) => return Err(error.into()),
                 Ok(0) => {
                     fifo.ended = true;
                     return Ok(fifo);

@@ -55,10 +55,17 @@ impl Handle {
         let written = policies.and_then(|policies| policies.pidfs.as_ref());
         let by_handle = written.and_then(|text| text.parse::<pidfs::Handle>().ok()).map(|handle| {
             let pidfd = handle.open()?;
-            Ok::<_, io::Error>(Self::held(pidfd.pid()?, pidfd))
+            Ok::<_, io::Error>((pidfd.pid()?, pidfd))
         });
         let by_handle = match by_handle {
-            Some(Ok(found)) => Some(found).filter(is_it),
+            // Where a number says the same, that need not be asked as well.
+            Some(Ok((pid, pidfd)))
+                if Some(pid) != shim && told.clone().into_iter().any(|number| number == pid) =>
+            {
+                let start_time = Some(record.start_time.clone()).filter(|time| !time.is_empty());
+                return Ok(Some(Self { pid, pidfd: Arc::new(pidfd), start_time }));
+            }
+            Some(Ok((pid, pidfd))) => Some(Self::held(pid, pidfd)).filter(is_it),
             Some(Err(error)) => {
                 // Reaped; or damaged; or a kernel that has none, older than the one that wrote it.
                 tracing::debug!(%error, "handle not opened");
@@ -66,12 +73,6 @@ impl Handle {
             }
             None => None,
         };
-        // One more says so, and need not be opened for that.
-        if let Some(found) = &by_handle
-            && told.clone().into_iter().any(|pid| pid == found.pid)
-        {
-            return Ok(by_handle);
-        }
         let mut by_number = Vec::new();
         for pid in told {
             by_number.extend(Self::open(pid)?.filter(is_it));
@@ -96,6 +97,16 @@ impl Handle {
         let number = kept.pid().ok().or_else(|| told.into_iter().next())?;
         let found = Self::held(number, kept);
         (is_same || (found.start_time.is_some() && found.is_process_of(record))).then_some(found)
+    }
+
+    /// Writes down by what it is known again.
+    pub(crate) fn write_identity(&self, record: &mut ProcessRecord) {
+        if let Some(start_time) = &self.start_time {
+            record.start_time.clone_from(start_time);
+        }
+        if let Some(policies) = &mut record.holdfast {
+            policies.pidfs = pidfs::Handle::of(&self.pidfd).ok().map(|handle| handle.to_string());
+        }
     }
 
     /// Whether it is the process of the record. A record without start time says nothing, and

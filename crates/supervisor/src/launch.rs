@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
 use holdfast_state::{GroupName, ProcessDir, ProcessRecord, ShimRecord, legacy};
-use holdfast_sys::{fd_passing, pidfs};
+use holdfast_sys::fd_passing;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
 
@@ -164,12 +164,7 @@ pub(crate) async fn take_identity(
             return Ok(());
         }
         let mut record = dir.load().map_err(io::Error::other)?;
-        if let Some(start_time) = &handle.start_time {
-            record.start_time.clone_from(start_time);
-        }
-        if let Some(policies) = &mut record.holdfast {
-            policies.pidfs = pidfs::Handle::of(&handle.pidfd).ok().map(|handle| handle.to_string());
-        }
+        handle.write_identity(&mut record);
         process.set_handle(Some(Arc::new(handle)));
         let written = write_shim(&process, &dir, record, shim);
         process.have_kept(&core.keeping);

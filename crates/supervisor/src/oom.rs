@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use holdfast_sys::reactor;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -22,9 +23,16 @@ pub(crate) struct OomWatch {
     /// The count when the watch began.
     before: u64,
     notice: Notice,
-    /// Kills that the kernel has given notice of and may not have counted yet.
+    /// How often the kernel has given notice. It may not have counted the kill yet.
     noticed: AtomicU64,
+    /// How many of those are no reason to look any more.
+    looked: AtomicU64,
 }
+
+/// After how much time each the count is looked at, once there was notice. What is counted later shows
+/// with the next notice, or at the end of the process.
+const LOOKS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(2)];
 
 #[derive(Debug)]
 enum Notice {
@@ -39,7 +47,7 @@ enum Notice {
 impl OomWatch {
     /// Begins with the count as it is: what was before has been told, or is not ours.
     pub(crate) fn begin(core: &Core, pid: i32) -> io::Result<Self> {
-        let cgroups = Cgroups::of(pid)?;
+        let cgroups = Cgroups::of(pid)?.of_memory();
         let notice = match (cgroups.memory_events(), cgroups.oom_control()) {
             (Some(file), _) => Notice::File(core.files.watch(&file, OF_FILE, &core.stop)?),
             (None, Some((control, register))) => match register_event(&control, &register) {
@@ -53,7 +61,14 @@ impl OomWatch {
             (None, None) => Notice::None,
         };
         let told = cgroups.oom_kills().unwrap_or(0);
-        Ok(Self { cgroups, told, before: told, notice, noticed: AtomicU64::new(0) })
+        Ok(Self {
+            cgroups,
+            told,
+            before: told,
+            notice,
+            noticed: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+        })
     }
 
     /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
@@ -67,10 +82,20 @@ impl OomWatch {
                         return;
                     }
                     changed.await;
-                }
-                Notice::Event(event) => {
                     if self.is_new() {
                         return;
+                    }
+                }
+                Notice::Event(event) => {
+                    let noticed = self.noticed.load(Ordering::Relaxed);
+                    if noticed > self.looked.load(Ordering::Relaxed) {
+                        for pause in LOOKS {
+                            tokio::time::sleep(pause).await;
+                            if self.is_new() {
+                                return;
+                            }
+                        }
+                        self.looked.store(noticed, Ordering::Relaxed);
                     }
                     let Ok(mut ready) = event.readable().await else {
                         return std::future::pending().await;
@@ -84,9 +109,6 @@ impl OomWatch {
                 }
                 Notice::None => return std::future::pending().await,
             }
-            if self.is_new() {
-                return;
-            }
         }
     }
 
@@ -94,19 +116,24 @@ impl OomWatch {
         self.kills() > self.told
     }
 
-    /// v1 gives notice when memory is wanting and the kernel begins to look for whom to kill; of the
-    /// kill itself nothing tells. So a notice counts as a kill, and once that is counted as well,
-    /// it is the same one.
+    /// v1 gives notice when memory is wanting and the kernel begins to look for whom to kill, perhaps
+    /// twice before it kills one; of the kill itself nothing tells, so what counts is the count.
+    /// Kernels before 4.13 have none, and there each notice is taken for a kill.
     fn kills(&self) -> u64 {
-        let noticed = self.before + self.noticed.load(Ordering::Relaxed);
-        self.cgroups.oom_kills().unwrap_or(0).max(noticed)
+        let noticed = || self.before + self.noticed.load(Ordering::Relaxed);
+        self.cgroups.oom_kills().unwrap_or_else(noticed)
     }
 
     /// Whether there are kills that were not told yet, which then count as told.
     pub(crate) fn take_new(&mut self) -> bool {
-        let new = self.is_new();
-        self.told = self.kills().max(self.told);
-        new
+        let kills = self.kills();
+        let new = kills.saturating_sub(self.told);
+        self.told += new;
+        // Each kill answers one notice.
+        let noticed = self.noticed.load(Ordering::Relaxed);
+        let looked = self.looked.load(Ordering::Relaxed);
+        self.looked.store(noticed.min(looked + new), Ordering::Relaxed);
+        new > 0
     }
 }
 

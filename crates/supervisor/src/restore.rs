@@ -184,16 +184,19 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
     if doubtful {
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
+    let has_shim = exit.is_some();
     let watch = Watch::new(core, &process, exit, None, None);
     let core = core.clone();
     core.clone().tasks.spawn(async move {
         // After all containers are there; nobody waits for this.
-        if let Some(shim) = shim
-            && !process.is_stopped()
-            && !process.has_copies()
-        {
-            match Copies::of_shim(&shim) {
-                Ok(copies) => process.keep_copies(copies),
+        if has_shim && !process.is_stopped() && !process.has_copies() {
+            let copies = match shim.map(|shim| Copies::of_shim(&shim)) {
+                Some(Ok(copies)) => Ok(Some(copies)),
+                _ => make_up(&core, &process),
+            };
+            match copies {
+                Ok(Some(copies)) => process.keep_copies(copies),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(container = %process.container, %error, "no copies of the shim's pipes");
                 }
@@ -204,6 +207,23 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
         }
         watch.run().await;
     });
+}
+
+/// What a supervisor that died just when a process or its shim was there had no time for: it wrote
+/// down no identity, or no shim. The shim lives, and has not recorded the end after the process was
+/// opened, so that is the one. Returns what can be had of its pipes.
+fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
+    let Some(handle) = process.handle() else { return Ok(None) };
+    let dir = core.process_dir(&process.container, &process.id)?;
+    let mut record = dir.load().map_err(io::Error::other)?;
+    if dir.exit()?.is_some() {
+        return Ok(None);
+    }
+    if record.start_time.is_empty() && record.holdfast.is_some() {
+        handle.write_identity(&mut record);
+        dir.save(&record)?;
+    }
+    Ok(Some(Copies::of_process(&handle, &record)))
 }
 
 /// Asks the runtime whether a change that was begun came about.
@@ -237,7 +257,13 @@ fn restore_process(
     record: &ProcessRecord,
 ) -> io::Result<Restored> {
     // First of all: from here on announcements are heard, and what was announced before is on disk.
-    let exit = dir.make_fifos().and_then(|()| ExitFifo::restored(dir.exit_reader()?));
+    let reader = match dir.exit_reader() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            dir.make_fifos().and_then(|()| dir.exit_reader())
+        }
+        other => other,
+    };
+    let exit = reader.and_then(ExitFifo::restored);
     let exit = match exit {
         // Something else in the place of a FIFO; of one that has ended nothing is left to hear.
         Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
@@ -288,15 +314,19 @@ fn state_of(
     // A file without sense is no proof of an end: a process that is there is believed before it.
     let garbled =
         |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
-    if let Some(record) = dir.exit()?.filter(|record| !garbled(record)) {
+    // No shim outlives a boot: with one there, it is the record that is wrong.
+    let has_shim = exit.is_some_and(ExitFifo::has_shim);
+    let told = exit.and_then(ExitFifo::announced_exit).or(past.exited.clone());
+    // Of one that runs it is asked below.
+    if (!has_shim || told.is_some())
+        && let Some(record) = dir.exit()?.filter(|record| !garbled(record))
+    {
         return stopped(record);
     }
     // A shim that could not write (a full disk) has still said it; and what was told stays so.
-    if let Some(record) = exit.and_then(ExitFifo::announced_exit).or(past.exited.clone()) {
+    if let Some(record) = told {
         return recorded(record);
     }
-    // No shim outlives a boot: with one there, it is the record that is wrong.
-    let has_shim = exit.is_some_and(ExitFifo::has_shim);
     if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
     }
@@ -304,9 +334,9 @@ fn state_of(
     // A pid file that is damaged may still be a number. The start time tells, and then the journal
     // has the right one; without a start time the journal is no better than the file.
     let named = pid.as_ref().ok().copied().flatten();
-    let told = past.pid.filter(|_| !record.start_time.is_empty());
+    let journalled = past.pid.filter(|_| !record.start_time.is_empty());
     let kept = kept.take(Kind::Process).map(PidFd::from);
-    let handle = Handle::of_record(record, named.into_iter().chain(told), kept)?;
+    let handle = Handle::of_record(record, named.into_iter().chain(journalled), kept)?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
     // shim and no record the number was still that of the process.
     let there = has_shim || handle.is_some();
@@ -322,7 +352,7 @@ fn state_of(
         };
         return Ok((State::Live { activity: past.activity(record), shim }, handle));
     }
-    match (pid?, told) {
+    match (pid?, journalled) {
         // What its shim has yet to say is the best evidence there can be.
         (Some(_), _) | (_, Some(_)) if has_shim => {
             let (activity, shim) = (past.activity(record), Shim::Present);

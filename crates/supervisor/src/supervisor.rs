@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub(crate) struct Core {
     pub(crate) files: FileWatch,
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
+    /// How many containers have been forgotten since memory was given back.
+    forgotten: AtomicUsize,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// For calls that are no futures, and may come from a thread of another event loop.
@@ -169,11 +172,24 @@ impl Core {
                     container.stream.publish_last(&self.events);
                 }
                 containers.remove(&container.id);
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
             }
+            let left = containers.len();
+            drop(containers);
+            self.give_back_memory(left);
         } else {
             container.execs().remove(&process.id);
         }
         removed
+    }
+
+    /// Once many have gone, and more than are left: the allocator would keep what they took.
+    fn give_back_memory(&self, left: usize) {
+        const MANY: usize = 500;
+        let gone = self.forgotten.load(Ordering::Relaxed);
+        if gone >= MANY.max(left) && self.forgotten.swap(0, Ordering::Relaxed) == gone {
+            self.reactor.spawn_blocking(holdfast_sys::memory::trim);
+        }
     }
 
     /// Waits for the deletion of a container that is to be deleted after its exit and has ended: who
@@ -272,6 +288,7 @@ impl Supervisor {
             files: FileWatch::default(),
             keeping: Keeping::new(builder.keeper, builder.kept),
             spawned: Arc::default(),
+            forgotten: AtomicUsize::new(0),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
             reactor: tokio::runtime::Handle::current(),

@@ -24,6 +24,9 @@ use super::report::Report;
 /// Starts that are under way at the same time, at the most.
 const STARTS: usize = 4;
 
+/// After how much time an exit that does not come may be waiting for us.
+const ZOMBIES: Duration = Duration::from_secs(1);
+
 pub(crate) struct Controller<'a> {
     pub(crate) paths: &'a Paths,
     pub(crate) report: &'a mut Report,
@@ -268,9 +271,15 @@ impl<'a> Controller<'a> {
         }
         let gone = actor.let_go(&process);
         gone.map_err(|error| Trouble::of(number, format!("not let go: {error}")))?;
-        if !ended(&process, PATIENCE) {
-            return Err(Trouble::of(number, "does not exit".to_owned()));
+        if !ended(&process, ZOMBIES) {
+            // The init of a pid namespace ends after all others in it have been reaped, and an exec
+            // whose shim was killed may have come to us.
+            self.reap();
+            if !ended(&process, PATIENCE) {
+                return Err(Trouble::of(number, "does not exit".to_owned()));
+            }
         }
+        let actor = &mut self.actors[number];
         actor.phase = Phase::Ended;
         actor.cell = Some(cell);
         actor.witnessed = self.daemon.is_some();
