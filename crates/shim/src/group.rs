@@ -459,7 +459,12 @@ impl Place {
 
 /// A message and what came along with it, if there is one.
 fn receive(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut message = vec![0; MESSAGE_LIMIT];
+    let length = match fd_passing::next_length(socket) {
+        Ok(length) => length.min(MESSAGE_LIMIT),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut message = vec![0; length];
     match fd_passing::receive(socket, &mut message) {
         // Nothing, and nothing will ever come.
         Ok((0, fds)) if fds.is_empty() => Ok(None),

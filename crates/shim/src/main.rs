@@ -67,11 +67,11 @@ holdfast_sys::main!(run);
 
 fn run(arguments: Arguments) -> u8 {
     let words = arguments.skip(1);
-    let done = args::parse(words.clone()).and_then(|args| {
-        let done = if args.group.is_some() {
-            Group::begin().and_then(Group::run)
-        } else {
-            begin(&args, words).and_then(Shim::run)
+    let begun = args::parse(words.clone()).and_then(|args| begin(&args, words));
+    let done = begun.and_then(|begun| {
+        let done = match begun {
+            Begun::Shim(shim) => shim.run(),
+            Begun::Group => group(),
         };
         done.map_err(|error| error.to_string())
     });
@@ -81,6 +81,23 @@ fn run(arguments: Arguments) -> u8 {
     })
 }
 
-fn begin(args: &args::Args<'static>, words: handover::Words) -> io::Result<Shim> {
-    if args.adopt { Shim::adopt(args) } else { Shim::start(args, words) }
+/// What is to be done from now on.
+enum Begun {
+    Shim(Shim),
+    Group,
+}
+
+fn begin(args: &args::Args<'static>, words: handover::Words) -> Result<Begun, String> {
+    let begun = match args {
+        args if args.group.is_some() => return Ok(Begun::Group),
+        args if args.adopt => Shim::adopt(args),
+        args => Shim::start(args, words),
+    };
+    begun.map(Begun::Shim).map_err(|error| error.to_string())
+}
+
+/// Not inlined, or the frame of every shim would have room for a group.
+#[inline(never)]
+fn group() -> io::Result<u8> {
+    Group::begin()?.run()
 }

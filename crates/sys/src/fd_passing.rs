@@ -4,7 +4,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg, sendmsg,
+};
 
 /// The most descriptors that a message here carries.
 pub const MAX: usize = 8;
@@ -16,6 +18,12 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     let fd = socket.as_fd().as_raw_fd();
     sendmsg::<UnixAddr>(fd, &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
+}
+
+/// How many bytes the next message has, on a socket that keeps messages apart.
+pub fn next_length(socket: impl AsFd) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+    Ok(recv(socket.as_fd().as_raw_fd(), &mut [], flags)?)
 }
 
 /// Receives one message and returns its bytes' number and its descriptors, close-on-exec. Bytes
