@@ -12,7 +12,7 @@ use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::json_file;
 use holdfast_tests::numbered::{self, Follower, LINE};
 use holdfast_tests::processes::shim_of;
-use holdfast_tests::{Holdfast, Proc, binary, eventually, soon, unique_id};
+use holdfast_tests::{Holdfast, Proc, binary, eventually, unique_id};
 use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -23,6 +23,15 @@ use serde_json::json;
 fn count() -> u64 {
     let given = std::env::var("HOLDFAST_OUTPUT_LINES").ok().and_then(|text| text.parse().ok());
     given.unwrap_or(400_000)
+}
+
+/// As [`soon`]; what a gigabyte takes is not up to us.
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(60) * u32::try_from(1 + count() / 1_000_000).unwrap_or(1);
+    match tokio::time::timeout(limit, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {limit:?} for {what}"),
+    }
 }
 
 /// A container of the fake runtime that waits, writes numbered lines, and waits again.
@@ -69,7 +78,12 @@ impl Writer {
     /// Waits until it has written everything.
     async fn wrote(&self) -> Duration {
         let took = || fs::read_to_string(&self.report).ok()?.parse().ok();
-        holdfast_tests::eventually("all to be written", || took().is_some()).await;
+        in_time("all to be written", async {
+            while took().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
         Duration::from_millis(took().expect("a report"))
     }
 
@@ -221,7 +235,7 @@ async fn a_fifo_gets_all_while_no_daemon_is_there_and_its_shim_dies() {
             shim.signal(Signal::SIGKILL);
         }
         let read = tokio::task::spawn_blocking(move || reader.join().expect("the reader"));
-        let content = soon("all to be read", read).await.expect("the reader");
+        let content = in_time("all to be read", read).await.expect("the reader");
         assert_whole(&content, lines);
         let longest = writer.wrote().await;
         let grown = if options.is_empty() { 0 } else { peak(&shim).saturating_sub(before) };
@@ -476,7 +490,7 @@ async fn the_journal_gets_all_while_no_daemon_is_there() {
     writer.begin();
     let longest = writer.wrote().await;
     let read = tokio::task::spawn_blocking(move || reader.join().expect("the journal"));
-    soon("all to be read", read).await.expect("the journal");
+    in_time("all to be read", read).await.expect("the journal");
     let grown = peak(&shim).saturating_sub(before);
     assert!(grown < 1024, "the shim has grown by {grown} KiB");
     record("journald", lines, longest, grown);

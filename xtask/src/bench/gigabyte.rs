@@ -22,12 +22,27 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    crate::run(crate::cargo().args(["build", "--quiet", "--workspace", "--bins", "--examples"]))?;
+    crate::run(crate::cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--workspace",
+        "--bins",
+        "--examples",
+    ]))?;
     let found = tempfile::NamedTempFile::new()?;
     let lines = options.megabytes * 1_000_000 / LINE;
     crate::run(
         crate::cargo()
-            .args(["nextest", "run", "--package", "holdfast-tests", "--test-threads", "1"])
+            .args([
+                "nextest",
+                "run",
+                "--release",
+                "--package",
+                "holdfast-tests",
+                "--test-threads",
+                "1",
+            ])
             .args(["--filterset", TESTS])
             .env("HOLDFAST_OUTPUT_LINES", lines.to_string())
             .env("HOLDFAST_OUTPUT_RESULTS", found.path()),
