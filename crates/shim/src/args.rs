@@ -47,7 +47,9 @@ pub(crate) struct Args<'a> {
 const USAGE: &str = "usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)";
 
 /// Parses what follows the program's name.
-pub(crate) fn parse<'a>(mut words: impl Iterator<Item = &'a OsStr>) -> Result<Args<'a>, String> {
+pub(crate) fn parse<'a>(
+    mut words: impl Iterator<Item = &'a OsStr> + Clone,
+) -> Result<Args<'a>, String> {
     let mut args = Args {
         dir: Path::new(""),
         adopt: false,
@@ -72,7 +74,9 @@ pub(crate) fn parse<'a>(mut words: impl Iterator<Item = &'a OsStr>) -> Result<Ar
             SEAT_OPTION => args.seat = true,
             "--terminal" => args.terminal = true,
             "--" => {
-                args.runtime = words.collect();
+                // At once: each size that it grew through would stay with the allocator.
+                args.runtime = Vec::with_capacity(words.clone().count());
+                args.runtime.extend(words);
                 break;
             }
             _ => {

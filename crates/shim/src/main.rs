@@ -66,15 +66,13 @@ use shim::Shim;
 holdfast_sys::main!(run);
 
 fn run(arguments: Arguments) -> u8 {
-    let words = arguments.skip(1);
-    let begun = args::parse(words.clone()).and_then(|args| begin(&args, words));
-    let done = begun.and_then(|begun| {
-        let done = match begun {
-            Begun::Shim(shim) => shim.run(),
-            Begun::Group => group(),
-        };
-        done.map_err(|error| error.to_string())
-    });
+    let mut begun = begin(arguments.skip(1));
+    // By reference: each place that it were moved through would be in this frame.
+    let done = match &mut begun {
+        Ok(Begun::Shim(shim)) => shim.run().map_err(|error| error.to_string()),
+        Ok(Begun::Group) => group().map_err(|error| error.to_string()),
+        Err(error) => Err(std::mem::take(error)),
+    };
     done.unwrap_or_else(|error| {
         log::log("error", &error);
         1
@@ -87,8 +85,11 @@ enum Begun {
     Group,
 }
 
-fn begin(args: &args::Args<'static>, words: handover::Words) -> Result<Begun, String> {
-    let begun = match args {
+/// Not inlined, nor is [`group`]: the frame in which a shim runs is its own for life.
+#[inline(never)]
+fn begin(words: handover::Words) -> Result<Begun, String> {
+    let args = args::parse(words.clone())?;
+    let begun = match &args {
         args if args.group.is_some() => return Ok(Begun::Group),
         args if args.adopt => Shim::adopt(args),
         args => Shim::start(args, words),
@@ -96,7 +97,6 @@ fn begin(args: &args::Args<'static>, words: handover::Words) -> Result<Begun, St
     begun.map(Begun::Shim).map_err(|error| error.to_string())
 }
 
-/// Not inlined, or the frame of every shim would have room for a group.
 #[inline(never)]
 fn group() -> io::Result<u8> {
     Group::begin()?.run()

@@ -33,7 +33,7 @@ pub(crate) struct Places {
 impl Places {
     /// Opens what there is to open. `None` if output goes nowhere.
     pub(crate) fn open(specs: &[LogSpec], home: &Home, owner: Owner) -> io::Result<Option<Self>> {
-        let mut places = Vec::new();
+        let mut places = Vec::with_capacity(specs.len());
         for spec in specs {
             places.push(match spec.driver {
                 LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {

@@ -95,7 +95,7 @@ impl Shim {
         Ok(Self { seat, signals, console: None, handover: None })
     }
 
-    pub(crate) fn run(mut self) -> io::Result<u8> {
+    pub(crate) fn run(&mut self) -> io::Result<u8> {
         while !self.seat.is_over() {
             let (ready, console) = self.wait()?;
             if self.seat.look_after(ready)? {

@@ -79,6 +79,12 @@ pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> anyhow::Resu
     Ok(())
 }
 
+/// With as little environment as a service manager gives: cargo's is handed down to every process that
+/// is started, and fills pages of it.
+fn as_a_service(command: &mut Command) -> &mut Command {
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+}
+
 /// A daemon of ours, ended when dropped.
 pub(super) struct Daemon {
     pub(super) root: PathBuf,
@@ -90,7 +96,7 @@ impl Daemon {
     pub(super) fn start(programs: &Programs, root: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(root)?;
         let log = File::create(root.with_extension("daemon.log"))?;
-        let child = Command::new(programs.dir.join("holdfast"))
+        let child = as_a_service(&mut Command::new(programs.dir.join("holdfast")))
             .arg("--root")
             .arg(root)
             .arg("daemon")
@@ -161,6 +167,7 @@ impl Conmon {
         fs::create_dir_all(dir.join("exits"))?;
         let file = |name: &str| dir.join(name);
         let mut command = Command::new("conmon");
+        as_a_service(&mut command);
         command
             .args(["--api-version", "1", "-c", id, "-u", id, "-n", id, "-r"])
             .arg(which("runc")?);
@@ -238,7 +245,7 @@ impl Containerd {
         );
         fs::write(dir.join("config.toml"), config)?;
         let log = File::create(dir.join("log"))?;
-        let child = Command::new("containerd")
+        let child = as_a_service(&mut Command::new("containerd"))
             .arg("--config")
             .arg(dir.join("config.toml"))
             .stdin(Stdio::null())
