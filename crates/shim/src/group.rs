@@ -35,8 +35,8 @@ use crate::relay::Scratch;
 use crate::seat::{Phase, Seat, WAITS, round_up};
 use crate::setup;
 
-/// How many descriptors a process may need: its FIFOs, its pipes and its log, and some for its start.
-const FILES_EACH: u64 = 8;
+/// How many descriptors a process may need that is only being started.
+const FILES_OF_A_START: u64 = 16;
 /// Descriptors of our own.
 const OWN_FILES: u64 = 32;
 /// How many events are taken from the kernel at once.
@@ -53,6 +53,8 @@ const _: () = assert!(WAITS <= 1 << INDEX_BITS);
 pub(crate) struct Group {
     /// Where supervisors ask.
     inbox: OwnedFd,
+    /// They are told to look for another group.
+    closed: bool,
     /// Where those who have started a process hand it over, and the end that they get.
     arrivals: UnixDatagram,
     departures: UnixDatagram,
@@ -72,13 +74,16 @@ pub(crate) struct Group {
     timers: BTreeSet<(Instant, u64)>,
     /// When to give back memory.
     rest: Option<Instant>,
-    /// How many processes there can be.
-    capacity: u64,
+    /// How many descriptors all seats may come to need, and how many there can be.
+    files: u64,
+    most_files: u64,
 }
 
 /// A seat, and what of it the kernel and the timers know.
 struct Place {
     seat: Seat,
+    /// How many descriptors it may come to need.
+    files: u64,
     registered: [Option<(RawFd, PollFlags)>; WAITS],
     timer: Option<Instant>,
 }
@@ -102,6 +107,7 @@ impl Group {
         epoll.add(&signals, own)?;
         Ok(Self {
             inbox,
+            closed: false,
             arrivals,
             departures,
             signals,
@@ -115,20 +121,20 @@ impl Group {
             seatless: HashMap::new(),
             timers: BTreeSet::new(),
             rest: None,
-            capacity: hard.saturating_sub(OWN_FILES) / FILES_EACH,
+            files: OWN_FILES,
+            most_files: hard,
         })
     }
 
     pub(crate) fn run(mut self) -> io::Result<u8> {
-        self.take_requests()?;
+        self.take_messages()?;
         while !self.is_empty() || !self.is_closed()? {
             for (key, ready) in self.wait()? {
                 self.look_after(key, ready);
             }
             self.heed_timers();
             self.heed_signals()?;
-            self.take_requests()?;
-            self.take_arrivals()?;
+            self.take_messages()?;
             self.look_at_children()?;
         }
         Ok(0)
@@ -139,10 +145,15 @@ impl Group {
     }
 
     /// Takes no more requests, so that a supervisor begins another group. `false` if one had come
-    /// before that.
+    /// before that: then it goes on with what it has.
     fn is_closed(&mut self) -> io::Result<bool> {
-        shutdown(self.inbox.as_raw_fd(), Shutdown::Read)?;
-        self.take_requests()?;
+        if !self.closed {
+            self.closed = true;
+            shutdown(self.inbox.as_raw_fd(), Shutdown::Read)?;
+            // There is always something to be read from a socket that is shut.
+            self.epoll.delete(&self.inbox)?;
+            self.take_messages()?;
+        }
         Ok(self.is_empty())
     }
 
@@ -221,6 +232,7 @@ impl Group {
         if let Some(timer) = place.timer {
             self.timers.remove(&(timer, key));
         }
+        self.files -= place.files;
         self.rest_later();
         Some(place.seat)
     }
@@ -272,18 +284,16 @@ impl Group {
         Ok(())
     }
 
-    fn take_requests(&mut self) -> io::Result<()> {
-        while let Some((message, fds)) = receive(&self.inbox)? {
+    /// What supervisors ask, and what those hand over who have started a process.
+    fn take_messages(&mut self) -> io::Result<()> {
+        loop {
+            let next = match receive(&self.inbox)? {
+                None => receive(&self.arrivals)?,
+                request => request,
+            };
+            let Some((message, fds)) = next else { return Ok(()) };
             self.take(&message, fds);
         }
-        Ok(())
-    }
-
-    fn take_arrivals(&mut self) -> io::Result<()> {
-        while let Some((message, fds)) = receive(&self.arrivals)? {
-            self.take(&message, fds);
-        }
-        Ok(())
     }
 
     /// Starts a process, or takes one over.
@@ -310,8 +320,8 @@ impl Group {
             return Err(io::Error::other("a start without exit FIFO or log"));
         };
         let mut log = File::from(log);
-        let count = (self.places.len() + self.starters.len()) as u64;
-        let spawned = if count < self.capacity {
+        let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_START;
+        let spawned = if files <= self.most_files {
             // The very program that we are, whatever has its name by now.
             Command::new("/proc/self/exe")
                 .arg0("holdfast-shim")
@@ -322,8 +332,11 @@ impl Group {
                 .stderr(log.try_clone()?)
                 .spawn()
         } else {
-            let text =
-                format!("the group is full: {count} processes, as many as it may have files for");
+            let (count, most) = (self.places.len(), self.most_files);
+            let text = format!(
+                "the group is full: {count} processes may need nearly all of the {most} files \
+                 that it may have open; use another group, or raise LimitNOFILE= or ulimit -Hn"
+            );
             Err(io::Error::other(text))
         };
         match spawned {
@@ -349,7 +362,9 @@ impl Group {
         if matches!(seat.phase, Phase::Arriving { .. }) {
             self.arriving.push(key);
         }
-        self.places.insert(key, Place { seat, registered: [None; WAITS], timer: None });
+        let files = seat.most_files();
+        self.files += files;
+        self.places.insert(key, Place { seat, files, registered: [None; WAITS], timer: None });
         self.settle(key);
         Ok(())
     }
@@ -395,7 +410,7 @@ impl Group {
     fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<bool> {
         if !self.children.contains_key(&pid) {
             // Who handed it over had done so before it could become ours.
-            self.take_arrivals()?;
+            self.take_messages()?;
             self.look_who_arrived();
         }
         if let Some(key) = self.children.get(&pid).copied()

@@ -57,6 +57,15 @@ impl Places {
         Ok((!places.is_empty()).then_some(Self { places, chunk: Box::default() }))
     }
 
+    /// How many descriptors they may come to need.
+    pub(crate) fn most_files(&self) -> u64 {
+        let each = |place: &Place| match place {
+            Place::File(_) | Place::Journald(_) => 1,
+            Place::Fifo(_, stderr) => 2 + 2 * u64::from(stderr.is_some()),
+        };
+        self.places.iter().map(each).sum()
+    }
+
     /// Whether another can take over without missing anything: a FIFO keeps nothing once we close
     /// it, and of what is missing only we know.
     pub(crate) fn can_move(&self) -> bool {

@@ -156,6 +156,11 @@ impl Seat {
         }
     }
 
+    /// How many descriptors it may come to need: its FIFOs, its stdio, and one of an adopted process.
+    pub(crate) fn most_files(&self) -> u64 {
+        2 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
+    }
+
     /// Whether another shim can take over without missing anything.
     pub(crate) fn can_move(&self) -> bool {
         self.control_line.is_empty() && self.stdio.can_move()

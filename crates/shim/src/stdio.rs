@@ -189,6 +189,18 @@ impl Stdio {
             && (self.input.is_none() || self.stdin_holder.is_some())
     }
 
+    /// How many descriptors it may come to need.
+    pub(crate) fn most_files(&self) -> u64 {
+        let each = |output: &Output| match output {
+            Output::Logged(_) => 1,
+            Output::Pumped(_) => 2,
+        };
+        let outputs: u64 = self.outputs.iter().flatten().map(each).sum();
+        let input = if self.input.is_some() { 2 } else { 0 };
+        let others = u64::from(self.stdin_holder.is_some()) + u64::from(self.terminal.is_some());
+        outputs + input + others + self.places.as_ref().map_or(0, Places::most_files)
+    }
+
     /// What another shim needs, each with what it is.
     pub(crate) fn for_another(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
         let pipe = |stream: Stream| match &self.outputs[stream as usize] {

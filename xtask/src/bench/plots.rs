@@ -12,7 +12,9 @@ use super::plot::{self, Bar};
 pub(super) fn all() -> anyhow::Result<()> {
     if_there("start.json", start)?;
     if_there("churn.json", churn)?;
-    if_there("memory.json", memory)
+    if_there("memory.json", memory)?;
+    if_there("scale.json", scale)?;
+    if_there("library.json", library)
 }
 
 fn if_there(result: &str, draw: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -66,6 +68,55 @@ pub(super) fn memory() -> anyhow::Result<()> {
     }
     let title = "Memory of the process that watches an idle container";
     plot::bars(&drawn("memory.svg"), title, "KiB", &bars)
+}
+
+/// How restore, exits and memory of the daemon grow with the containers; also where they are in a group.
+pub(super) fn scale() -> anyhow::Result<()> {
+    let mut points = vec![("a shim each", read_points("scale.json")?)];
+    if results().join("scale-group.json").exists() {
+        points.push(("one shim for all", read_points("scale-group.json")?));
+    }
+    type Figure = fn(&Value) -> Option<f64>;
+    let pictures: [(&str, &str, &str, Figure); 3] = [
+        ("scale-restore.svg", "From the start of a daemon to its answer to `ps`", "ms", |point| {
+            point["restore"]["milliseconds"].as_f64()
+        }),
+        ("scale-exits.svg", "All exit at once, until the last is told", "s", |point| {
+            point["exits"]["lastHeardAfterSeconds"].as_f64()
+        }),
+        ("scale-memory.svg", "Memory of the idle daemon", "PSS, MiB", |point| {
+            Some(point["memory"]["made"]["pssKiB"].as_f64()? / 1024.0)
+        }),
+    ];
+    for (file, title, unit, figure) in pictures {
+        let curve = |(way, points): &(&str, Vec<Value>)| {
+            let point = |point: &Value| Some((point["containers"].as_f64()?, figure(point)?));
+            ((*way).to_owned(), points.iter().filter_map(point).collect())
+        };
+        let curves: Vec<_> = points.iter().map(curve).collect();
+        plot::lines(&drawn(file), title, "containers", unit, &curves)?;
+    }
+    Ok(())
+}
+
+/// What the library adds, with few and with many containers idle.
+pub(super) fn library() -> anyhow::Result<()> {
+    let mut bars = Vec::new();
+    for point in read_points("library.json")? {
+        let idle = &point["idle"];
+        let own = point["ownShareOfRun"].as_f64().context("no own share in library.json")?;
+        bars.push((format!("its share of `run`, {idle} idle"), own, own, own));
+        bars.push(bar(format!("exit to future, {idle} idle"), &point["exitToFuture"])?);
+    }
+    plot::bars(&drawn("library.svg"), "What the library adds", "µs", &bars)
+}
+
+fn read_points(result: &str) -> anyhow::Result<Vec<Value>> {
+    let path = results().join(result);
+    let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let result: Value = serde_json::from_slice(&text)?;
+    let points = result["found"]["points"].as_array();
+    points.cloned().with_context(|| format!("{} holds no points", path.display()))
 }
 
 fn name(row: &Value) -> String {
