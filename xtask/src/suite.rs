@@ -18,6 +18,7 @@ pub(crate) const EMBEDDED: &str = "holdfast-oci";
 pub(crate) struct Circumstances {
     runtime: Option<String>,
     without_runc: Option<(OsString, TempDir)>,
+    in_a_group: bool,
 }
 
 impl Circumstances {
@@ -32,7 +33,7 @@ impl Circumstances {
             }
             other => other.map(str::to_owned),
         };
-        Ok(Self { runtime, without_runc: None })
+        Ok(Self { runtime, without_runc: None, in_a_group: false })
     }
 
     /// Hides runc. It is not uninstalled: others may use it, and what is in no directory of `PATH`
@@ -54,9 +55,18 @@ impl Circumstances {
         Ok(self)
     }
 
+    /// Has all containers share a shim that are not told otherwise.
+    pub(crate) fn in_a_group(mut self) -> Self {
+        self.in_a_group = true;
+        self
+    }
+
     fn apply(&self, command: &mut Command) {
         // What a person's shell says is not what was asked for here.
-        command.env_remove("HOLDFAST_TEST_RUNTIME");
+        command.env_remove("HOLDFAST_TEST_RUNTIME").env_remove("HOLDFAST_TEST_SHIM_GROUP");
+        if self.in_a_group {
+            command.env("HOLDFAST_TEST_SHIM_GROUP", "all");
+        }
         if let Some(runtime) = &self.runtime {
             command.env("HOLDFAST_TEST_RUNTIME", runtime);
         }

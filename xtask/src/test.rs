@@ -23,6 +23,12 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// The tests that say something else where all containers share a shim.
+const IN_A_GROUP: &[&str] = &[
+    "adoption", "attach", "faults", "idle", "logs", "output", "process", "restore", "stdio",
+    "terminal",
+];
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(if options.without_runc {
         &[BUSYBOX, STRACE]
@@ -42,11 +48,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         total.add(&tests);
         notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
         if options.runtime.is_none() && !options.without_runc && options.filter.is_none() {
-            println!("the library's tests with the embedded runtime");
             let embedded = Circumstances::with_runtime(Some(EMBEDDED))?;
-            let tests = suite::run(&["--test", "library"], &embedded)?;
-            total.add(&tests);
-            notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+            let grouped = Circumstances::with_runtime(None)?.in_a_group();
+            for (what, circumstances, of) in [
+                ("the library's tests with the embedded runtime", embedded, &["library"][..]),
+                ("tests with one shim for all", grouped, IN_A_GROUP),
+            ] {
+                println!("{what}");
+                let filter: Vec<_> = of.iter().flat_map(|test| ["--test", test]).collect();
+                let tests = suite::run(&filter, &circumstances)?;
+                total.add(&tests);
+                notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+            }
         }
     }
     show(&notable);

@@ -19,8 +19,8 @@ pub(crate) struct Args<'a> {
     pub(crate) dir: &'a Path,
     /// Whether to take over a process whose shim died, instead of starting one.
     pub(crate) adopt: bool,
-    /// As `adopt`, of one whose shim has handed it over and left nothing half done.
-    pub(crate) moved: bool,
+    /// As `adopt`, of one whose shim, which this is, has handed it over and left nothing half done.
+    pub(crate) moved: Option<i32>,
     /// Whether to hand the process over to a group once it is started.
     pub(crate) seat: bool,
     /// Whether to be the shim of a group. For those who look at it: its place in the state root.
@@ -53,7 +53,7 @@ pub(crate) fn parse<'a>(
     let mut args = Args {
         dir: Path::new(""),
         adopt: false,
-        moved: false,
+        moved: None,
         seat: false,
         group: None,
         timeout: None,
@@ -70,7 +70,6 @@ pub(crate) fn parse<'a>(
         let name = word.to_str().unwrap_or_default();
         match name {
             "--adopt" => args.adopt = true,
-            MOVED_OPTION => (args.adopt, args.moved) = (true, true),
             SEAT_OPTION => args.seat = true,
             "--terminal" => args.terminal = true,
             "--" => {
@@ -83,6 +82,9 @@ pub(crate) fn parse<'a>(
                 let value = words.next().ok_or(USAGE)?;
                 match name {
                     "--dir" => args.dir = Path::new(value),
+                    MOVED_OPTION => {
+                        (args.adopt, args.moved) = (true, Some(parsed(name, value)?));
+                    }
                     GROUP_OPTION => args.group = Some(value),
                     "--timeout-ms" => {
                         args.timeout = Some(Duration::from_millis(parsed(name, value)?));

@@ -67,7 +67,7 @@ pub(crate) struct Group {
     children: HashMap<i32, u64>,
     /// The seats of those that are about to be.
     arriving: Vec<u64>,
-    /// The shims that are starting a process.
+    /// The shims that are starting a process, and have not handed it over.
     starters: HashSet<i32>,
     /// Children that have lost their seat by an error and wait for another.
     seatless: HashMap<i32, Home>,
@@ -351,6 +351,9 @@ impl Group {
 
     /// Takes a process over.
     fn seat(&mut self, args: &Args<'_>, mut legacy: Legacy) -> io::Result<()> {
+        if let Some(starter) = args.moved {
+            self.starters.remove(&starter);
+        }
         let exit = legacy.exit.take().ok_or_else(|| io::Error::other("no exit FIFO was sent"))?;
         let seat = Seat::adopt(args, exit, legacy, Some(self.scratch.clone()))?;
         self.last_key += 1;

@@ -35,9 +35,13 @@ impl Handover {
         ];
         let (kinds, fds): (Vec<u8>, Vec<_>) =
             own.into_iter().chain(seat.stdio.for_another()).unzip();
+        let own_pid = std::process::id().to_string();
         let options = self.words.clone().take_while(|word| *word != "--");
-        let words =
-            options.map(|word| if word == SEAT_OPTION { OsStr::new(MOVED_OPTION) } else { word });
+        let words = options.flat_map(|word| match word == SEAT_OPTION {
+            true => [Some(OsStr::new(MOVED_OPTION)), Some(OsStr::new(&own_pid))],
+            false => [Some(word), None],
+        });
+        let words = words.flatten();
         fd_passing::send(&self.socket, &legacy::message(&kinds, words), &fds)
     }
 }

@@ -130,15 +130,15 @@ impl Seat {
         let phase = match wait::peek(Child::Held(&process)) {
             // Of a shim that died without us.
             Ok(_) => Phase::Running { pid },
-            Err(_) if args.moved => Phase::Arriving { pid },
+            Err(_) if args.moved.is_some() => Phase::Arriving { pid },
             Err(_) => Phase::Adopted { pid, process, end: End::Ahead },
         };
         let mut seat = Self::new(home, exit, control, stdio, phase);
         seat.rest_later();
         let shim = seat.announcer();
         seat.announce(match args.moved {
-            true => Announcement::Created { pid, shim },
-            false => Announcement::Adopted { shim },
+            Some(_) => Announcement::Created { pid, shim },
+            None => Announcement::Adopted { shim },
         });
         // It may have ended long ago.
         seat.look_at_orphan()?;

@@ -140,7 +140,7 @@ impl Stdio {
         if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
             ours.open_places(args, home, scratch)?;
         }
-        if let (Some(places), false) = (&mut ours.places, args.moved) {
+        if let (Some(places), false) = (&mut ours.places, args.moved.is_some()) {
             places.mend()?;
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
@@ -148,7 +148,7 @@ impl Stdio {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let mut relay = Relay::new(pipe, stream, Kind::Pipe);
             if let (Some(places), Some(scratch), false) =
-                (&mut ours.places, &ours.scratch, args.moved)
+                (&mut ours.places, &ours.scratch, args.moved.is_some())
             {
                 relay.compare(places, scratch)?;
             }
@@ -220,7 +220,7 @@ impl Stdio {
     fn open_for_terminal(&mut self, args: &Args<'_>) -> io::Result<()> {
         // One that was handed over without its holder has been closed.
         if let Some(path) = &args.stdin
-            && (self.stdin_holder.is_some() || !args.moved)
+            && (self.stdin_holder.is_some() || args.moved.is_none())
         {
             self.waiting_stdin = Some(open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
             self.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);

@@ -33,7 +33,8 @@ pub const GROUP_OPTION: &str = "--group";
 /// The option by which a shim hands the process over to a group once that is started. The socket
 /// for that is its standard input.
 pub const SEAT_OPTION: &str = "--seat";
-/// As `--adopt`, for a process whose shim has handed it over and left nothing half done.
+/// As `--adopt`, for a process whose shim, the pid that follows, has handed it over and left nothing half
+/// done.
 pub const MOVED_OPTION: &str = "--moved";
 
 /// The longest message to a group, in bytes.
