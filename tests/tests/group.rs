@@ -45,7 +45,7 @@ async fn end_all(all: &[(Container, Gate)], evidence: &[Evidence]) {
         assert_eq!(record.status, ExitStatus::Code(code));
         assert!(evidence.contains(&record.evidence), "{record:?}");
         let output = Output { stdout: b"ready\nafter\n".into(), stderr: b"warn\n".into() };
-        assert_eq!(read_all(container.logs().unwrap()).await, output);
+        assert_eq!(read_all(container.logs().expect("a log")).await, output);
     }
 }
 

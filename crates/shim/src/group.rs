@@ -161,7 +161,7 @@ impl Group {
     fn wait(&self) -> io::Result<Vec<(u64, [bool; WAITS])>> {
         let first = self.timers.first().map(|(due, _)| *due);
         let due = first.into_iter().chain(self.rest).min();
-        let timeout = due.map_or(EpollTimeout::NONE, |due| EpollTimeout::from(round_up(due)));
+        let timeout = due.map_or(EpollTimeout::NONE, round_up);
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,

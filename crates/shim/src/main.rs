@@ -69,8 +69,8 @@ fn run(arguments: Arguments) -> u8 {
     let mut begun = begin(arguments.skip(1));
     // By reference: each place that it were moved through would be in this frame.
     let done = match &mut begun {
-        Ok(Begun::Shim(shim)) => shim.run().map_err(|error| error.to_string()),
-        Ok(Begun::Group) => group().map_err(|error| error.to_string()),
+        Ok(Some(shim)) => shim.run().map_err(|error| error.to_string()),
+        Ok(None) => group().map_err(|error| error.to_string()),
         Err(error) => Err(std::mem::take(error)),
     };
     done.unwrap_or_else(|error| {
@@ -79,22 +79,18 @@ fn run(arguments: Arguments) -> u8 {
     })
 }
 
-/// What is to be done from now on.
-enum Begun {
-    Shim(Shim),
-    Group,
-}
-
-/// Not inlined, nor is [`group`]: the frame in which a shim runs is its own for life.
+/// The shim of one process. `None` if it is to be that of a group.
+///
+/// Not inlined, nor is [`group()`]: the frame in which a shim runs is its own for life.
 #[inline(never)]
-fn begin(words: handover::Words) -> Result<Begun, String> {
+fn begin(words: handover::Words) -> Result<Option<Shim>, String> {
     let args = args::parse(words.clone())?;
     let begun = match &args {
-        args if args.group.is_some() => return Ok(Begun::Group),
+        args if args.group.is_some() => return Ok(None),
         args if args.adopt => Shim::adopt(args),
         args => Shim::start(args, words),
     };
-    begun.map(Begun::Shim).map_err(|error| error.to_string())
+    begun.map(Some).map_err(|error| error.to_string())
 }
 
 #[inline(never)]

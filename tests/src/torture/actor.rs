@@ -105,7 +105,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) fn new(number: usize, name: String, role: Role) -> Self {
         // Every third that waits to be let go; one that does not may lose its shim unseen.
-        let group = (number % 3 == 0 && role.life != Life::AtOnce).then_some("shared");
+        let group = (number.is_multiple_of(3) && role.life != Life::AtOnce).then_some("shared");
         Self {
             role,
             id: name.clone(),
