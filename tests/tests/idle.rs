@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::join_all;
-use holdfast_tests::{Holdfast, Proc, eventually, processes, shim_group, soon};
+use holdfast_tests::{Holdfast, Proc, eventually, processes, soon};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -54,8 +54,7 @@ async fn fifty_restored_containers_make_no_system_call_in_ten_seconds_either() {
 async fn nobody_does_anything(holdfast: &Holdfast) {
     let daemon = holdfast.daemon().process();
     let shims = processes::shims(&holdfast.root());
-    let count = if shim_group().is_some() { 1 } else { 50 };
-    assert_eq!(shims.len(), count);
+    assert_eq!(shims.len(), 50);
     // Threads for file work go ten seconds after their last, and until then it is not idle.
     eventually("the daemon to have its own threads only", || threads(&daemon).len() == 1 + WORKERS)
         .await;
@@ -71,7 +70,7 @@ async fn nobody_does_anything(holdfast: &Holdfast) {
         calls.entry(thread).or_default().push(call.trim());
     }
     let expected: Vec<String> = watched.iter().flat_map(threads).collect();
-    assert_eq!(expected.len(), 1 + WORKERS + count);
+    assert_eq!(expected.len(), 1 + WORKERS + 50);
     for thread in &expected {
         // strace stops each thread to get hold of it, and shows the call that this interrupts as it
         // is taken up again, by its own name or as restart_syscall: that one was made long before.

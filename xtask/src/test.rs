@@ -24,10 +24,8 @@ pub(crate) struct Options {
 }
 
 /// The tests that say something else where all containers share a shim.
-const IN_A_GROUP: &[&str] = &[
-    "adoption", "attach", "faults", "idle", "logs", "output", "process", "restore", "stdio",
-    "terminal",
-];
+const IN_A_GROUP: &[&str] =
+    &["adoption", "attach", "faults", "logs", "output", "process", "restore", "stdio", "terminal"];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(if options.without_runc {
