@@ -131,12 +131,10 @@ impl Scratch {
         self.group_ended().await;
         assert_eq!(self.leftovers(), [""; 0], "left over after all containers were deleted");
     }
-}
 
-impl Scratch {
     /// Where the tests are in a group: its shim ends by itself after its last container, and nobody
     /// waits for it.
-    pub(crate) async fn group_ended(&self) {
+    pub async fn group_ended(&self) {
         if shim_group().is_some() {
             let none = || processes::shims(&self.root()).is_empty();
             eventually("the shim of the group to end", none).await;

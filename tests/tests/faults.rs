@@ -46,6 +46,7 @@ async fn failed_start(
     let error = soon("the start", supervisor.run(options.id(id.clone()))).await;
     let error = error.expect_err("this start must fail");
     assert!(matches!(supervisor.get(&id), Err(Error::NotFound(_))));
+    scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0], "after: {error}");
     assert!(cgroups_of(&id).is_empty());
     // It never was, so nothing was told of it: the next event is another's.
@@ -122,6 +123,7 @@ async fn a_runtime_that_hangs_in_create_is_cleared_away_and_holds_nobody_up() {
         soon("the delete", container.delete()).await.unwrap();
     }
     // Before `close` deletes anything.
+    scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     scratch.close(supervisor).await;
 }
@@ -149,6 +151,7 @@ async fn a_runtime_that_hangs_in_start_leaves_the_container_created() {
     assert!(process.lives());
     soon("the delete", container.delete()).await.unwrap();
     assert!(!process.exists());
+    scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     scratch.close(supervisor).await;
 }

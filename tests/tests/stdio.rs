@@ -190,6 +190,7 @@ async fn what_is_no_fifo_is_refused_for_each_of_the_three() {
     assert!(running.info().execs.is_empty());
     assert_eq!(supervisor.list().len(), 1);
     soon("the delete", running.delete_forced()).await.unwrap();
+    scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     scratch.close(supervisor).await;
 }

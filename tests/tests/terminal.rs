@@ -235,6 +235,7 @@ async fn a_start_with_a_terminal_that_fails_is_told_in_the_runtimes_words() {
     let error = soon("the start", supervisor.run(options)).await.unwrap_err();
     assert!(matches!(error, Error::Runtime(_)), "{error}");
     assert!(error.to_string().contains("no-such-type") || error.to_string().contains("proc"));
+    scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
     scratch.close(supervisor).await;
 }

@@ -457,7 +457,9 @@ impl<'a> Controller<'a> {
                 *interrupted = true;
             }
             actor.witnessed = false;
-            if matches!(actor.phase, Phase::Up(_)) && actor.lost_shim && !actor.forsaken {
+            // One that is being started can have lost its group's.
+            let runs = matches!(actor.phase, Phase::Up(_) | Phase::Starting { .. } | Phase::Limbo);
+            if runs && actor.lost_shim && !actor.forsaken {
                 self.actors[number].forsaken = self.shim(number).is_none();
             }
             self.judge_again(number);
