@@ -41,10 +41,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let filter: Vec<_> = options.filter.iter().map(String::as_str).collect();
     let mut total = Count::default();
     let mut notable = Vec::new();
-    for _ in 0..options.repeat {
-        let tests = suite::run(&filter, &circumstances)?;
+    let mut run = |filter: &[&str], circumstances: &Circumstances| {
+        let tests = suite::run(filter, circumstances)?;
         total.add(&tests);
         notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+        anyhow::Ok(())
+    };
+    for _ in 0..options.repeat {
+        run(&filter, &circumstances)?;
         if options.runtime.is_none() && !options.without_runc && options.filter.is_none() {
             let embedded = Circumstances::with_runtime(Some(EMBEDDED))?;
             let grouped = Circumstances::with_runtime(None)?.in_a_group();
@@ -54,9 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             ] {
                 println!("{what}");
                 let filter: Vec<_> = of.iter().flat_map(|test| ["--test", test]).collect();
-                let tests = suite::run(&filter, &circumstances)?;
-                total.add(&tests);
-                notable.extend(tests.into_iter().filter(|test| test.outcome != Outcome::Passed));
+                run(&filter, &circumstances)?;
             }
         }
     }

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use holdfast_state::legacy::{self, MESSAGE_LIMIT};
 use holdfast_state::{Evidence, ExitRecord};
@@ -23,7 +23,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -32,7 +31,7 @@ use crate::home::Home;
 use crate::legacy::Legacy;
 use crate::log::{self, log};
 use crate::relay::Scratch;
-use crate::seat::{Phase, Seat, WAITS, round_up};
+use crate::seat::{Phase, REST, Seat, WAITS, round_up};
 use crate::setup;
 
 /// How many descriptors a process may need that is only being started.
@@ -45,8 +44,6 @@ const EVENTS: usize = 64;
 const INDEX_BITS: u32 = 3;
 /// What is told of the group itself; the keys of seats are above it.
 const OWN: u64 = 0;
-/// After how much time without a change what memory is free is given back.
-const REST: Duration = Duration::from_secs(1);
 
 const _: () = assert!(WAITS <= 1 << INDEX_BITS);
 
@@ -269,11 +266,7 @@ impl Group {
     }
 
     fn heed_signals(&mut self) -> io::Result<()> {
-        let mut cancelled = false;
-        while let Some(signal) = self.signals.read_signal()? {
-            cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
-        }
-        if cancelled {
+        if setup::was_asked_to_end(&self.signals)? {
             for key in self.places.keys().copied().collect::<Vec<_>>() {
                 if let Some(place) = self.places.get_mut(&key) {
                     place.seat.cancelled = true;
@@ -320,33 +313,35 @@ impl Group {
             return Err(io::Error::other("a start without exit FIFO or log"));
         };
         let mut log = File::from(log);
-        let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_START;
-        let spawned = if files <= self.most_files {
-            // The very program that we are, whatever has its name by now.
-            Command::new("/proc/self/exe")
-                .arg0("holdfast-shim")
-                .arg(legacy::SEAT_OPTION)
-                .args(words)
-                .stdin(OwnedFd::from(self.departures.try_clone()?))
-                .stdout(exit)
-                .stderr(log.try_clone()?)
-                .spawn()
-        } else {
-            let (count, most) = (self.places.len(), self.most_files);
-            let text = format!(
-                "the group is full: {count} processes may need nearly all of the {most} files \
-                 that it may have open; use another group, or raise LimitNOFILE= or ulimit -Hn"
-            );
-            Err(io::Error::other(text))
-        };
-        match spawned {
-            Ok(child) => _ = self.starters.insert(child.id().cast_signed()),
+        match self.spawn(words, &exit, &log) {
+            Ok(pid) => _ = self.starters.insert(pid),
             // It reads there why its start came to nothing.
             Err(error) => {
                 log.write_all(holdfast_state::log::line("error", &error.to_string()).as_bytes())?;
             }
         }
         Ok(())
+    }
+
+    fn spawn(&self, words: &[&OsStr], exit: &File, log: &File) -> io::Result<i32> {
+        let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_START;
+        if files > self.most_files {
+            let (count, most) = (self.places.len(), self.most_files);
+            return Err(io::Error::other(format!(
+                "the group is full: {count} processes may need nearly all of the {most} files \
+                 that it may have open; use another group, or raise LimitNOFILE= or ulimit -Hn"
+            )));
+        }
+        // The very program that we are, whatever has its name by now.
+        let child = Command::new("/proc/self/exe")
+            .arg0("holdfast-shim")
+            .arg(legacy::SEAT_OPTION)
+            .args(words)
+            .stdin(OwnedFd::from(self.departures.try_clone()?))
+            .stdout(exit.try_clone()?)
+            .stderr(log.try_clone()?)
+            .spawn()?;
+        Ok(child.id().cast_signed())
     }
 
     /// Takes a process over.
@@ -375,19 +370,13 @@ impl Group {
     /// Asks what has become of our children.
     fn look_at_children(&mut self) -> io::Result<()> {
         self.look_who_arrived();
-        loop {
-            match wait::peek(Child::Any) {
-                Ok(Some((pid, end))) => {
-                    if !self.child_ended(pid, end)? {
-                        // The status of that one is not on disk, and others may stand behind it.
-                        return self.look_at_each_child();
-                    }
-                }
-                Ok(None) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => return Ok(()),
-                Err(error) => return Err(error),
+        while let Some((pid, end)) = wait::peek_any()? {
+            if !self.child_ended(pid, end)? {
+                // The status of that one is not on disk, and others may stand behind it.
+                return self.look_at_each_child();
             }
         }
+        Ok(())
     }
 
     fn look_at_each_child(&mut self) -> io::Result<()> {
@@ -420,16 +409,16 @@ impl Group {
             && let Some(place) = self.places.get_mut(&key)
         {
             log::turn_to(Some(&place.seat.home));
-            let ended = place.seat.child_ended(pid, end);
-            let recorded = !matches!(place.seat.phase, Phase::Exited { unrecorded: Some(_) });
-            if let Err(error) = ended {
-                log("error", &error.to_string());
-                self.unseat(key);
-            } else {
-                self.settle(key);
+            let may_go = place.seat.child_ended(pid, end);
+            match &may_go {
+                Ok(_) => self.settle(key),
+                Err(error) => {
+                    log("error", &error.to_string());
+                    self.unseat(key);
+                }
             }
             log::turn_to(None);
-            if !recorded {
+            if matches!(may_go, Ok(false)) {
                 return Ok(false);
             }
         }

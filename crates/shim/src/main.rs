@@ -1,8 +1,8 @@
 //! `holdfast-shim`: one container process and its stdio, synchronously.
 //!
-//! The supervisor starts one for each container process, or for a group of them. It runs the OCI runtime, becomes the
-//! parent of what that leaves behind, relays its output to a log, and puts its exit status on disk.
-//! It outlives the daemon, needs nothing from it, and makes no system call while nothing happens.
+//! The supervisor starts one for each container process, or for a group of them. It runs the OCI
+//! runtime, becomes the parent of what that leaves behind, relays its output to a log, and puts its
+//! exit status on disk. It outlives the daemon, needs nothing from it, and makes no system call while nothing happens.
 //!
 //! | module | what |
 //! |---|---|

@@ -75,7 +75,7 @@ pub(crate) struct Unrecorded {
 const RETRY: Duration = Duration::from_secs(1);
 
 /// After how much time without output the memory that it took is given back.
-const REST: Duration = Duration::from_secs(1);
+pub(crate) const REST: Duration = Duration::from_secs(1);
 
 /// Room for an announcement: a few words and five numbers.
 const ANNOUNCEMENT: usize = 128;
@@ -301,16 +301,15 @@ impl Seat {
         }
     }
 
-    /// A child of ours is a zombie; it may be the process.
-    pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<()> {
-        match self.phase {
+    /// A child of ours is a zombie; it may be the process. `false` if it has to stay: as long as the
+    /// status is not on disk it is the record.
+    pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<bool> {
+        if matches!(self.phase, Phase::Running { pid: own } if own == pid) {
             // On disk before it is reaped: should we die in between, the zombie still tells, and
             // as long as there is no status the pid can't be anyone else's.
-            Phase::Running { pid: own } if own == pid => {
-                self.process_ended(end.into(), Evidence::Shim)
-            }
-            _ => Ok(()),
+            self.process_ended(end.into(), Evidence::Shim)?;
         }
+        Ok(!matches!(self.phase, Phase::Exited { unrecorded: Some(_) }))
     }
 
     /// An adopted process is not our child; its pidfd tells of its end, and others how it ended.

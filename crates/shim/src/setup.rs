@@ -59,6 +59,15 @@ fn take_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
+/// Whether SIGTERM has come. All others that have are done with.
+pub(crate) fn was_asked_to_end(signals: &SignalFd) -> io::Result<bool> {
+    let mut asked = false;
+    while let Some(signal) = signals.read_signal()? {
+        asked |= signal.ssi_signo == Signal::SIGTERM as u32;
+    }
+    Ok(asked)
+}
+
 fn dup_above_stdio(fd: &impl AsFd) -> io::Result<OwnedFd> {
     set_nonblocking(fd)?;
     fd.as_fd().try_clone_to_owned()

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use holdfast_state::ProcessDir;
 use holdfast_sys::Termination;
 use holdfast_sys::wait::{self, Child};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::args::Args;
@@ -105,9 +103,7 @@ impl Shim {
             if console {
                 self.receive_terminal()?;
             }
-            while let Some(signal) = self.signals.read_signal()? {
-                self.seat.cancelled |= signal.ssi_signo == Signal::SIGTERM as u32;
-            }
+            self.seat.cancelled |= setup::was_asked_to_end(&self.signals)?;
             if let Err(failure) = self.look_at_children()? {
                 return self.give_up(failure);
             }
@@ -164,19 +160,14 @@ impl Shim {
         }
         // As long as its status is not on disk the zombie stays: it is the record then.
         while let Phase::Running { .. } | Phase::Exited { unrecorded: None } = self.seat.phase {
-            match wait::peek(Child::Any) {
-                Ok(Some((pid, end))) => self.child_ended(pid, end)?,
-                Ok(None) => break,
-                Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => break,
-                Err(error) => return Err(error),
-            }
+            let Some((pid, end)) = wait::peek_any()? else { break };
+            self.child_ended(pid, end)?;
         }
         Ok(Ok(()))
     }
 
     fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<()> {
-        self.seat.child_ended(pid, end)?;
-        if !matches!(self.seat.phase, Phase::Exited { unrecorded: Some(_) }) {
+        if self.seat.child_ended(pid, end)? {
             wait::reap(Child::Pid(pid))?;
         }
         Ok(())

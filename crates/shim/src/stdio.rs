@@ -137,19 +137,19 @@ impl Stdio {
         scratch: Option<Rc<Scratch>>,
     ) -> io::Result<Self> {
         let mut ours = Self { stdin_holder: legacy.stdin.map(File::from), ..Self::default() };
+        // One that was handed over left nothing half done.
+        let died = args.moved.is_none();
         if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
             ours.open_places(args, home, scratch)?;
         }
-        if let (Some(places), false) = (&mut ours.places, args.moved.is_some()) {
+        if died && let Some(places) = &mut ours.places {
             places.mend()?;
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
         for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let mut relay = Relay::new(pipe, stream, Kind::Pipe);
-            if let (Some(places), Some(scratch), false) =
-                (&mut ours.places, &ours.scratch, args.moved.is_some())
-            {
+            if died && let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
                 relay.compare(places, scratch)?;
             }
             ours.outputs[stream as usize] = Some(Output::Logged(relay));
@@ -203,13 +203,9 @@ impl Stdio {
 
     /// What another shim needs, each with what it is.
     pub(crate) fn for_another(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
-        let pipe = |stream: Stream| match &self.outputs[stream as usize] {
-            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => Some(relay.as_fd()),
-            _ => None,
-        };
         let all = [
-            (legacy::STDOUT, pipe(Stream::Stdout)),
-            (legacy::STDERR, pipe(Stream::Stderr)),
+            (legacy::STDOUT, self.pipe(Stream::Stdout)),
+            (legacy::STDERR, self.pipe(Stream::Stderr)),
             (legacy::TERMINAL, self.terminal.as_ref().map(AsFd::as_fd)),
             (legacy::STDIN, self.stdin_holder.as_ref().map(AsFd::as_fd)),
         ];
@@ -234,16 +230,19 @@ impl Stdio {
 
     /// What we read from, for the supervisor to keep copies.
     pub(crate) fn fds(&self) -> StdioFds {
-        let pipe = |output: &Option<Output>| match output {
-            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => {
-                Some(relay.as_fd().as_raw_fd())
-            }
-            _ => None,
-        };
+        let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
         StdioFds {
-            stdout: pipe(&self.outputs[Stream::Stdout as usize]),
-            stderr: pipe(&self.outputs[Stream::Stderr as usize]),
+            stdout: self.pipe(Stream::Stdout).map(number),
+            stderr: self.pipe(Stream::Stderr).map(number),
             terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// Our end of an output that comes through a pipe.
+    fn pipe(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        match &self.outputs[stream as usize] {
+            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => Some(relay.as_fd()),
+            _ => None,
         }
     }
 

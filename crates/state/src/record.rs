@@ -199,13 +199,18 @@ pub enum RecordError {
 impl ProcessRecord {
     /// Reads a record; the schema is looked at before anything else is believed.
     pub fn from_json(content: &[u8]) -> Result<Self, RecordError> {
-        // A newer one may be of any form in all else.
-        if let Ok(Newer { holdfast: Versioned { schema: found } }) = serde_json::from_slice(content)
-            && found > u64::from(SCHEMA)
-        {
-            return Err(RecordError::NewerSchema { found });
+        let read = serde_json::from_slice::<Self>(content);
+        let schema = match &read {
+            Ok(record) => record.holdfast.as_ref().map(|policies| u64::from(policies.schema)),
+            // A newer one may be of any form in all else.
+            Err(_) => serde_json::from_slice(content)
+                .ok()
+                .map(|Newer { holdfast: Versioned { schema } }| schema),
+        };
+        match schema {
+            Some(found) if found > u64::from(SCHEMA) => Err(RecordError::NewerSchema { found }),
+            _ => Self::sound(read?),
         }
-        Self::sound(serde_json::from_slice(content)?)
     }
 
     fn sound(record: Self) -> Result<Self, RecordError> {

@@ -16,9 +16,8 @@ use holdfast_state::{Directory, GroupName};
 use holdfast_sys::fd_passing;
 use nix::errno::Errno;
 
-use crate::keeper::OF_OUR_OWN_MANAGER;
+use crate::keeper::hide_our_own_manager;
 use crate::supervisor::Core;
-use crate::watch;
 
 /// How long the shim of a group may take to make room for one more message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,9 +108,7 @@ fn begin(
     inbox: UnixDatagram,
 ) -> io::Result<()> {
     let mut command = Command::new(&core.shim);
-    for name in OF_OUR_OWN_MANAGER {
-        command.env_remove(name);
-    }
+    hide_our_own_manager(&mut command);
     command
         .arg(GROUP_OPTION)
         .arg(home.path().join(group.as_str()))
@@ -123,15 +120,13 @@ fn begin(
     let watch = {
         let core = core.clone();
         async move {
-            tokio::select! {
-                () = watch::ended(&shim) => {}
+            let ended_well = tokio::select! {
+                ended_well = core.spawned.ended(&mut shim) => ended_well,
                 () = core.stop.cancelled() => return,
-            }
-            let end = shim.try_wait();
-            core.spawned.leave(shim.id());
+            };
             // What it started comes to us, if we are a subreaper.
             core.spawned.expect_strangers();
-            tracing::debug!(%group, ?end, "the shim of a group has ended");
+            tracing::debug!(%group, ended_well, "the shim of a group has ended");
             _ = tokio::task::spawn_blocking(move || clear_away(&core, &group)).await;
         }
     };

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_state::{ContainerId, ProcessId};
@@ -26,8 +27,15 @@ pub trait Keeper: Send + Sync + fmt::Debug {
 
 /// What systemd says to the service that we are, and to nobody below it: runc would take it for the
 /// container's.
-pub(crate) const OF_OUR_OWN_MANAGER: [&str; 4] =
+const OF_OUR_OWN_MANAGER: [&str; 4] =
     ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// Keeps that from what a command starts.
+pub(crate) fn hide_our_own_manager(command: &mut Command) {
+    for name in OF_OUR_OWN_MANAGER {
+        command.env_remove(name);
+    }
+}
 
 /// What of a process is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

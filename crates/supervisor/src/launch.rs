@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::adoption::Copies;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
-use crate::keeper::OF_OUR_OWN_MANAGER;
+use crate::keeper::hide_our_own_manager;
 use crate::layout::Job;
 use crate::lifecycle::State;
 use crate::process::{Origin, Process};
@@ -131,9 +131,7 @@ impl ShimEnds {
             return Ok((self.reader, None));
         }
         let mut command = Command::new(&core.shim);
-        for name in OF_OUR_OWN_MANAGER {
-            command.env_remove(name);
-        }
+        hide_our_own_manager(&mut command);
         command.args(words).stdin(Stdio::null());
         if let Some((kinds, fds)) = legacy {
             let (ours, theirs) = UnixStream::pair()?;

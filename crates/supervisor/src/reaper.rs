@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use holdfast_sys::proc::{Stat, own_children};
-use holdfast_sys::wait;
+use holdfast_sys::{PidFd, reactor, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -50,6 +50,19 @@ impl Spawned {
     /// One of our own was reaped.
     pub(crate) fn leave(&self, pid: u32) {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.cast_signed());
+    }
+
+    /// Waits for the end of a shim of ours and reaps it. Whether it ended well.
+    pub(crate) async fn ended(&self, shim: &mut Child) -> bool {
+        // Our child keeps its pid until it is reaped, so this is no other process.
+        if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
+            && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
+        {
+            let _ = pidfd.readable().await;
+        }
+        let ended_well = shim.try_wait().is_ok_and(|end| end.is_some_and(|end| end.success()));
+        self.leave(shim.id());
+        ended_well
     }
 
     /// From now on strangers may come; some may have come already.

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::keeper::OF_OUR_OWN_MANAGER;
+use crate::keeper::hide_our_own_manager;
 use crate::reaper::Spawned;
 use crate::supervisor::Core;
 use crate::{Error, checkpoint, programs};
@@ -185,9 +185,7 @@ async fn run(
     let start = || {
         let mut command = Command::new(&args[0]);
         command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in OF_OUR_OWN_MANAGER {
-            command.env_remove(name);
-        }
+        hide_our_own_manager(command.as_std_mut());
         command.process_group(0).kill_on_drop(true).spawn()
     };
     let started = spawned.enter(start, |child| child.id().unwrap_or_default());

@@ -172,11 +172,8 @@ impl Core {
                     container.stream.publish_last(&self.events);
                 }
                 containers.remove(&container.id);
-                self.forgotten.fetch_add(1, Ordering::Relaxed);
+                self.give_back_memory(containers.len());
             }
-            let left = containers.len();
-            drop(containers);
-            self.give_back_memory(left);
         } else {
             container.execs().remove(&process.id);
         }
@@ -184,10 +181,12 @@ impl Core {
     }
 
     /// Once many have gone, and more than are left: the allocator would keep what they took.
+    /// Called for each, under the lock of the containers.
     fn give_back_memory(&self, left: usize) {
         const MANY: usize = 500;
-        let gone = self.forgotten.load(Ordering::Relaxed);
-        if gone >= MANY.max(left) && self.forgotten.swap(0, Ordering::Relaxed) == gone {
+        let gone = self.forgotten.fetch_add(1, Ordering::Relaxed) + 1;
+        if gone >= MANY.max(left) {
+            self.forgotten.store(0, Ordering::Relaxed);
             self.reactor.spawn_blocking(holdfast_sys::memory::trim);
         }
     }

@@ -121,14 +121,10 @@ impl Watch {
                 }
                 News::ShimGone => {
                     self.exit = None;
-                    if let Some(shim) = &mut self.shim {
-                        ended(shim).await;
-                        let ended_well =
-                            shim.try_wait().is_ok_and(|end| end.is_some_and(|end| end.success()));
-                        self.core.spawned.leave(shim.id());
-                        if !ended_well {
-                            self.core.spawned.expect_strangers();
-                        }
+                    if let Some(shim) = &mut self.shim
+                        && !self.core.spawned.ended(shim).await
+                    {
+                        self.core.spawned.expect_strangers();
                     }
                     self.feed(Input::ShimGone, &mut deadline).await;
                 }
@@ -314,15 +310,5 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
         // An error comes only with the end of the runtime, and this task with it.
         Some(pidfd) => _ = pidfd.readable().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for the end of a shim that has hung up, which is a matter of its last instructions.
-pub(crate) async fn ended(shim: &Child) {
-    // Our child keeps its pid until it is reaped, so this is no other process.
-    if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
-        && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
-    {
-        let _ = pidfd.readable().await;
     }
 }

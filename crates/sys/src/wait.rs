@@ -56,6 +56,14 @@ pub fn peek(child: Child<'_>) -> io::Result<Option<(i32, Termination)>> {
     waitid(child, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
+/// As [`peek`] of any child; `None` also if there is none at all.
+pub fn peek_any() -> io::Result<Option<(i32, Termination)>> {
+    match peek(Child::Any) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        other => other,
+    }
+}
+
 /// Takes a zombie child out of the process table. `None` if it has not ended.
 pub fn reap(child: Child<'_>) -> io::Result<Option<Termination>> {
     Ok(waitid(child, libc::WEXITED | libc::WNOHANG)?.map(|(_, end)| end))

@@ -40,6 +40,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 "--release",
                 "--package",
                 "holdfast-tests",
+                "--test",
+                "output",
                 "--test-threads",
                 "1",
             ])

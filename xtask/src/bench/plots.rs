@@ -112,11 +112,10 @@ pub(super) fn library() -> anyhow::Result<()> {
 }
 
 fn read_points(result: &str) -> anyhow::Result<Vec<Value>> {
-    let path = results().join(result);
-    let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let result: Value = serde_json::from_slice(&text)?;
-    let points = result["found"]["points"].as_array();
-    points.cloned().with_context(|| format!("{} holds no points", path.display()))
+    let Value::Array(points) = found(result)?["points"].take() else {
+        anyhow::bail!("{result} holds no points")
+    };
+    Ok(points)
 }
 
 fn name(row: &Value) -> String {
@@ -133,13 +132,15 @@ fn bar(name: String, samples: &Value) -> anyhow::Result<Bar> {
 }
 
 fn read(result: &str) -> anyhow::Result<Vec<Value>> {
+    let Value::Array(found) = found(result)? else { anyhow::bail!("{result} holds no list") };
+    Ok(found)
+}
+
+fn found(result: &str) -> anyhow::Result<Value> {
     let path = results().join(result);
     let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut result: Value = serde_json::from_slice(&text)?;
-    let Value::Array(found) = result["found"].take() else {
-        anyhow::bail!("{} holds no list", path.display())
-    };
-    Ok(found)
+    Ok(result["found"].take())
 }
 
 fn results() -> PathBuf {
