@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use crate::{Proc, Scratch, binary, runtime_name, soon};
+use crate::{Proc, Scratch, binary, processes, runtime_name, soon};
 
 /// A daemon of this test's. Dropped, it is killed.
 #[derive(Debug)]
@@ -309,12 +309,20 @@ impl Holdfast {
         ShimEnd(open.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
-    /// What is left over beside the daemon and its socket.
+    /// What is left over beside the daemon, its socket and its spare shims.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
-        let daemon = self.daemon.as_ref().map(|daemon| daemon.process().to_string());
         let mut left = self.scratch.leftovers();
-        left.retain(|name| name != "holdfast.sock" && Some(name) != daemon.as_ref());
+        left.retain(|name| name != "holdfast.sock");
+        if let Some(daemon) = self.daemon.as_ref().map(Daemon::process) {
+            // Before a child has become its program it is a copy of its parent.
+            let copies = processes::children(daemon.pid).into_iter().filter_map(Proc::of);
+            let copies = copies.filter(|child| child.command() == daemon.command());
+            let spares = copies.chain(processes::spares(daemon.pid)).map(|process| process.pid);
+            for pid in spares.chain([daemon.pid]) {
+                left.retain(|name| !name.starts_with(&format!("process {pid} (")));
+            }
+        }
         left
     }
 

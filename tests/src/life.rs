@@ -256,7 +256,9 @@ impl Life {
             Who::Daemon => binary("holdfast-shim"),
             _ => self.tracer.program().to_owned(),
         };
-        self.holdfast.try_start_daemon(&program, &[OsStr::new("--shim"), shim.as_os_str()]).await
+        // Who is followed is known by the arguments with which it begins.
+        let args = ["--spare-shims=0", "--shim"].map(OsStr::new);
+        self.holdfast.try_start_daemon(&program, &[&args[..], &[shim.as_os_str()]].concat()).await
     }
 
     async fn create(&mut self) -> Result<(), String> {

@@ -137,6 +137,25 @@ pub fn mentioning(path: &Path) -> Vec<Proc> {
         .collect()
 }
 
+/// The children of a process, zombies too.
+#[must_use]
+pub fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| {
+            text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The shims that wait for something to do, of the process of a supervisor.
+#[must_use]
+pub fn spares(supervisor: i32) -> Vec<Proc> {
+    let all = children(supervisor).into_iter().filter_map(Proc::of);
+    all.filter(|process| process.command.ends_with("holdfast-shim --spare")).collect()
+}
+
 /// The shims of the containers below a state root.
 #[must_use]
 pub fn shims(root: &Path) -> Vec<Proc> {

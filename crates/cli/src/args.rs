@@ -41,6 +41,9 @@ pub(crate) enum Command {
         /// Have containers that name no group share one shim, this one [default: a shim each]
         #[arg(long, value_name = "NAME")]
         shim_group: Option<GroupName>,
+        /// How many shims are kept ready for containers to come
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        spare_shims: usize,
     },
     /// Show the daemon, what it restored and how fast
     Info {

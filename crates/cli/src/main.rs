@@ -82,9 +82,10 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     let address = args.address(&root);
     let client = Client::new(address.clone());
     match args.command {
-        Command::Daemon { runtime, shim, shim_group } => {
+        Command::Daemon { runtime, shim, shim_group, spare_shims } => {
             init_log();
-            let config = holdfast_daemon::Config { root, address, runtime, shim, shim_group };
+            let config =
+                holdfast_daemon::Config { root, address, runtime, shim, shim_group, spare_shims };
             // As a text: it says its causes itself, and `fail` would say them again.
             holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }

@@ -31,6 +31,8 @@ pub struct Config {
     pub shim: Option<PathBuf>,
     /// The group of containers that name none.
     pub shim_group: Option<GroupName>,
+    /// How many shims are kept ready for containers to come.
+    pub spare_shims: usize,
 }
 
 /// The daemon can't start.
@@ -61,6 +63,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut builder = Supervisor::builder(&config.root)
         .container_nofile(raise_nofile())
         .shim_group(config.shim_group)
+        .spare_shims(config.spare_shims)
         .subreaper();
     if let Some(runtime) = &config.runtime {
         builder = builder.runtime(runtime);

@@ -9,10 +9,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
-use holdfast_state::legacy::{GROUP_OPTION, MOVED_OPTION, SEAT_OPTION};
+use holdfast_state::legacy::{GROUP_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
-/// or `holdfast-shim --group PATH`
+/// or `holdfast-shim --group PATH`, or `holdfast-shim --spare`
 #[derive(Debug)]
 pub(crate) struct Args<'a> {
     /// The process's directory.
@@ -25,6 +25,8 @@ pub(crate) struct Args<'a> {
     pub(crate) seat: bool,
     /// Whether to be the shim of a group. For those who look at it: its place in the state root.
     pub(crate) group: Option<&'a OsStr>,
+    /// Whether to wait for a start, of which we are told then.
+    pub(crate) spare: bool,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
     /// Where output goes; nowhere unless it is said.
@@ -56,6 +58,7 @@ pub(crate) fn parse<'a>(
         moved: None,
         seat: false,
         group: None,
+        spare: false,
         timeout: None,
         log: Vec::new(),
         owner: None,
@@ -71,6 +74,7 @@ pub(crate) fn parse<'a>(
         match name {
             "--adopt" => args.adopt = true,
             SEAT_OPTION => args.seat = true,
+            SPARE_OPTION => args.spare = true,
             "--terminal" => args.terminal = true,
             "--" => {
                 // At once: each size that it grew through would stay with the allocator.
@@ -108,10 +112,10 @@ pub(crate) fn parse<'a>(
         }
     }
     let one = args.dir != Path::new("") && (args.adopt || !args.runtime.is_empty());
-    if one == args.group.is_some() {
-        return Err(USAGE.to_owned());
+    match [one, args.group.is_some(), args.spare] {
+        [true, false, false] | [false, true, false] | [false, false, true] => Ok(args),
+        _ => Err(USAGE.to_owned()),
     }
-    Ok(args)
 }
 
 /// The value of an option.

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Instant;
 
-use holdfast_state::legacy::{self, MESSAGE_LIMIT};
+use holdfast_state::legacy::{MESSAGE_LIMIT, SEAT_OPTION, words as words_of};
 use holdfast_state::{Evidence, ExitRecord};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{Termination, fd_passing};
@@ -291,16 +291,14 @@ impl Group {
 
     /// Starts a process, or takes one over.
     fn take(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
-        let taken = legacy::read_message(message)
-            .ok_or_else(|| io::Error::other("a message without sense"))
-            .and_then(|(kinds, words)| Ok((Legacy::of(kinds, fds)?, words)))
-            .and_then(|(legacy, words)| {
-                let args = args::parse(words.iter().copied()).map_err(io::Error::other)?;
-                match legacy.process {
-                    Some(_) => self.seat(&args, legacy),
-                    None => self.start(&words, legacy),
-                }
-            });
+        let taken = Legacy::of_message(message, fds).and_then(|(legacy, words)| {
+            let words = words_of(words);
+            let args = args::parse(words.clone()).map_err(io::Error::other)?;
+            match legacy.process {
+                Some(_) => self.seat(&args, legacy),
+                None => self.start(words, legacy),
+            }
+        });
         // Who has asked sees the exit FIFO close.
         if let Err(error) = taken {
             log("error", &error.to_string());
@@ -308,7 +306,11 @@ impl Group {
     }
 
     /// Has a shim start a process.
-    fn start(&mut self, words: &[&OsStr], legacy: Legacy) -> io::Result<()> {
+    fn start<'a>(
+        &mut self,
+        words: impl Iterator<Item = &'a OsStr>,
+        legacy: Legacy,
+    ) -> io::Result<()> {
         let (Some(exit), Some(log)) = (legacy.exit, legacy.log) else {
             return Err(io::Error::other("a start without exit FIFO or log"));
         };
@@ -323,7 +325,12 @@ impl Group {
         Ok(())
     }
 
-    fn spawn(&self, words: &[&OsStr], exit: &File, log: &File) -> io::Result<i32> {
+    fn spawn<'a>(
+        &self,
+        words: impl Iterator<Item = &'a OsStr>,
+        exit: &File,
+        log: &File,
+    ) -> io::Result<i32> {
         let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_START;
         if files > self.most_files {
             let (count, most) = (self.places.len(), self.most_files);
@@ -335,7 +342,7 @@ impl Group {
         // The very program that we are, whatever has its name by now.
         let child = Command::new("/proc/self/exe")
             .arg0("holdfast-shim")
-            .arg(legacy::SEAT_OPTION)
+            .arg(SEAT_OPTION)
             .args(words)
             .stdin(OwnedFd::from(self.departures.try_clone()?))
             .stdout(exit.try_clone()?)

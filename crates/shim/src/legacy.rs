@@ -30,6 +30,13 @@ pub(crate) struct LegacyStdio {
 }
 
 impl Legacy {
+    /// What came along with a message with words, and these.
+    pub(crate) fn of_message(message: &[u8], fds: Vec<OwnedFd>) -> io::Result<(Self, &[u8])> {
+        let (kinds, words) = legacy::read_message(message)
+            .ok_or_else(|| io::Error::other("a message without sense"))?;
+        Ok((Self::of(kinds, fds)?, words))
+    }
+
     /// Receives the one message there is. The supervisor sends it before we are started.
     pub(crate) fn receive(socket: &impl AsFd) -> io::Result<Self> {
         let mut kinds = [0; fd_passing::MAX];

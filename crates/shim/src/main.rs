@@ -21,6 +21,7 @@
 //! | `shim` | the shim of one process: a loop around one `poll` |
 //! | `starting` | its first phase: from the runtime to a process of ours, or back to nothing |
 //! | `group` | the shim of many processes: a loop around one `epoll_wait` |
+//! | `spare` | one that was begun before there is a process to start |
 //! | `handover` | from the one that has started a process to its group |
 //! | `legacy` | what a shim leaves to the one that takes over |
 //! | `log` | its own log |
@@ -49,6 +50,7 @@ mod runtime;
 mod seat;
 mod setup;
 mod shim;
+mod spare;
 mod starting;
 mod stdio;
 mod terminal;
@@ -58,6 +60,7 @@ use std::io;
 use holdfast_sys::start::Arguments;
 
 use group::Group;
+use handover::Handover;
 use shim::Shim;
 
 // Without the standard library's own start, which maps a stack for signals and reads
@@ -87,10 +90,17 @@ fn begin(words: handover::Words) -> Result<Option<Shim>, String> {
     let args = args::parse(words.clone())?;
     let begun = match &args {
         args if args.group.is_some() => return Ok(None),
-        args if args.adopt => Shim::adopt(args),
-        args => Shim::start(args, words),
+        args if args.spare => spare::start(),
+        args if args.adopt => Shim::adopt(args).map(Some),
+        args => {
+            let handover = args.seat.then(|| Handover::new(words)).transpose();
+            handover.and_then(|handover| Shim::start(args, handover).map(Some))
+        }
     };
-    begun.map(Some).map_err(|error| error.to_string())
+    match begun {
+        Ok(None) => std::process::exit(0),
+        other => other.map_err(|error| error.to_string()),
+    }
 }
 
 #[inline(never)]

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signalfd::SignalFd;
 
 use crate::args::Args;
-use crate::handover::{Handover, Words};
+use crate::handover::Handover;
 use crate::home::Home;
 use crate::legacy::Legacy;
 use crate::runtime;
@@ -46,9 +46,8 @@ pub(crate) struct Shim {
 impl Shim {
     /// Detaches, opens what the process directory holds, and sets the runtime to work.
     #[inline(never)]
-    pub(crate) fn start(args: &Args<'static>, words: Words) -> io::Result<Self> {
+    pub(crate) fn start(args: &Args<'_>, handover: Option<Handover>) -> io::Result<Self> {
         let deadline = args.timeout.map(|timeout| (Instant::now() + timeout, timeout));
-        let handover = args.seat.then(|| Handover::new(words)).transpose()?;
         let (signals, exit) = setup::become_shim()?;
         if let Some(soft) = args.nofile {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -14,7 +14,7 @@ use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2,
 };
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, mkfifoat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, mkfifoat, unlinkat};
 
 /// Mode of a directory of ours: nobody but the owner.
 const DIRECTORY_MODE: Mode = Mode::S_IRWXU;
@@ -47,13 +47,6 @@ impl FileId {
 /// How often a directory is looked through before whoever puts more into it is taken for one who does
 /// not stop.
 const REMOVAL_ROUNDS: usize = 100;
-
-/// Which name wins when a file is published under a name that is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Publish {
-    Replace,
-    KeepFirst,
-}
 
 impl Directory {
     /// Opens a directory by path.
@@ -134,31 +127,33 @@ impl Directory {
     /// Writes a file so that a reader sees the old content or the new, never a mixture, also after
     /// a power loss: a synced temporary file is renamed into place and the directory synced.
     pub fn write_atomic(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.publish(name, content, Publish::Replace)
+        self.publish(name, content, Self::rename)?;
+        self.sync()
     }
 
     /// As [`write_atomic`](Self::write_atomic), but the first to write the name wins; every later
-    /// write fails with [`io::ErrorKind::AlreadyExists`] and changes nothing.
+    /// write fails with [`io::ErrorKind::AlreadyExists`] and changes nothing. And the name itself is
+    /// durable only after a [`sync`](Self::sync), which can be that of several.
     pub fn write_once(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.publish(name, content, Publish::KeepFirst)
+        self.publish(name, content, Self::rename_new)
     }
 
-    fn publish(&self, name: &str, content: &[u8], publish: Publish) -> io::Result<()> {
+    fn publish(
+        &self,
+        name: &str,
+        content: &[u8],
+        rename: impl FnOnce(&Self, &str, &str) -> io::Result<()>,
+    ) -> io::Result<()> {
         // The pid keeps two writers apart (a shim and a supervisor may record the same exit); one
         // that a crash left behind is simply overwritten, or goes with the directory.
         let temporary = format!(".{name}.{}", std::process::id());
-        let written = self.write_synced(&temporary, content).and_then(|()| match publish {
-            Publish::Replace => Ok(renameat(&self.fd, temporary.as_str(), &self.fd, name)?),
-            Publish::KeepFirst => {
-                Ok(linkat(&self.fd, temporary.as_str(), &self.fd, name, AtFlags::empty())?)
-            }
-        });
-        if written.is_err() || publish == Publish::KeepFirst {
+        let written =
+            self.write_synced(&temporary, content).and_then(|()| rename(self, &temporary, name));
+        if written.is_err() {
             // Best effort: what stays is hidden, and goes with the directory.
             let _ = self.unlink(&temporary);
         }
-        written?;
-        self.sync()
+        written
     }
 
     fn write_synced(&self, name: &str, content: &[u8]) -> io::Result<()> {

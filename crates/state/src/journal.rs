@@ -18,14 +18,17 @@ const COMPACT_ABOVE: u64 = 256 * 1024;
 /// More than can ever be there by the rule above; a larger file is not ours.
 const LIMIT: u64 = 4 * COMPACT_ABOVE;
 
-/// Appends one event, with one write, so that a reader sees whole lines only.
-pub fn append(container: &ContainerDir, event: &Event) -> io::Result<()> {
+/// Appends events with one write, so that a reader sees whole lines only.
+pub fn append(container: &ContainerDir, events: &[Event]) -> io::Result<()> {
     let directory = container.directory();
-    let mut line = serde_json::to_vec(event)?;
-    line.push(b'\n');
+    let mut lines = Vec::new();
+    for event in events {
+        serde_json::to_writer(&mut lines, event)?;
+        lines.push(b'\n');
+    }
     let mut file = directory.append(NAME)?;
     let length = file.metadata()?.len();
-    if let Err(error) = file.write_all(&line) {
+    if let Err(error) = file.write_all(&lines) {
         // A disk that becomes full takes the beginning of a line, and the next would go on with it.
         let _ = file.set_len(length);
         return Err(error);
@@ -104,14 +107,14 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = StateRoot::open(temp.path()).unwrap();
         let container = root.stage_container().unwrap().publish(&"c".parse().unwrap()).unwrap();
-        append(&container, &event(1)).unwrap();
+        append(&container, &[event(1)]).unwrap();
         container
             .directory()
             .append(NAME)
             .unwrap()
             .write_all(b"{\"seq\":2,\"ti\n\xff\xfe\n")
             .unwrap();
-        append(&container, &event(3)).unwrap();
+        append(&container, &[event(3)]).unwrap();
         let seqs: Vec<u64> = read(&container).unwrap().iter().map(|event| event.seq).collect();
         assert_eq!(seqs, [1, 3]);
         let text =
@@ -119,9 +122,9 @@ mod tests {
         assert!(text.unwrap().starts_with("{\"seq\":1,\"time\":\""));
 
         let live = Event { process: "live".parse().unwrap(), kind: EventKind::Started, ..event(4) };
-        append(&container, &live).unwrap();
+        append(&container, std::slice::from_ref(&live)).unwrap();
         for seq in 5..6_000 {
-            append(&container, &event(seq)).unwrap();
+            append(&container, &[event(seq)]).unwrap();
         }
         let events = read(&container).unwrap();
         assert_eq!(events.last().unwrap().seq, 5_999);

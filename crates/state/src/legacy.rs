@@ -5,7 +5,7 @@
 //! A shim that adopts one process is told with one byte a descriptor, in the order in which they go
 //! along with it (`SCM_RIGHTS`). The shim of a group is told the number of those bytes before them,
 //! and after them the command line that a shim of the process's own would have, its words ended by
-//! a zero byte each.
+//! a zero byte each. So is a spare shim, from the program's name on.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -33,14 +33,16 @@ pub const GROUP_OPTION: &str = "--group";
 /// The option by which a shim hands the process over to a group once that is started. The socket
 /// for that is its standard input.
 pub const SEAT_OPTION: &str = "--seat";
+/// The option by which a shim waits for a start of which it is told by its standard input.
+pub const SPARE_OPTION: &str = "--spare";
 /// As `--adopt`, for a process whose shim, the pid that follows, has handed it over and left nothing half
 /// done.
 pub const MOVED_OPTION: &str = "--moved";
 
-/// The longest message to a group, in bytes.
+/// The longest message with words, in bytes.
 pub const MESSAGE_LIMIT: usize = 128 * 1024;
 
-/// A message to the shim of a group.
+/// A message with words.
 #[must_use]
 pub fn message<'a>(kinds: &[u8], words: impl IntoIterator<Item = &'a OsStr>) -> Vec<u8> {
     let mut message = vec![u8::try_from(kinds.len()).unwrap_or(u8::MAX)];
@@ -54,11 +56,16 @@ pub fn message<'a>(kinds: &[u8], words: impl IntoIterator<Item = &'a OsStr>) -> 
 
 /// The kinds and the words of such a message. `None` if it makes no sense.
 #[must_use]
-pub fn read_message(message: &[u8]) -> Option<(&[u8], Vec<&OsStr>)> {
+pub fn read_message(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (count, rest) = message.split_first()?;
     let (kinds, words) = rest.split_at_checked(usize::from(*count))?;
-    let words = words.strip_suffix(&[0])?;
-    Some((kinds, words.split(|&byte| byte == 0).map(OsStr::from_bytes).collect()))
+    words.ends_with(&[0]).then_some((kinds, words))
+}
+
+/// The words that such a message has, each ended by a zero byte.
+pub fn words(bytes: &[u8]) -> impl Iterator<Item = &OsStr> + Clone {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    bytes.split(|&byte| byte == 0).map(OsStr::from_bytes)
 }
 
 #[cfg(test)]
@@ -69,17 +76,18 @@ mod tests {
     proptest! {
         #[test]
         fn what_makes_sense_reads_back(bytes in any::<Vec<u8>>()) {
-            if let Some((kinds, words)) = read_message(&bytes) {
-                prop_assert_eq!(message(kinds, words), bytes);
+            if let Some((kinds, text)) = read_message(&bytes) {
+                prop_assert_eq!(message(kinds, words(text)), bytes);
             }
         }
     }
 
     #[test]
     fn words_may_be_empty_and_no_text() {
-        let words = [OsStr::new("--dir"), OsStr::new(""), OsStr::from_bytes(&[0xff])];
-        let message = message(&[EXIT, LOG], words);
-        assert_eq!(read_message(&message), Some((&[EXIT, LOG][..], words.to_vec())));
+        let said = [OsStr::new("--dir"), OsStr::new(""), OsStr::from_bytes(&[0xff])];
+        let message = message(&[EXIT, LOG], said);
+        let (kinds, text) = read_message(&message).unwrap();
+        assert_eq!((kinds, words(text).collect::<Vec<_>>()), (&[EXIT, LOG][..], said.to_vec()));
         assert_eq!(read_message(&[]), None);
         assert_eq!(read_message(&[3, EXIT]), None);
     }

@@ -214,10 +214,11 @@ impl ProcessDir {
                 if parse_status_file(&self.0.read(EXIT_STATUS, SMALL_LIMIT)?).is_none() {
                     self.0.write_atomic(EXIT_STATUS, number.as_bytes())?;
                 }
-                Ok(standing)
             }
-            other => other.map(|()| standing),
+            other => other?,
         }
+        self.0.sync()?;
+        Ok(standing)
     }
 
     /// The error that explains a failed start: the shim's own first, then the runtime's.

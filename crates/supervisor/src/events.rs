@@ -76,34 +76,33 @@ impl EventLog {
         Self { container, journal: Mutex::new(journal) }
     }
 
-    /// Numbers an event, writes it down and tells it. The lock is held all the while, so that journal
-    /// and listeners see the same order.
+    /// Numbers events, writes them down and tells them. The lock is held all the while, so that
+    /// journal and listeners see the same order.
     pub(crate) fn publish(
         &self,
         root: &StateRoot,
         hub: &Hub,
         process: &ProcessId,
-        kind: EventKind,
+        kinds: Vec<EventKind>,
     ) {
-        self.tell(hub, process, kind, |unwritten, event| {
-            unwritten.push_back(event.clone());
+        if kinds.is_empty() {
+            return;
+        }
+        self.tell(hub, process, kinds, |unwritten, events| {
+            unwritten.extend(events.iter().cloned());
             if let Err(error) = self.write(root, unwritten) {
                 // The event itself must go on: a full disk is no reason to hide an exit. It is
                 // written before the next one.
                 tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
             }
-            if unwritten.len() > BACKLOG {
-                unwritten.pop_front();
-            }
+            let too_many = unwritten.len().saturating_sub(BACKLOG);
+            unwritten.drain(..too_many);
         });
     }
 
     fn write(&self, root: &StateRoot, unwritten: &mut VecDeque<Event>) -> io::Result<()> {
-        let dir = root.container(&self.container)?;
-        while let Some(event) = unwritten.front() {
-            journal::append(&dir, event)?;
-            unwritten.pop_front();
-        }
+        journal::append(&root.container(&self.container)?, unwritten.make_contiguous())?;
+        unwritten.clear();
         Ok(())
     }
 
@@ -115,23 +114,29 @@ impl EventLog {
 
     /// Tells that the container is gone, its journal included.
     pub(crate) fn publish_last(&self, hub: &Hub) {
-        self.tell(hub, &ProcessId::init(), EventKind::Deleted, |_, _| {});
+        self.tell(hub, &ProcessId::init(), vec![EventKind::Deleted], |_, _| {});
     }
 
     fn tell(
         &self,
         hub: &Hub,
         process: &ProcessId,
-        kind: EventKind,
-        write: impl FnOnce(&mut VecDeque<Event>, &Event),
+        kinds: Vec<EventKind>,
+        write: impl FnOnce(&mut VecDeque<Event>, &[Event]),
     ) {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let seq = journal.next;
-        let event = Event { seq, time: Timestamp::now(), process: process.clone(), kind };
-        journal.next = journal.next.saturating_add(1);
-        write(&mut journal.unwritten, &event);
-        // An error means that nobody listens.
-        let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
+        let time = Timestamp::now();
+        let mut events = Vec::new();
+        for kind in kinds {
+            let seq = journal.next;
+            events.push(Event { seq, time: time.clone(), process: process.clone(), kind });
+            journal.next = journal.next.saturating_add(1);
+        }
+        write(&mut journal.unwritten, &events);
+        for event in events {
+            // An error means that nobody listens.
+            let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
+        }
     }
 }
 

@@ -35,13 +35,16 @@ impl Container {
                     return Err(this.wrong_state("exec", "running"));
                 }
                 this.core.moves.prepare();
-                let (process, job, log) = {
+                let (process, begun, log) = {
                     let this = this.clone();
                     tokio::task::spawn_blocking(move || {
                         let job = layout::exec(&this.core, &this.state, &options)?;
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
                         match LogReader::attached(&this.core, &job.process) {
-                            Ok(log) => Ok((job.process.clone(), job, log)),
+                            Ok(log) => {
+                                let begun = launch::begin(&this.core, &job);
+                                Ok((job.process, begun, log))
+                            }
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
                                 this.state.execs().remove(&job.process.id);
@@ -56,7 +59,7 @@ impl Container {
                     .await
                     .unwrap_or(Err(Error::ShuttingDown))?
                 };
-                launch::launch(&this.core, job).await?;
+                launch::launch(&this.core, begun).await?;
                 Ok((
                     ExecProcess { core: this.core.clone(), container: this.state.clone(), process },
                     log,

@@ -33,23 +33,31 @@ const SHIM_SLACK: Duration = Duration::from_secs(8);
 /// How long a runtime may take to delete what is left of a container.
 pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the shim, has it watched, and waits until the process is there or the start has been
-/// cleared away again.
-pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
-    let process = job.process.clone();
-    let start_deadline = Some(Instant::now() + job.timeout + SHIM_SLACK);
-    let spawned = {
-        let core = core.clone();
-        blocking(move || spawn_shim(&core, &job)).await
-    };
-    let (exit, shim) = spawned
+/// A start that is under way, if its shim could be begun.
+pub(crate) struct Begun {
+    process: Arc<Process>,
+    deadline: Instant,
+    shim: io::Result<(File, Option<Child>)>,
+}
+
+/// Begins the shim. Waits for the disk.
+pub(crate) fn begin(core: &Arc<Core>, job: &Job) -> Begun {
+    let deadline = Instant::now() + job.timeout + SHIM_SLACK;
+    Begun { process: job.process.clone(), deadline, shim: begin_shim(core, job) }
+}
+
+/// Has the shim watched, and waits until the process is there or the start has been cleared away again.
+pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> {
+    let Begun { process, deadline, shim } = begun;
+    let (exit, shim) = shim
         .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), shim)))
         .unwrap_or_else(|error| {
             // Nothing runs yet, so the watch finds nothing but the clearing away to do.
             process.fail(Error::io(format!("start {}", core.shim.display()))(error));
             (None, None)
         });
-    core.tasks.spawn(Watch::new(core, &process, exit, shim, start_deadline).run());
+    let has_own_shim = shim.is_some();
+    core.tasks.spawn(Watch::new(core, &process, exit, shim, Some(deadline)).run());
     let state = tokio::select! {
         state = process.reached(|state| *state != State::Creating) => state,
         () = core.stop.cancelled() => return Err(Error::ShuttingDown),
@@ -58,11 +66,16 @@ pub(crate) async fn launch(core: &Arc<Core>, job: Job) -> Result<(), Error> {
         State::Abandoned => {
             Err(process.take_failure().unwrap_or_else(|| Error::NotStarted(String::new())))
         }
-        _ => Ok(()),
+        _ => {
+            if has_own_shim {
+                core.spares.refill_later(core);
+            }
+            Ok(())
+        }
     }
 }
 
-fn spawn_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
+fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
     let mut ends = ShimEnds::open(&job.dir, &job.record)?;
     ends.words.extend(["--timeout-ms".into(), job.timeout.as_millis().to_string().into()]);
     // The shim of a group raises its own limit.
@@ -129,6 +142,12 @@ impl ShimEnds {
             fds.extend([self.announcements.as_fd(), self.log.as_fd()]);
             groups::ask(core, group, &legacy::message(&kinds, words), &fds)?;
             return Ok((self.reader, None));
+        }
+        let (exit, log) = (self.announcements.as_fd(), self.log.as_fd());
+        if legacy.is_none()
+            && let Some(shim) = core.spares.employ(words.clone(), exit, log)
+        {
+            return Ok((self.reader, Some(shim)));
         }
         let mut command = Command::new(&core.shim);
         hide_our_own_manager(&mut command);

@@ -23,6 +23,7 @@
 //! | `lifecycle` | what follows from what: one pure function |
 //! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
 //! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
+//! | `spares` | shims that wait for a start |
 //! | `restore` | from what is on disk back to tasks |
 //! | `adoption`, `reaper` | what happens to a process whose shim died, and to others that come to us then |
 //! | `set_aside` | what becomes of a record that can't be read |
@@ -71,6 +72,7 @@ mod reaper;
 mod restore;
 mod runtime;
 mod set_aside;
+mod spares;
 mod stdin;
 mod supervisor;
 mod watch;

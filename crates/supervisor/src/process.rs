@@ -101,17 +101,16 @@ impl Process {
     /// Feeds the lifecycle. Events are published before anyone can see the new state, in the order
     /// of the transitions; what else is to be done is returned.
     pub(crate) fn apply(&self, core: &Core, input: Input) -> Vec<Action> {
-        let mut rest = Vec::new();
+        let (mut told, mut rest) = (Vec::new(), Vec::new());
         self.state.send_if_modified(|state| {
             let (next, actions) = step(self.nature, state, input);
             for action in actions {
                 match action {
-                    Action::Publish(kind) => {
-                        self.stream.publish(&core.root, &core.events, &self.id, kind)
-                    }
+                    Action::Publish(kind) => told.push(kind),
                     other => rest.push(other),
                 }
             }
+            self.stream.publish(&core.root, &core.events, &self.id, told);
             let changed = *state != next;
             *state = next;
             changed

@@ -178,9 +178,7 @@ fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Err
 /// Publishes what the journal lacks and begins to watch what is not over.
 fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
     let Restored { process, exit, missing, doubtful, shim, kept } = restored;
-    for kind in missing {
-        process.stream.publish(&core.root, &core.events, &process.id, kind);
-    }
+    process.stream.publish(&core.root, &core.events, &process.id, missing);
     if doubtful {
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }

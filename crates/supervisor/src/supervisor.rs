@@ -21,6 +21,7 @@ use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
 use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
+use crate::spares::Spares;
 use crate::{
     Abilities, ContainerInfo, Error, Limit, LogReader, RuntimeChoice, launch, layout, limits,
     programs, restore,
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     pub(crate) files: FileWatch,
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
+    pub(crate) spares: Spares,
     /// How many containers have been forgotten since memory was given back.
     forgotten: AtomicUsize,
     pub(crate) stop: CancellationToken,
@@ -287,6 +289,7 @@ impl Supervisor {
             files: FileWatch::default(),
             keeping: Keeping::new(builder.keeper, builder.kept),
             spawned: Arc::default(),
+            spares: Spares::new(builder.spare_shims),
             forgotten: AtomicUsize::new(0),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
@@ -370,14 +373,14 @@ impl Supervisor {
                 if let Some(id) = &options.id {
                     core.make_way(id).await;
                 }
-                let (container, job, log) = {
+                let (container, begun, log) = {
                     let core = core.clone();
                     tokio::task::spawn_blocking(move || {
                         let (container, job) = layout::container(&core, &options, launch)?;
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
                         match LogReader::attached(&core, &container.init) {
-                            Ok(log) => Ok((container, job, log)),
+                            Ok(log) => Ok((container, launch::begin(&core, &job), log)),
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
                                 core.containers().remove(&container.id);
@@ -389,7 +392,7 @@ impl Supervisor {
                     .await
                     .unwrap_or(Err(Error::ShuttingDown))?
                 };
-                launch::launch(&core, job).await?;
+                launch::launch(&core, begun).await?;
                 Ok((Container::new(core, container), log))
             })
             .await
@@ -436,6 +439,7 @@ impl Supervisor {
         self.stop();
         self.core.tasks.close();
         self.core.tasks.wait().await;
+        self.core.spares.dismiss();
         self.core.root.release();
     }
 }

@@ -79,6 +79,8 @@ impl Watch {
             let state = self.process.state();
             let final_state = matches!(state, State::Stopped(_) | State::Abandoned);
             if final_state {
+                // Who waits for it comes first.
+                tokio::task::yield_now().await;
                 (pidfd, deadline) = (None, None);
                 self.oom = None;
                 if self.process.take_copies().is_some() || self.process.handle().is_some() {

@@ -13,6 +13,7 @@
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`random`] | `getrandom(2)` |
+//! | [`command_line`] | `PR_SET_MM_MAP` |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
 //! | [`spawn`] | what a child begins with |
@@ -21,6 +22,7 @@
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
+pub mod command_line;
 pub mod ending;
 pub mod fd;
 pub mod fd_passing;

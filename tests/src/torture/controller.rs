@@ -18,7 +18,7 @@ use crate::{processes, runtime_name};
 use super::Trouble;
 use super::actor::{Actor, Cell, Phase};
 use super::plan::{Batch, Life, Op, Runtime};
-use super::programs::{Cli, Daemon, PATIENCE, Paths, children, ended, find_shim};
+use super::programs::{Cli, Daemon, PATIENCE, Paths, ended, find_shim};
 use super::report::Report;
 
 /// Starts that are under way at the same time, at the most.
@@ -505,7 +505,7 @@ impl<'a> Controller<'a> {
         });
         let daemon = self.daemon.as_ref().map(Daemon::pid);
         let others: Vec<i32> = clis.flatten().chain(daemon).collect();
-        for pid in children(std::process::id().cast_signed()) {
+        for pid in processes::children(std::process::id().cast_signed()) {
             if !others.contains(&pid) {
                 // An error is a signal that nix has no name for; it is reaped all the same.
                 let _ = waitid(

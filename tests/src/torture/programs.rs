@@ -230,17 +230,6 @@ impl Drop for Daemon {
     }
 }
 
-/// The children of a process, zombies too.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks
-        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|text| {
-            text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
-        })
-        .collect()
-}
-
 /// The living shim of a process, held by a descriptor: found by its arguments or, that of a group, by
 /// the exit FIFO that it has open. A stopped one lives.
 pub(crate) fn find_shim(dir: &Path, known: Option<i32>) -> Option<(i32, PidFd)> {

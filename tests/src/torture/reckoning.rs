@@ -16,7 +16,7 @@ use super::Trouble;
 use super::actor::Cell;
 use super::controller::Controller;
 use super::plan::End;
-use super::programs::{Cli, Daemon, PATIENCE, Paths, children};
+use super::programs::{Cli, Daemon, PATIENCE, Paths};
 
 /// How many containers are given to one command.
 const AT_ONCE: usize = 50;
@@ -277,11 +277,16 @@ fn left(paths: &Paths, prefix: &str, daemon: &Daemon, descriptors: &[String]) ->
     let scratch = paths.scratch.to_string_lossy();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     left.extend(mounts.lines().filter(|line| line.contains(&*scratch)).map(str::to_owned));
-    left.extend(children(daemon.pid()).into_iter().map(|pid| format!("child {pid} of the daemon")));
+    let spares = processes::spares(daemon.pid());
+    let strangers = processes::children(daemon.pid()).into_iter();
+    let strangers = strangers.filter(|pid| spares.iter().all(|spare| spare.pid != *pid));
+    left.extend(strangers.map(|pid| format!("child {pid} of the daemon")));
     left.extend(cgroups(prefix));
     let now = daemon.descriptors();
     // One that was counted at first may have been about to go.
     let mut rest = descriptors.to_vec();
+    // A shim that waits is told by a socket.
+    rest.extend(spares.iter().map(|_| "socket".to_owned()));
     for descriptor in now {
         match rest.iter().position(|known| *known == descriptor) {
             Some(place) => _ = rest.swap_remove(place),

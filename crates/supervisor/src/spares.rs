@@ -1,0 +1,138 @@
+//! Shims that were begun before there is anything to do: until a program has begun takes longer than
+//! to tell it what to do.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_state::legacy::{self, MESSAGE_LIMIT, SPARE_OPTION};
+use holdfast_sys::fd_passing;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+
+use crate::keeper::hide_our_own_manager;
+use crate::reaper::Spawned;
+use crate::supervisor::{Core, blocking};
+
+/// What a shim is called, in the first word of its command line.
+const NAME: &str = "holdfast-shim";
+
+/// How long after a start others are begun: what was started comes first.
+const MOMENT: Duration = Duration::from_millis(2);
+
+/// Those that wait.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    /// How many are to wait.
+    wanted: usize,
+    waiting: Mutex<Vec<Spare>>,
+    /// Some are about to be begun.
+    refilling: AtomicBool,
+}
+
+/// One that waits. It ends by itself when its socket closes, as by our death; dropped, it is killed.
+#[derive(Debug)]
+struct Spare {
+    shim: Option<Child>,
+    socket: OwnedFd,
+    spawned: Arc<Spawned>,
+}
+
+impl Spares {
+    pub(crate) fn new(wanted: usize) -> Self {
+        Self { wanted, waiting: Mutex::default(), refilling: AtomicBool::new(false) }
+    }
+
+    /// Has one of them start a process. `None` if none can.
+    pub(crate) fn employ<'a>(
+        &self,
+        words: impl Iterator<Item = &'a OsStr>,
+        exit: BorrowedFd<'_>,
+        log: BorrowedFd<'_>,
+    ) -> Option<Child> {
+        let mut spare = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            // Read, as the connection would else be reset when we close it.
+            let ready = waiting.iter().position(|spare| matches!(spare.hear(true), Ok(1..)))?;
+            waiting.swap_remove(ready)
+        };
+        let words = std::iter::once(OsStr::new(NAME)).chain(words);
+        let message = legacy::message(&[legacy::EXIT, legacy::LOG], words);
+        let told = match message.len() <= MESSAGE_LIMIT {
+            true => fd_passing::send(&spare.socket, &message, &[exit, log]),
+            false => Err(io::ErrorKind::ArgumentListTooLong.into()),
+        };
+        match told {
+            Ok(()) => spare.shim.take(),
+            Err(error) => {
+                tracing::debug!(%error, "a spare shim is of no use");
+                None
+            }
+        }
+    }
+
+    /// Begins as many as are missing, after a moment.
+    pub(crate) fn refill_later(&self, core: &Arc<Core>) {
+        if self.refilling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let core = core.clone();
+        core.clone().tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(MOMENT) => {}
+                () = core.stop.cancelled() => return,
+            }
+            core.spares.refilling.store(false, Ordering::Relaxed);
+            let begun = core.clone();
+            if let Err(error) = blocking(move || begun.spares.refill(&begun)).await {
+                tracing::warn!(%error, "no spare shim");
+            }
+        });
+    }
+
+    fn refill(&self, core: &Core) -> io::Result<()> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|spare| matches!(spare.hear(false), Ok(1..) | Err(Errno::EAGAIN)));
+        while waiting.len() < self.wanted && !core.stop.is_cancelled() {
+            waiting.push(Spare::begin(core)?);
+        }
+        Ok(())
+    }
+
+    /// Ends those that wait.
+    pub(crate) fn dismiss(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Spare {
+    fn begin(core: &Core) -> io::Result<Self> {
+        // One that keeps messages apart and yet tells of the other side's end.
+        let (socket, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let mut command = Command::new(&core.shim);
+        hide_our_own_manager(&mut command);
+        command.arg(SPARE_OPTION).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        let shim = core.spawned.spawn(&mut command)?;
+        Ok(Self { shim: Some(shim), socket, spawned: core.spawned.clone() })
+    }
+
+    /// Something once it waits, and 0 when it has died.
+    fn hear(&self, for_good: bool) -> nix::Result<usize> {
+        let peek = if for_good { MsgFlags::empty() } else { MsgFlags::MSG_PEEK };
+        recv(self.socket.as_raw_fd(), &mut [0], peek | MsgFlags::MSG_DONTWAIT)
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        let Some(mut shim) = self.shim.take() else { return };
+        // It has nothing to lose, and this can't take long.
+        let _ = shim.kill().and_then(|()| shim.wait());
+        self.spawned.leave(shim.id());
+    }
+}
