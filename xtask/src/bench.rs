@@ -104,6 +104,12 @@ impl Samples {
     }
 }
 
+/// The places of all who take turns, in every second round from the last to the first: who comes next
+/// may feel what was before.
+fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |place| if round.is_multiple_of(2) { place } else { count - 1 - place })
+}
+
 /// Numbers as they stand on a command line.
 fn list(numbers: &[usize]) -> String {
     numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")

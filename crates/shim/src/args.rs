@@ -93,7 +93,11 @@ pub(crate) fn parse<'a>(
                     "--timeout-ms" => {
                         args.timeout = Some(Duration::from_millis(parsed(name, value)?));
                     }
-                    "--log" => args.log.push(parsed(name, value)?),
+                    "--log" => {
+                        // There is one, mostly, where room for four would be made.
+                        args.log.reserve_exact(1);
+                        args.log.push(parsed(name, value)?);
+                    }
                     "--owner" => {
                         let (uid, gid) = value
                             .to_str()

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::hosts::{Host, Stage};
 use super::peers;
-use super::{Column, Programs, Samples, Scratch, build, list, plots, save};
+use super::{Column, Programs, Samples, Scratch, build, list, plots, save, turns};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -127,7 +127,8 @@ fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<Row>>
         bench.turn(way, 2, 4)?;
     }
     for round in 1..=options.rounds {
-        for row in &mut rows {
+        for place in turns(round, rows.len()) {
+            let row = &mut rows[place];
             let seconds = bench.turn(row.way, row.workers, options.containers)?;
             #[allow(clippy::cast_precision_loss)]
             row.rate.0.push(options.containers as f64 / seconds);

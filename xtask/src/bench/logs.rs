@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::peers::{self, Conmon, Daemon, Gate};
-use super::{Column, Programs, Samples, Scratch, build, save};
+use super::{Column, Programs, Samples, Scratch, build, save, turns};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -130,7 +130,8 @@ fn measure(options: &Options, programs: &[Programs]) -> anyhow::Result<Vec<(Way,
         .map(|way| (way, bench.name(way), Found::default()))
         .collect();
     for round in 0..=options.rounds {
-        for (way, _, found) in &mut all {
+        for place in turns(round, all.len()) {
+            let (way, _, found) = &mut all[place];
             let (seconds, user, system) = bench.turn(*way)?;
             // The first round warms up.
             if round > 0 {

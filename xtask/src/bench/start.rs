@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::hosts::{Host, Stage};
 use super::peers::{self, Conmon};
-use super::{Column, Programs, Samples, Scratch, build, plots, save};
+use super::{Column, Programs, Samples, Scratch, build, plots, save, turns};
 use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
@@ -68,11 +68,11 @@ pub(super) fn measure(options: &Options, programs: &[Programs]) -> anyhow::Resul
         .map(|way| Column { way: bench.name(*way), samples: Samples::default() })
         .collect();
     for round in 0..=options.rounds {
-        for (way, column) in ways.iter().zip(&mut columns) {
-            let seconds = bench.turn(*way)?;
+        for place in turns(round, ways.len()) {
+            let seconds = bench.turn(ways[place])?;
             // The first round warms up.
             if round > 0 {
-                column.samples.0.push(seconds * 1000.0);
+                columns[place].samples.0.push(seconds * 1000.0);
             }
         }
     }

@@ -2,7 +2,6 @@
 //! a process the future completes; with few and with many other containers.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,6 +13,7 @@ use tokio::process::Command;
 
 use crate::containers::{self, Gate, Kind};
 use crate::measure::{self, Samples, micros, monotonic};
+use crate::starter::Starter;
 use crate::{Options, Outcome};
 
 /// What is timed at one count of idle containers, all in microseconds.
@@ -36,6 +36,7 @@ struct Bench {
     /// Where all idle ones wait.
     gate: Gate,
     directory: PathBuf,
+    starter: Starter,
     made: usize,
 }
 
@@ -44,6 +45,7 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
         return Err("the library is measured with the fake runtime".into());
     }
     let kind = Kind::new(&options.runtime, &options.log, directory)?;
+    let starter = Starter::begin()?;
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
     let builder = Supervisor::builder(directory.join("root"));
@@ -55,7 +57,8 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> Outcome<Value> {
         .open()
         .await?;
     let gate = kind.gate("idle")?;
-    let mut bench = Bench { supervisor, kind, gate, directory: directory.to_owned(), made: 0 };
+    let directory = directory.to_owned();
+    let mut bench = Bench { supervisor, kind, gate, directory, starter, made: 0 };
     let mut counts = options.counts.clone();
     counts.sort_unstable();
     let mut points = Vec::new();
@@ -165,22 +168,16 @@ impl Bench {
         holdfast_tests::edit_json(&bundle.join("config.json"), |config| {
             config["process"]["args"] = json!(args);
         });
+        let text = |path: &Path| path.display().to_string();
         let call = |args: &[&str]| {
-            let mut command = Command::new(&self.kind.runtime);
-            command.arg("--root").arg(&state).args(args);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-            command
+            let first = [self.kind.runtime.clone(), "--root".to_owned(), text(&state)];
+            first.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect::<Vec<_>>()
         };
-        let mut command = call(&["run", "--detach"]);
-        command.arg("--bundle").arg(&bundle).arg("--pid-file").arg(&pid_file).arg("alone");
-        let began = monotonic();
-        let status = command.status().await?;
-        let took = micros(began, monotonic());
-        if !status.success() {
-            return Err(format!("the runtime alone: {status}").into());
-        }
+        let (bundle, pid_file) = (text(&bundle), text(&pid_file));
+        let run = ["run", "--detach", "--bundle", &bundle, "--pid-file", &pid_file, "alone"];
+        let took = self.starter.time(&call(&run)).await?;
         // It kills what is there.
-        call(&["delete", "--force", "alone"]).status().await?;
+        self.starter.time(&call(&["delete", "--force", "alone"])).await?;
         Ok(took)
     }
 

@@ -7,6 +7,7 @@
 //! | `library` | a service that embeds the library: its share of a start, and from an exit to the future |
 //! | `scale` | the daemon with thousands of containers: memory, wake-ups, restore, exits all at once |
 //! | `daemon` | the daemon's process and its API |
+//! | `starter` | programs that are started by a small process |
 //! | `measure` | samples, clocks, what `/proc` tells |
 //!
 //! The work is done in a process of its own. This one takes every orphan and, when that process has
@@ -17,6 +18,7 @@ mod daemon;
 mod library;
 mod measure;
 mod scale;
+mod starter;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,7 +112,9 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
+    let is_starter = std::env::args().nth(1).is_some_and(|what| what == starter::STARTER);
     let outcome = match options() {
+        _ if is_starter => starter::run(),
         Ok(options) if options.directory.is_some() => work(options),
         Ok(options) => oversee(&options),
         Err(usage) => Err(usage.into()),
