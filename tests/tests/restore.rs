@@ -325,6 +325,47 @@ async fn a_shim_killed_while_no_supervisor_is_there_costs_no_status_either() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_was_being_cleared_away_when_the_supervisor_died_never_was() {
+    let scratch = Scratch::new();
+    let id = unique_id("abandoned");
+    let supervisor = scratch.open().await;
+    let gate = scratch.gate();
+    let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+    let container = supervisor.run(options).await.unwrap();
+    said(&container, "ready").await;
+    let (process, shim) = (process(&container), shim_of(&scratch.root(), id.as_str(), "init"));
+    drop(container);
+    soon("the shutdown", supervisor.shutdown()).await;
+    // As if the shim had been killed before it announced the process, and the supervisor when it
+    // had killed that.
+    shim.signal(Signal::SIGKILL);
+    shim.ended().await;
+    process.signal(Signal::SIGKILL);
+    process.gone().await;
+    let dir = scratch.root().join(id.as_str());
+    std::fs::remove_file(dir.join("events.jsonl")).unwrap();
+    std::fs::write(dir.join("init/abandoned"), "").unwrap();
+    edit_json(&dir.join("init/process.json"), |record| {
+        record["startTime"] = "".into();
+        record["holdfast"]["shim"] = serde_json::Value::Null;
+        record["holdfast"]["pidfs"] = serde_json::Value::Null;
+    });
+
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events(Replay::Yes);
+    if let Ok(container) = supervisor.get(&id) {
+        let ended = soon("the clearing away", container.exit()).await;
+        assert!(ended.is_err(), "it has an exit: {ended:?}");
+    }
+    holdfast_tests::eventually("it to be gone", || supervisor.get(&id).is_err()).await;
+    soon("the shutdown", supervisor.shutdown()).await;
+    while let Some(event) = events.next().await {
+        panic!("told of what never was: {event:?}");
+    }
+    assert_eq!(scratch.leftovers(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orphan_is_killed_where_that_was_asked_for() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;

@@ -38,6 +38,8 @@ pub const OUTPUT_RAW: &str = "output.raw";
 pub const SHIM_LOG: &str = "shim-log.json";
 /// The runtime's own messages.
 pub const RUNTIME_LOG: &str = "log.json";
+/// Empty, and there once what is left of a start that came to nothing is being ended.
+pub const ABANDONED: &str = "abandoned";
 
 /// No record comes near this; a larger file is not one.
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
@@ -219,6 +221,16 @@ impl ProcessDir {
         }
         self.0.sync()?;
         Ok(standing)
+    }
+
+    /// Writes down that the start came to nothing. What ends now has never been a container's process.
+    pub fn abandon(&self) -> io::Result<()> {
+        self.0.append(ABANDONED).map(drop)
+    }
+
+    /// Whether that was written down. It is not synced: no process survives what would lose it.
+    pub fn is_abandoned(&self) -> io::Result<bool> {
+        self.0.contains(ABANDONED)
     }
 
     /// The error that explains a failed start: the shim's own first, then the runtime's.

@@ -68,6 +68,9 @@ pub(crate) fn end_process(dir: &ProcessDir) -> io::Result<()> {
         tracing::warn!(pid, "the pid of an unfinished start is another process's by now");
         return Ok(());
     }
+    if let Err(error) = dir.abandon() {
+        tracing::warn!(pid, %error, "should we die now, its end will be taken for a container's");
+    }
     tracing::info!(pid, "killed: its shim died before it had taken it over");
     kill(&handle.pidfd)
 }

@@ -328,6 +328,10 @@ fn state_of(
     if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
     }
+    // Nothing was ever told of it, and whoever was about to clear it away died over that.
+    if !has_shim && !past.created && dir.is_abandoned()? {
+        return Ok((State::Creating, None));
+    }
     let pid = dir.pid();
     // A pid file that is damaged may still be a number. The start time tells, and then the journal
     // has the right one; without a start time the journal is no better than the file.
