@@ -10,8 +10,8 @@ use holdfast_supervisor::{
 };
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
-    Output, Proc, Scratch, binary, cgroups_of, edit_json, events_until, read_all, said, soon,
-    status, unique_id,
+    Output, Proc, Scratch, binary, cgroups_of, edit_json, events_until, eventually, read_all, said,
+    soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 
@@ -91,6 +91,32 @@ async fn a_runtime_inherits_no_blocked_signal_from_the_shim() {
     let container = supervisor.run(fake(&scratch, &["cat", "/proc/self/status"])).await.unwrap();
     let status = String::from_utf8(read_all(container.logs().unwrap()).await.stdout).unwrap();
     assert!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_its_shim_gives_up_while_nobody_is_there_never_was() {
+    let scratch = Scratch::new();
+    make(&scratch, "hang-after-pid");
+    let supervisor = scratch.open().await;
+    let id = unique_id("given-up");
+    let options = fake(&scratch, &["sleep", "100000"]).id(id.clone());
+    let start = tokio::spawn({
+        let supervisor = supervisor.clone();
+        async move { supervisor.run(options.start_timeout(Duration::from_secs(2))).await }
+    });
+    let dir = scratch.root().join(id.as_str()).join("init");
+    eventually("the pid to be written", || dir.join("pid").exists()).await;
+    let shim = shim_of(&scratch.root(), id.as_str(), "init");
+    soon("the shutdown", supervisor.shutdown()).await;
+    assert!(matches!(soon("the start", start).await.unwrap(), Err(Error::ShuttingDown)));
+    // Its time limit passes, and it ends all that it has begun.
+    shim.ended().await;
+    assert!(!dir.join("exitStatus").exists());
+
+    let supervisor = scratch.open().await;
+    eventually("it to be cleared away", || supervisor.get(&id).is_err()).await;
+    assert!(supervisor.list().is_empty());
     scratch.close(supervisor).await;
 }
 

@@ -102,6 +102,8 @@ impl Shim {
 
     /// Ends a start that came to nothing: no descendant of ours survives it.
     pub(crate) fn give_up(&mut self, failure: Failure) -> io::Result<u8> {
+        // The runtime may have written a pid down, and nobody be there who hears that we give up.
+        let abandoned = self.seat.home.open().and_then(|dir| dir.abandon());
         let killed = self.kill_descendants();
         self.seat.stdio.drain()?;
         // The supervisor takes the first error that it finds, so what is the runtime's to explain
@@ -112,6 +114,9 @@ impl Shim {
             Failure::TimedOut(timeout) => {
                 log("warning", &format!("the container did not start within {timeout:?}"));
             }
+        }
+        if let Err(error) = abandoned {
+            log("warning", &format!("not marked as abandoned: {error}"));
         }
         killed?;
         let timed_out = matches!(failure, Failure::TimedOut(_));

@@ -7,6 +7,7 @@
 //! | mode | what happens |
 //! |---|---|
 //! | `hang-in-create` | `create` and `run` never end, nor does a process in a session of its own |
+//! | `hang-after-pid` | `create` and `run` never end, once the process is there and its pid written |
 //! | `hang-in-start` | `start` never ends |
 //! | `fail` | an error in the `--log` file, exit code 1 |
 //! | `fail-stderr` | an error on the standard error only, exit code 1 |
@@ -162,7 +163,8 @@ fn create(call: &Call) -> Outcome<()> {
         }
         "no-pid" => return Ok(()),
         "foreign-pid" => return write_pid(call, 1),
-        "" | "hang-in-start" | "hang-in-pause" | "hang-after-pause" | "fail-in-checkpoint" => {}
+        "" | "hang-after-pid" | "hang-in-start" | "hang-in-pause" | "hang-after-pause"
+        | "fail-in-checkpoint" => {}
         other => return Err(format!("unknown mode {other:?}").into()),
     }
     let pid = if call.verb == "create" {
@@ -180,7 +182,11 @@ fn create(call: &Call) -> Outcome<()> {
         "record": config["annotations"]["fake-record"],
     });
     fs::write(call.dir().join("state.json"), record.to_string())?;
-    write_pid(call, pid)
+    write_pid(call, pid)?;
+    if mode == "hang-after-pid" {
+        hang();
+    }
+    Ok(())
 }
 
 /// A shell that waits for a line and then becomes the container's program. It holds the FIFO for

@@ -70,11 +70,15 @@ pub(super) fn memory() -> anyhow::Result<()> {
     plot::bars(&drawn("memory.svg"), title, "KiB", &bars)
 }
 
-/// How restore, exits and memory of the daemon grow with the containers; also where they are in a group.
+/// How restore, exits and memory of the daemon grow with the containers; also where they are in a
+/// group, and real ones.
 pub(super) fn scale() -> anyhow::Result<()> {
     let mut points = vec![("a shim each", read_points("scale.json")?)];
-    if results().join("scale-group.json").exists() {
-        points.push(("one shim for all", read_points("scale-group.json")?));
+    let others = [("one shim for all", "scale-group.json"), ("runc's", "scale-runc.json")];
+    for (way, result) in others {
+        if results().join(result).exists() {
+            points.push((way, read_points(result)?));
+        }
     }
     type Figure = fn(&Value) -> Option<f64>;
     let pictures: [(&str, &str, &str, Figure); 3] = [
