@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::legacy::{self, MESSAGE_LIMIT, SPARE_OPTION};
@@ -55,7 +55,7 @@ impl Spares {
         log: BorrowedFd<'_>,
     ) -> Option<Child> {
         let mut spare = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting();
             // Read, as the connection would else be reset when we close it.
             let ready = waiting.iter().position(|spare| matches!(spare.hear(true), Ok(1..)))?;
             waiting.swap_remove(ready)
@@ -86,26 +86,31 @@ impl Spares {
                 () = tokio::time::sleep(MOMENT) => {}
                 () = core.stop.cancelled() => return,
             }
-            core.spares.refilling.store(false, Ordering::Relaxed);
             let begun = core.clone();
             if let Err(error) = blocking(move || begun.spares.refill(&begun)).await {
                 tracing::warn!(%error, "no spare shim");
             }
+            core.spares.refilling.store(false, Ordering::Relaxed);
         });
     }
 
     fn refill(&self, core: &Core) -> io::Result<()> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|spare| matches!(spare.hear(false), Ok(1..) | Err(Errno::EAGAIN)));
-        while waiting.len() < self.wanted && !core.stop.is_cancelled() {
-            waiting.push(Spare::begin(core)?);
+        let alive = |spare: &Spare| matches!(spare.hear(false), Ok(1..) | Err(Errno::EAGAIN));
+        self.waiting().retain(alive);
+        while self.waiting().len() < self.wanted && !core.stop.is_cancelled() {
+            let spare = Spare::begin(core)?;
+            self.waiting().push(spare);
         }
         Ok(())
     }
 
     /// Ends those that wait.
     pub(crate) fn dismiss(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.waiting().clear();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Spare>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
