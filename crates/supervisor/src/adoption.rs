@@ -15,7 +15,7 @@ use holdfast_state::announce::StdioFds;
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::PidFd;
 use holdfast_sys::proc::Stat;
-use nix::libc::O_NONBLOCK;
+use nix::libc::{EBADF, O_NONBLOCK};
 
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
@@ -44,12 +44,22 @@ impl Copies {
         if Stat::read(shim.pid)?.start_time != shim.start_time || !held.is_alive() {
             return Err(io::Error::other("the shim is gone"));
         }
-        let pipe = |fd: Option<i32>| fd.map(|fd| open_pipe(shim.pid, fd)).transpose();
-        Ok(Self {
+        // What has ended by now is closed; the others are to be had all the same.
+        let pipe = |fd: Option<i32>| fd.map_or(Ok(None), |fd| open_pipe(shim.pid, fd));
+        let master = |fd| match held.copy_fd(fd) {
+            Err(error) if error.raw_os_error() == Some(EBADF) => Ok(None),
+            other => other.map(Some),
+        };
+        let copies = Self {
             stdout: pipe(stdout)?,
             stderr: pipe(stderr)?,
-            terminal: terminal.map(|fd| held.copy_fd(fd)).transpose()?,
-        })
+            terminal: terminal.map(master).transpose()?.flatten(),
+        };
+        let told = [stdout, stderr, terminal].iter().flatten().count();
+        if copies.kinds().count() < told && !held.is_alive() {
+            return Err(io::Error::other("the shim is gone"));
+        }
+        Ok(copies)
     }
 
     /// What can still be had when nobody holds copies, and the shim died or is not known: the
@@ -57,7 +67,8 @@ impl Copies {
     pub(crate) fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
         let pipe = |fd: i32, fifo: &str| {
-            (logged && fifo.is_empty()).then(|| open_pipe(handle.pid, fd).ok()).flatten()
+            let wanted = logged && fifo.is_empty();
+            wanted.then(|| open_pipe(handle.pid, fd).ok()).flatten().flatten()
         };
         let copies = Self {
             stdout: pipe(1, &record.stdout),
@@ -101,18 +112,20 @@ impl Copies {
     }
 }
 
-/// The reading end of a pipe that a process holds, as an open file of our own.
-fn open_pipe(pid: i32, fd: i32) -> io::Result<OwnedFd> {
+/// The reading end of a pipe that a process holds, as an open file of our own. `None` if it is closed
+/// by now, and the number perhaps something else's.
+fn open_pipe(pid: i32, fd: i32) -> io::Result<Option<OwnedFd>> {
     let path = format!("/proc/{pid}/fd/{fd}");
-    let link = std::fs::read_link(&path)?;
-    if !link.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
-        return Err(io::Error::other(format!("{path} is no pipe")));
+    let not_there = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match std::fs::read_link(&path) {
+        Ok(link) if link.as_os_str().as_encoded_bytes().starts_with(b"pipe:") => {}
+        Err(error) if !not_there(&error) => return Err(error),
+        _ => return Ok(None),
     }
-    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(&path)?;
-    if file.metadata()?.file_type().is_fifo() {
-        Ok(file.into())
-    } else {
-        Err(io::Error::other(format!("{path} is no pipe")))
+    match File::options().read(true).custom_flags(O_NONBLOCK).open(&path) {
+        Ok(file) => Ok(file.metadata()?.file_type().is_fifo().then(|| file.into())),
+        Err(error) if not_there(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
