@@ -20,16 +20,20 @@ fn process(container: &Container) -> Proc {
     Proc::of(container.info().pid.expect("it has a process")).expect("the process lives")
 }
 
-/// The process of a container that is ready, and its shim, when no supervisor is there any more.
-async fn left_alone(scratch: &Scratch, id: &ContainerId) -> (Proc, Proc) {
+/// Leaves a container without supervisor, then without shim, and then without process: nobody has
+/// recorded how that ended.
+async fn left_to_die(scratch: &Scratch, id: &ContainerId) {
     let supervisor = scratch.open().await;
     let options = scratch.script("echo ready; exec sleep 100000").id(id.clone());
     let container = supervisor.run(options).await.expect("run");
     said(&container, "ready").await;
-    let found = (process(&container), shim_of(&scratch.root(), id.as_str(), "init"));
+    let (process, shim) = (process(&container), shim_of(&scratch.root(), id.as_str(), "init"));
     drop(container);
     soon("the shutdown", supervisor.shutdown()).await;
-    found
+    shim.signal(Signal::SIGKILL);
+    shim.ended().await;
+    process.signal(Signal::SIGKILL);
+    process.gone().await;
 }
 
 async fn exit(container: &Container) -> ExitRecord {
@@ -203,12 +207,8 @@ async fn a_restored_container_that_was_only_created_can_still_be_started() {
 async fn after_a_reboot_a_status_is_unknown_and_the_new_owner_of_the_pid_is_spared() {
     let scratch = Scratch::new();
     let id = unique_id("rebooted");
-    let (process, shim) = left_alone(&scratch, &id).await;
     // As after a power cut: nothing runs, nothing was recorded, and the number is someone else's.
-    shim.signal(Signal::SIGKILL);
-    process.signal(Signal::SIGKILL);
-    shim.ended().await;
-    process.gone().await;
+    left_to_die(&scratch, &id).await;
     let dir = scratch.root().join(id.as_str()).join("init");
     assert!(!dir.join("exit.json").exists());
     edit_json(&dir.join("process.json"), |record| {
@@ -333,13 +333,9 @@ async fn a_shim_killed_while_no_supervisor_is_there_costs_no_status_either() {
 async fn a_start_that_was_being_cleared_away_when_the_supervisor_died_never_was() {
     let scratch = Scratch::new();
     let id = unique_id("abandoned");
-    let (process, shim) = left_alone(&scratch, &id).await;
     // As if the shim had been killed before it announced the process, and the supervisor when it
     // had killed that.
-    shim.signal(Signal::SIGKILL);
-    shim.ended().await;
-    process.signal(Signal::SIGKILL);
-    process.gone().await;
+    left_to_die(&scratch, &id).await;
     let dir = scratch.root().join(id.as_str());
     std::fs::remove_file(dir.join("events.jsonl")).unwrap();
     std::fs::write(dir.join("init/abandoned"), "").unwrap();

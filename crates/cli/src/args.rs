@@ -42,7 +42,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         shim_group: Option<GroupName>,
         /// How many shims are kept ready for containers to come
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = holdfast_daemon::SPARE_SHIMS)]
         spare_shims: usize,
     },
     /// Show the daemon, what it restored and how fast

@@ -14,4 +14,5 @@ mod serve;
 mod socket;
 mod systemd;
 
+pub use holdfast_supervisor::SPARE_SHIMS;
 pub use serve::{Config, ServeError, serve};

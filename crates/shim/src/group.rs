@@ -15,7 +15,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Instant;
 
-use holdfast_state::legacy::{MESSAGE_LIMIT, SEAT_OPTION, words as words_of};
+use holdfast_state::legacy::{self, MESSAGE_LIMIT};
 use holdfast_state::{Evidence, ExitRecord};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{Termination, fd_passing};
@@ -292,7 +292,7 @@ impl Group {
     /// Starts a process, or takes one over.
     fn take(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
         let taken = Legacy::of_message(message, fds).and_then(|(legacy, words)| {
-            let words = words_of(words);
+            let words = legacy::words(words);
             let args = args::parse(words.clone()).map_err(io::Error::other)?;
             match legacy.process {
                 Some(_) => self.seat(&args, legacy),
@@ -342,7 +342,7 @@ impl Group {
         // The very program that we are, whatever has its name by now.
         let child = Command::new("/proc/self/exe")
             .arg0("holdfast-shim")
-            .arg(SEAT_OPTION)
+            .arg(legacy::SEAT_OPTION)
             .args(words)
             .stdin(OwnedFd::from(self.departures.try_clone()?))
             .stdout(exit.try_clone()?)

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use holdfast_state::{Directory, GroupName};
 use holdfast_sys::fd_passing;
 use nix::errno::Errno;
 
-use crate::keeper::hide_our_own_manager;
 use crate::supervisor::Core;
 
 /// How long the shim of a group may take to make room for one more message.
@@ -107,8 +106,7 @@ fn begin(
     group: &GroupName,
     inbox: UnixDatagram,
 ) -> io::Result<()> {
-    let mut command = Command::new(&core.shim);
-    hide_our_own_manager(&mut command);
+    let mut command = core.shim_command();
     command
         .arg(GROUP_OPTION)
         .arg(home.path().join(group.as_str()))

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use crate::adoption::Copies;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
-use crate::keeper::hide_our_own_manager;
 use crate::layout::Job;
 use crate::lifecycle::State;
 use crate::process::{Origin, Process};
@@ -149,8 +148,7 @@ impl ShimEnds {
         {
             return Ok((self.reader, Some(shim)));
         }
-        let mut command = Command::new(&core.shim);
-        hide_our_own_manager(&mut command);
+        let mut command = core.shim_command();
         command.args(words).stdin(Stdio::null());
         if let Some((kinds, fds)) = legacy {
             let (ours, theirs) = UnixStream::pair()?;

@@ -88,7 +88,9 @@ pub use keeper::Keeper;
 pub use limits::Limit;
 pub use logs::{LogChunk, LogOptions, LogReader};
 pub use operate::ProcessEntry;
-pub use options::{Builder, ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};
+pub use options::{
+    Builder, ContainerOptions, ExecOptions, SPARE_SHIMS, Stdin, Stdio, TerminalSize,
+};
 pub use output::{LogLine, LogLines, OutputReader};
 pub use programs::RuntimeChoice;
 pub use stdin::InputWriter;

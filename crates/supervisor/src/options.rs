@@ -15,7 +15,7 @@ use crate::{Error, Supervisor, programs};
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many shims are kept ready unless something else is said.
-pub(crate) const SPARE_SHIMS: usize = 1;
+pub const SPARE_SHIMS: usize = 1;
 
 /// How a [`Supervisor`] is to be opened.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,12 +14,8 @@ use holdfast_sys::fd_passing;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 
-use crate::keeper::hide_our_own_manager;
 use crate::reaper::Spawned;
-use crate::supervisor::{Core, blocking};
-
-/// What a shim is called, in the first word of its command line.
-const NAME: &str = "holdfast-shim";
+use crate::supervisor::{Core, SHIM, blocking};
 
 /// How long after a start others are begun: what was started comes first.
 const MOMENT: Duration = Duration::from_millis(2);
@@ -60,7 +56,7 @@ impl Spares {
             let ready = waiting.iter().position(|spare| matches!(spare.hear(true), Ok(1..)))?;
             waiting.swap_remove(ready)
         };
-        let words = std::iter::once(OsStr::new(NAME)).chain(words);
+        let words = std::iter::once(OsStr::new(SHIM)).chain(words);
         let message = legacy::message(&[legacy::EXIT, legacy::LOG], words);
         let told = match message.len() <= MESSAGE_LIMIT {
             true => fd_passing::send(&spare.socket, &message, &[exit, log]),
@@ -119,8 +115,7 @@ impl Spare {
         // One that keeps messages apart and yet tells of the other side's end.
         let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let mut command = Command::new(&core.shim);
-        hide_our_own_manager(&mut command);
+        let mut command = core.shim_command();
         command.arg(SPARE_OPTION).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         let shim = core.spawned.spawn(&mut command)?;
         Ok(Self { shim: Some(shim), socket, spawned: core.spawned.clone() })

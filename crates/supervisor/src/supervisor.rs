@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::container::Container;
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
 use crate::groups::Groups;
-use crate::keeper::Keeping;
+use crate::keeper::{Keeping, hide_our_own_manager};
 use crate::options::{Builder, ContainerOptions};
 use crate::process::Process;
 use crate::reaper::{self, Spawned};
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// The shim's executable.
-const SHIM: &str = "holdfast-shim";
+pub(crate) const SHIM: &str = "holdfast-shim";
 
 /// Hosts containers. Clones share one; when the last is dropped the watching ends, and the
 /// containers run on.
@@ -118,6 +119,13 @@ impl ContainerState {
 }
 
 impl Core {
+    /// The command of a shim, still without arguments.
+    pub(crate) fn shim_command(&self) -> Command {
+        let mut command = Command::new(&self.shim);
+        hide_our_own_manager(&mut command);
+        command
+    }
+
     pub(crate) fn containers(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Arc<ContainerState>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use crate::proc;
+
 /// `PR_SET_MM_MAP` and its operation (prctl(2), Linux 3.18+).
 const PR_SET_MM: libc::c_int = 35;
 const PR_SET_MM_MAP: libc::c_ulong = 14;
@@ -34,12 +36,10 @@ pub fn show(words: &'static [u8]) -> io::Result<()> {
     let mut line = [0; 1024];
     let length = File::open("/proc/self/stat")?.read(&mut line)?;
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    // The name may hold anything; what follows it does not.
-    let name_end = line[..length].iter().rposition(|&byte| byte == b')').ok_or_else(invalid)?;
-    let rest = std::str::from_utf8(&line[name_end + 1..length]).map_err(|_| invalid())?;
-    // As proc_pid_stat(5) counts them; the name is field 2.
+    let fields = proc::fields(&line[..length]).ok_or_else(invalid)?;
+    // As proc_pid_stat(5) counts them.
     let field = |number: usize| {
-        let text = rest.split_ascii_whitespace().nth(number - 3);
+        let text = fields.clone().nth(number - 3);
         text.and_then(|text| text.parse::<u64>().ok()).ok_or_else(invalid)
     };
     let arg_start = words.as_ptr() as u64;

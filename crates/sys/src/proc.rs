@@ -29,14 +29,10 @@ impl Stat {
         Self::parse(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Parses the line. The process's name stands in brackets and may itself hold blanks, brackets
-    /// and any other byte, so everything is counted from the last closing bracket.
+    /// Parses the line.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let name_end = line.iter().rposition(|&b| b == b')')?;
-        let rest = std::str::from_utf8(line.get(name_end + 2..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // Fields count from 1 in the manual, and the first of `fields` is field 3.
+        let fields: Vec<&str> = fields(line)?.collect();
         let field = |number: usize| fields.get(number - 3).copied();
         Some(Self {
             state: *field(3)?.as_bytes().first()?,
@@ -62,6 +58,14 @@ impl Stat {
     pub fn zombie(&self) -> Option<Termination> {
         (self.state == b'Z').then(|| Termination::from_wait_status(self.exit_code))
     }
+}
+
+/// The fields of such a line from field 3 on, as the manual counts them from 1. The process's name
+/// stands in brackets and may itself hold blanks, brackets and any other byte, so everything is counted
+/// from the last closing bracket.
+pub(crate) fn fields(line: &[u8]) -> Option<impl Iterator<Item = &str> + Clone> {
+    let name_end = line.iter().rposition(|&b| b == b')')?;
+    Some(std::str::from_utf8(line.get(name_end + 2..)?).ok()?.split_ascii_whitespace())
 }
 
 /// Reads a file of `/proc`, which tells no length: mostly in one call, and one that finds the end.

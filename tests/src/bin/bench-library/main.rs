@@ -112,20 +112,21 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
-    let is_starter = std::env::args().nth(1).is_some_and(|what| what == starter::STARTER);
-    let outcome = match options() {
-        _ if is_starter => starter::run(),
-        Ok(options) if options.directory.is_some() => work(options),
-        Ok(options) => oversee(&options),
-        Err(usage) => Err(usage.into()),
-    };
-    match outcome {
+    match perform() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-library: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn perform() -> Outcome<()> {
+    if std::env::args().nth(1).is_some_and(|what| what == starter::STARTER) {
+        return starter::run();
+    }
+    let options = options()?;
+    if options.directory.is_some() { work(options) } else { oversee(&options) }
 }
 
 fn work(mut options: Options) -> Outcome<()> {

@@ -2,7 +2,7 @@
 //! open is copied for what it starts, and closed there again: with thousands of containers in its
 //! care it would take longer than what is to be timed.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -52,7 +52,6 @@ pub(crate) fn run() -> Outcome<()> {
         let took = micros(began, monotonic());
         let answer = if status.success() { took.into() } else { Value::String(status.to_string()) };
         println!("{answer}");
-        std::io::stdout().flush()?;
     }
     Ok(())
 }
