@@ -187,6 +187,7 @@ mod tests {
                 ".broken/web-2/reason",
                 ".broken/web-2/web/init/pid",
                 ".broken/web-3/reason",
+                ".holdfast",
                 ".lock",
             ]
         );

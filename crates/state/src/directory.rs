@@ -1,9 +1,11 @@
 //! A directory held by a descriptor. Everything below it is opened relative to it and follows no
 //! symbolic link, so nobody can redirect a write by swapping a path.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -252,6 +254,16 @@ impl Directory {
 
     /// The kind is unknown where the file system does not tell it along with the name.
     fn names_where(&self, wanted: impl Fn(Option<Type>) -> bool) -> io::Result<Vec<String>> {
+        let names = self.raw_names_where(wanted)?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// The names of all entries, sorted, whatever bytes they are.
+    pub(crate) fn raw_names(&self) -> io::Result<Vec<OsString>> {
+        self.raw_names_where(|_| true)
+    }
+
+    fn raw_names_where(&self, wanted: impl Fn(Option<Type>) -> bool) -> io::Result<Vec<OsString>> {
         let mut dir = Dir::openat(
             &self.fd,
             ".",
@@ -261,11 +273,8 @@ impl Directory {
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry?;
-            if let Ok(name) = entry.file_name().to_str()
-                && name != "."
-                && name != ".."
-                && wanted(entry.file_type())
-            {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." && wanted(entry.file_type()) {
                 names.push(name.to_owned());
             }
         }
@@ -275,7 +284,8 @@ impl Directory {
 
     /// Removes an entry and all below it. It enters no symbolic link and no mount point: a bind
     /// mount of the host's `/usr` that a crash left in a bundle must stop it, not feed it.
-    pub fn remove_all(&self, name: &str) -> io::Result<()> {
+    pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = name.as_ref();
         match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -292,7 +302,7 @@ impl Directory {
         // Someone else may be clearing away a part of the same tree, and rename as well as remove in it:
         // an exec that has just ended, while its container is deleted.
         for _ in 0..REMOVAL_ROUNDS {
-            for entry in inner.names()? {
+            for entry in inner.raw_names()? {
                 inner.remove_all(&entry)?;
             }
             match unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
@@ -395,6 +405,7 @@ mod tests {
         std::fs::write(kept.path().join("file"), "x").unwrap();
         dir.create_dir("tree").unwrap().create_dir("inner").unwrap();
         symlink(kept.path(), temp.path().join("tree/inner/link")).unwrap();
+        std::fs::write(temp.path().join("tree").join(OsStr::from_bytes(b"\xff")), "").unwrap();
         dir.remove_all("tree").unwrap();
         dir.remove_all("tree").unwrap();
         assert!(dir.names().unwrap().is_empty());

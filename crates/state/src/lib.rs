@@ -4,7 +4,9 @@
 //! both stand on this crate, and so agree on every byte.
 //!
 //! ```text
-//! <root>/.lock                      flock: one supervisor a root
+//! <root>/.holdfast                  says that it is a root                 recognise
+//! <root>/.lock                      one supervisor a root                  lock
+//! <root>/.exits.jsonl               the exits of what is gone              exits
 //! <root>/.runtime/<name>/           the OCI runtime's own state
 //! <root>/<container>/events.jsonl   what happened, in order            journal
 //! <root>/<container>/.bundle/       a bundle that Holdfast made
@@ -23,6 +25,7 @@ pub mod control;
 pub mod cri;
 pub mod directory;
 pub mod event;
+pub mod exits;
 pub mod id;
 pub mod journal;
 pub mod json_file;
@@ -31,6 +34,7 @@ mod lock;
 pub mod log;
 pub mod logging;
 pub mod process_dir;
+mod recognise;
 pub mod record;
 pub mod root;
 pub mod seed;
@@ -39,6 +43,7 @@ pub mod time;
 
 pub use directory::Directory;
 pub use event::{Event, EventKind};
+pub use exits::ContainerEvent;
 pub use id::{ContainerId, GroupName, InvalidId, ProcessId};
 pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;

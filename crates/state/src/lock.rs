@@ -1,20 +1,36 @@
 //! The lock of a state root: held by one living process at a time, whose pid it holds.
 //!
-//! The kernel gives a lock free when the last descriptor of its open file is closed. A process that
-//! is killed while it starts another one leaves descriptors to that for a moment: between fork and
-//! exec a child has all of its parent's. So a lock that a dead process holds is waited for.
+//! It is a record lock (`F_SETLK`, fcntl_locking(2)): the kernel releases those first when a process
+//! dies. A lock by flock(2) goes only when the open file is closed for the last time. That can be
+//! long after a SIGKILL: a process that is the last to close a pipe waits for the pipe's own lock,
+//! which a container may hold for ever, and a child between fork and exec has all of its parent's
+//! descriptors.
+//!
+//! Two things follow from record locks. They keep processes apart and not the parts of one process,
+//! so the roots that this process holds are listed here as well. And a process loses such a lock when
+//! it closes any descriptor of the file: nobody else in it may open that.
+//!
+//! Earlier builds knew flock(2) alone, so that is taken too, and theirs is respected.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use holdfast_sys::proc::Stat;
+use holdfast_sys::proc;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 
-/// How long a child of the dead may take to exec. It needs one slice of the processor for it.
-const INHERITED: Duration = Duration::from_secs(10);
+use crate::Directory;
+use crate::directory::FileId;
+
+/// How long a process that was killed may take to release its lock. It needs one slice of the
+/// processor for it.
+const DYING: Duration = Duration::from_secs(10);
+
+/// Stands behind the pid where the holder has a record lock.
+const RECORD_LOCK: &str = "record-lock";
 
 /// Why a lock could not be taken.
 #[derive(Debug)]
@@ -31,42 +47,140 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Takes the lock and writes our pid into it.
-pub(crate) fn take(file: File) -> Result<Flock<File>, Refusal> {
-    let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((mut file, Errno::EWOULDBLOCK)) => {
-            let mut text = String::new();
-            let _ = file.read_to_string(&mut text);
-            let holder = text.trim().to_owned();
-            if holder.parse().is_ok_and(lives) {
-                return Err(Refusal::Held(holder));
-            }
-            wait_for(file).ok_or(Refusal::Held(holder))?
+/// The lock files that this process has open.
+static OPEN: Mutex<Vec<FileId>> = Mutex::new(Vec::new());
+
+fn open_files() -> MutexGuard<'static, Vec<FileId>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A lock file, locked or about to be. Dropped, it is released.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    /// The one descriptor of it in this process. `None` once that is closed.
+    file: Option<File>,
+    id: FileId,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closed under the lock of the list, or it could take the lock of whoever opens the file next.
+        let mut open = open_files();
+        self.file = None;
+        open.retain(|id| *id != self.id);
+    }
+}
+
+/// Takes the lock in `directory` that has this name, and writes our pid into it.
+pub(crate) fn take(directory: &Directory, name: &str) -> Result<Lock, Refusal> {
+    let mut lock = Lock::open(directory, name)?;
+    match lock.record_lock(FcntlArg::F_SETLK) {
+        Ok(()) => {}
+        Err(Errno::EACCES | Errno::EAGAIN) => {
+            let (holder, _) = lock.holder();
+            lock = lock.wait_for_the_dying(holder, |lock| {
+                lock.record_lock(FcntlArg::F_SETLKW).map_err(io::Error::from)
+            })?;
         }
-        Err((_, errno)) => return Err(Refusal::Io(errno.into())),
-    };
-    lock.set_len(0)?;
-    lock.rewind()?;
-    write!(lock, "{}", std::process::id())?;
+        Err(errno) => return Err(Refusal::Io(errno.into())),
+    }
+    match lock.file()?.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => match lock.holder() {
+            // It had both, and has lost the one that counts.
+            (_, Kind::Record) => {}
+            (holder, Kind::Flock) => {
+                lock = lock.wait_for_the_dying(holder, |lock| lock.file()?.lock())?;
+            }
+        },
+        Err(TryLockError::Error(error)) => return Err(Refusal::Io(error)),
+    }
+    let mut file = lock.file()?;
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{} {RECORD_LOCK}", std::process::id())?;
     Ok(lock)
 }
 
-/// Waits on a thread of its own, since flock(2) knows no deadline. Should the lock come after that,
-/// nobody takes it from the channel, and it is given free.
-fn wait_for(file: File) -> Option<Flock<File>> {
-    let (give, take) = mpsc::channel();
-    std::thread::spawn(move || {
-        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusive) {
-            let _ = give.send(lock);
-        }
-    });
-    take.recv_timeout(INHERITED).ok()
+/// By which lock a holder keeps others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Record,
+    /// An earlier build's.
+    Flock,
 }
 
-/// A zombie does not: it holds nothing any more.
+impl Lock {
+    fn open(directory: &Directory, name: &str) -> Result<Self, Refusal> {
+        let mut open = open_files();
+        // Before it is opened: closing it again would cost this process the lock.
+        if directory.file_id(name)?.is_some_and(|id| open.contains(&id)) {
+            return Err(Refusal::Held(std::process::id().to_string()));
+        }
+        let file = directory.open_file(name, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let id = FileId::of(&file)?;
+        open.push(id);
+        Ok(Self { file: Some(file), id })
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn record_lock(&self, how: fn(&'static libc::flock) -> FcntlArg<'static>) -> nix::Result<()> {
+        let file = self.file.as_ref().ok_or(Errno::EBADF)?;
+        fcntl(file, how(&WHOLE_FILE)).map(drop)
+    }
+
+    /// Who has it, as that wrote it.
+    fn holder(&self) -> (String, Kind) {
+        let mut text = String::new();
+        // Of an unreadable one nothing is known but that there is one.
+        let _ = self.file().and_then(|mut file| {
+            file.rewind()?;
+            file.take(64).read_to_string(&mut text)
+        });
+        let mut words = text.split_ascii_whitespace();
+        let pid = words.next().unwrap_or_default().to_owned();
+        let kind = if words.next() == Some(RECORD_LOCK) { Kind::Record } else { Kind::Flock };
+        (pid, kind)
+    }
+
+    /// Waits for a lock whose holder has been killed; that of a living one is refused.
+    fn wait_for_the_dying(
+        self,
+        holder: String,
+        wait: impl FnOnce(&Self) -> io::Result<()> + Send + 'static,
+    ) -> Result<Self, Refusal> {
+        if holder.parse().is_ok_and(lives) {
+            return Err(Refusal::Held(holder));
+        }
+        // On a thread of its own, since neither lock knows a deadline. If the lock comes after it,
+        // nobody takes it from the channel, and it is released.
+        let (give, take) = mpsc::channel();
+        std::thread::spawn(move || {
+            if wait(&self).is_ok() {
+                let _ = give.send(self);
+            }
+        });
+        take.recv_timeout(DYING).map_err(|_| Refusal::Held(holder))
+    }
+}
+
+/// A lock for writing, from the first byte to the last.
+static WHOLE_FILE: libc::flock = libc::flock {
+    // Both are small constants; the field is narrower than they are.
+    l_type: libc::F_WRLCK as libc::c_short,
+    l_whence: libc::SEEK_SET as libc::c_short,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+/// Whether a process is neither dead nor dying.
 fn lives(pid: i32) -> bool {
-    Stat::read(pid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+    proc::Stat::read(pid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+        && !proc::is_being_killed(pid)
 }
 
 #[cfg(test)]
@@ -74,23 +188,35 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    fn open(path: &std::path::Path) -> File {
-        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    const NAME: &str = "lock";
+
+    fn scratch() -> (tempfile::TempDir, Directory) {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(temp.path()).unwrap();
+        (temp, directory)
+    }
+
+    /// As an earlier build took it.
+    fn flock(directory: &Directory, pid: u32) -> File {
+        let file = directory.open_file(NAME, OFlag::O_RDWR | OFlag::O_CREAT).unwrap();
+        file.try_lock().unwrap();
+        file.set_len(0).unwrap();
+        write!(&file, "{pid}").unwrap();
+        file
+    }
+
+    fn dead() -> u32 {
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        dead.id()
     }
 
     #[test]
-    fn a_lock_that_a_dead_process_left_to_a_child_is_waited_for() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("lock");
-        let mut dead = std::process::Command::new("true").spawn().unwrap();
-        dead.wait().unwrap();
-        let mut left =
-            Flock::lock(open(&path), FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e).unwrap();
-        write!(left, "{}", dead.id()).unwrap();
-
-        let second = open(&path);
-        let inode = format!(":{} ", second.metadata().unwrap().ino());
-        let taker = std::thread::spawn(move || take(second));
+    fn the_flock_that_a_dead_process_left_to_a_child_is_waited_for() {
+        let (temp, directory) = scratch();
+        let left = flock(&directory, dead());
+        let inode = format!(":{} ", left.metadata().unwrap().ino());
+        let taker = std::thread::spawn(move || take(&directory, NAME));
         // Until the kernel shows that someone waits for it.
         let waits = || {
             let locks = std::fs::read_to_string("/proc/locks").unwrap();
@@ -101,17 +227,37 @@ mod tests {
             std::thread::yield_now();
         }
         drop(left);
-        drop(taker.join().unwrap().unwrap());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), std::process::id().to_string());
+        let _lock = taker.join().unwrap().unwrap();
+        let text = std::fs::read_to_string(temp.path().join(NAME)).unwrap();
+        assert_eq!(text, format!("{} {RECORD_LOCK}", std::process::id()));
+    }
+
+    #[test]
+    fn the_flock_of_a_dead_process_that_had_a_record_lock_keeps_nobody_out() {
+        let (_temp, directory) = scratch();
+        let left = flock(&directory, dead());
+        write!(&left, " {RECORD_LOCK}").unwrap();
+        take(&directory, NAME).unwrap();
     }
 
     #[test]
     fn a_lock_that_a_living_process_holds_is_refused_at_once() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("lock");
-        let _held = take(open(&path)).unwrap();
-        let refusal = take(open(&path)).unwrap_err();
+        let (_temp, directory) = scratch();
         let own = std::process::id().to_string();
-        assert!(matches!(&refusal, Refusal::Held(pid) if *pid == own), "{refusal:?}");
+        let is_held = || {
+            let refusal = take(&directory, NAME).unwrap_err();
+            assert!(matches!(&refusal, Refusal::Held(pid) if *pid == own), "{refusal:?}");
+        };
+        let held = take(&directory, NAME).unwrap();
+        is_held();
+        // The refusal has not cost the holder its lock, which only another process can see.
+        let inode = format!(":{} ", held.file().unwrap().metadata().unwrap().ino());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        assert!(locks.lines().any(|line| line.contains("POSIX") && line.contains(&inode)));
+        drop(held);
+        let of_an_earlier_build = flock(&directory, std::process::id());
+        is_held();
+        drop(of_an_earlier_build);
+        take(&directory, NAME).unwrap();
     }
 }

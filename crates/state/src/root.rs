@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::{Flock, OFlag};
+use nix::fcntl::OFlag;
 use thiserror::Error;
 
-use crate::lock::{self, Refusal};
+use crate::lock::{self, Lock, Refusal};
+use crate::recognise::{self, Verdict};
 use crate::{ContainerId, Directory, ProcessDir, ProcessId};
 
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 pub(crate) const RUNTIME: &str = ".runtime";
 /// Within that: the boot whose containers are there.
-const BOOT_ID: &str = ".boot-id";
-const GROUPS: &str = ".groups";
+pub(crate) const BOOT_ID: &str = ".boot-id";
+pub(crate) const GROUPS: &str = ".groups";
 const BUNDLE: &str = ".bundle";
 const STAGED: &str = ".new-";
 const REMOVED: &str = ".gone-";
@@ -29,8 +30,10 @@ pub struct StateRoot {
     pub(crate) directory: Directory,
     /// Makes the names of directories under construction or removal unique within this process.
     counter: AtomicU64,
+    /// Held by who writes to the file of exits.
+    pub(crate) exits: Mutex<()>,
     /// Released by [`release`](Self::release), with the root, or by the kernel when the process dies.
-    lock: Mutex<Option<Flock<File>>>,
+    lock: Mutex<Option<Lock>>,
 }
 
 /// The root can't be taken.
@@ -54,6 +57,24 @@ pub enum LockError {
         /// Its owner.
         uid: u32,
     },
+    /// It holds something, and nothing that says that it is a state root.
+    #[error(
+        "{root} is not a state root of Holdfast: it holds {found:?}; nothing in it was touched; choose an empty directory or a new one (if it is a state root that was damaged, write the line {line:?} into {root}/{MARKER})", line = recognise::line(), MARKER = recognise::MARKER
+    )]
+    NotARoot {
+        /// The directory.
+        root: PathBuf,
+        /// Something in it that is not Holdfast's.
+        found: String,
+    },
+    /// A newer Holdfast made it, and this one does not know how to use it.
+    #[error("state root {root} was made by a newer Holdfast ({marker:?}); nothing in it was touched")]
+    Newer {
+        /// The root.
+        root: PathBuf,
+        /// What that wrote.
+        marker: String,
+    },
     /// It can't be made or opened.
     #[error("state root {root}: {source}")]
     Io {
@@ -74,7 +95,8 @@ pub struct Problem {
 }
 
 impl StateRoot {
-    /// Makes the root if need be, with mode 0700, and takes its lock.
+    /// Makes the root if need be, with mode 0700, and takes its lock. A directory that holds
+    /// something else is refused and stays as it is.
     pub fn open(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { root: path.to_owned(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
@@ -88,16 +110,30 @@ impl StateRoot {
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
             return Err(LockError::Foreign { root: path.to_owned(), uid: metadata.uid() });
         }
+        let root = || path.to_owned();
+        // Before anything in it is touched.
+        let verdict = recognise::look_at(&directory).map_err(failed)?;
+        match &verdict {
+            Verdict::Marked | Verdict::Unmarked => {}
+            Verdict::Foreign { found } => {
+                return Err(LockError::NotARoot { root: root(), found: found.clone() });
+            }
+            Verdict::Newer { marker } => {
+                return Err(LockError::Newer { root: root(), marker: marker.clone() });
+            }
+        }
         if metadata.permissions().mode() & 0o077 != 0 {
             handle.set_permissions(Permissions::from_mode(0o700)).map_err(failed)?;
         }
-
-        let file = directory.open_at(LOCK, OFlag::O_RDWR | OFlag::O_CREAT).map_err(failed)?;
-        let lock = lock::take(File::from(file)).map_err(|refusal| match refusal {
-            Refusal::Held(pid) => LockError::Held { root: path.to_owned(), pid },
+        let lock = lock::take(&directory, LOCK).map_err(|refusal| match refusal {
+            Refusal::Held(pid) => LockError::Held { root: root(), pid },
             Refusal::Io(error) => failed(error),
         })?;
-        Ok(Self { directory, counter: AtomicU64::new(0), lock: Mutex::new(Some(lock)) })
+        if verdict == Verdict::Unmarked {
+            recognise::mark(&directory).map_err(failed)?;
+        }
+        let (counter, exits) = (AtomicU64::new(0), Mutex::default());
+        Ok(Self { directory, counter, exits, lock: Mutex::new(Some(lock)) })
     }
 
     /// Lets another supervisor have the root. Nothing may be written through this one afterwards.
@@ -180,7 +216,7 @@ impl StateRoot {
             if leftover {
                 self.sweep(&self.directory, name, problems);
             }
-            !leftover && !name.starts_with('.')
+            !leftover && !name.starts_with('.') && name != recognise::LOST_AND_FOUND
         });
         problems.extend(self.set_aside());
         Ok(names)
@@ -232,7 +268,7 @@ impl StateRoot {
     }
 }
 
-fn is_leftover(name: &str) -> bool {
+pub(crate) fn is_leftover(name: &str) -> bool {
     name.starts_with(STAGED) || name.starts_with(REMOVED)
 }
 
@@ -390,7 +426,7 @@ pub(crate) mod tests {
         assert_eq!(containers[0].processes[0].0, ProcessId::init());
         root.remove_container(&id).unwrap();
         root.remove_container(&id).unwrap();
-        assert_eq!(root.directory.names().unwrap(), [LOCK]);
+        assert_eq!(root.directory.names().unwrap(), [recognise::MARKER, LOCK]);
     }
 
     #[test]
@@ -421,6 +457,6 @@ pub(crate) mod tests {
         assert_eq!(containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].reason.contains("invalid id"));
-        assert_eq!(root.directory.names().unwrap(), [LOCK, "good", "holdfast.sock", "no id"]);
+        assert_eq!(root.directory.names().unwrap(), [recognise::MARKER, LOCK, "good", "holdfast.sock", "no id"]);
     }
 }

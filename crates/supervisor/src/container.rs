@@ -16,7 +16,7 @@ use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
 use crate::process::{Origin, Process};
 use crate::stdin::{self, InputWriter};
-use crate::supervisor::{ContainerState, Core};
+use crate::supervisor::{ContainerState, Core, Removal};
 use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream};
 
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
@@ -105,8 +105,7 @@ impl Container {
         let limit =
             if init.start_timeout.is_zero() { self.core.start_timeout } else { init.start_timeout };
         let started = self.state.runtime.start(self.id(), &record, limit).await;
-        let outcome = if started.is_ok() { Input::Done } else { Input::NotDone };
-        init.apply(&self.core, outcome);
+        self.settle(Change::Start, &started).await;
         started
     }
 
@@ -268,10 +267,10 @@ impl Container {
 
     async fn delete_finishing(&self, force: Force) -> Result<(), Error> {
         let this = self.clone();
-        self.finish(async move { this.delete_now(force).await }).await
+        self.finish(async move { this.delete_now(force, Removal::Asked).await }).await
     }
 
-    pub(crate) async fn delete_now(&self, force: Force) -> Result<(), Error> {
+    pub(crate) async fn delete_now(&self, force: Force, removal: Removal) -> Result<(), Error> {
         let _operation = self.state.operation.lock().await;
         let known = self.core.container(self.id());
         if !known.is_some_and(|known| Arc::ptr_eq(&known, &self.state)) {
@@ -312,7 +311,7 @@ impl Container {
             }
         }
         self.core
-            .forget(&self.state, &self.state.init)
+            .forget(&self.state, &self.state.init, removal)
             .await
             .map_err(Error::io(format!("remove the directory of container {}", self.id())))
     }

@@ -4,8 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use holdfast_state::{ContainerId, Event, EventKind, ProcessId, StateRoot, Timestamp, journal};
-use serde::{Deserialize, Serialize};
+use holdfast_state::{
+    ContainerEvent, ContainerId, Event, EventKind, ProcessId, StateRoot, Timestamp, journal,
+};
 use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -14,16 +15,6 @@ use crate::supervisor::Core;
 
 /// How far a listener may fall behind before it misses events, which it is then told.
 const BACKLOG: usize = 4096;
-
-/// An event of some container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerEvent {
-    /// The container.
-    pub container: ContainerId,
-    /// The event.
-    #[serde(flatten)]
-    pub event: Event,
-}
 
 /// A listener was too slow. The journals have what it missed: [`Replay::Yes`] in a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -36,7 +27,8 @@ pub struct Lagged {
 /// Whether a stream of events begins with those that the containers have behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
-    /// All events in the journals of the containers that exist, then the new ones.
+    /// The exits of containers that have been removed, as far back as they are kept; all events in
+    /// the journals of the containers that exist; then the new ones.
     Yes,
     /// The new ones only.
     No,
@@ -112,6 +104,20 @@ impl EventLog {
         if journal.unwritten.is_empty() { Ok(()) } else { self.write(root, &mut journal.unwritten) }
     }
 
+    /// How its processes ended, as far as the journal goes back.
+    pub(crate) fn exits(&self, root: &StateRoot) -> Vec<ContainerEvent> {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = root.container(&self.container).and_then(|dir| journal::read(&dir));
+        let written = written.unwrap_or_else(|error| {
+            tracing::warn!(container = %self.container, %error, "journal unreadable");
+            Vec::new()
+        });
+        let all = written.into_iter().chain(journal.unwritten.iter().cloned());
+        all.filter(|event| matches!(event.kind, EventKind::Exited { .. }))
+            .map(|event| ContainerEvent { container: self.container.clone(), event })
+            .collect()
+    }
+
     /// Tells that the container is gone, its journal included.
     pub(crate) fn publish_last(&self, hub: &Hub) {
         self.tell(hub, &ProcessId::init(), vec![EventKind::Deleted], |_, _| {});
@@ -158,6 +164,10 @@ impl EventStream {
         let mut stream =
             Self { replay: VecDeque::new(), told: HashMap::new(), live, stop: core.stop.clone() };
         if replay == Replay::Yes {
+            stream.replay.extend(core.root.kept_exits().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the exits of removed containers can't be read");
+                Vec::new()
+            }));
             for container in core.ids() {
                 let past = core.root.container(&container).and_then(|dir| journal::read(&dir));
                 for event in past.unwrap_or_default() {

@@ -11,7 +11,7 @@ use crate::lifecycle::{Activity, State};
 use crate::options::{ExecOptions, TerminalSize};
 use crate::process::Process;
 use crate::stdin::{self, InputWriter};
-use crate::supervisor::{ContainerState, Core};
+use crate::supervisor::{ContainerState, Core, Removal};
 use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream, launch, layout};
 
 impl Container {
@@ -42,16 +42,16 @@ impl Container {
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
                         match LogReader::attached(&this.core, &job.process) {
                             Ok(log) => {
-                                let begun = launch::begin(&this.core, &job);
+                                let begun = launch::begin(&this.core, &this.state, &job);
                                 Ok((job.process, begun, log))
                             }
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
-                                this.state.execs().remove(&job.process.id);
                                 let root = &this.core.root;
                                 let _ = root
                                     .container(this.id())
                                     .and_then(|dir| root.remove_process(&dir, &job.process.id));
+                                this.state.execs().remove(&job.process.id);
                                 Err(error)
                             }
                         }
@@ -195,7 +195,7 @@ impl ExecProcess {
                 needed: "stopped",
             });
         }
-        let removed = self.core.forget(&self.container, &self.process).await;
+        let removed = self.core.forget(&self.container, &self.process, Removal::Asked).await;
         removed.map_err(Error::io(format!(
             "remove process {} of container {}",
             self.process.id, self.container.id

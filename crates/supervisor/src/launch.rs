@@ -21,7 +21,7 @@ use crate::identity::Handle;
 use crate::layout::Job;
 use crate::lifecycle::State;
 use crate::process::{Origin, Process};
-use crate::supervisor::{Core, blocking};
+use crate::supervisor::{ContainerState, Core, Removal, blocking};
 use crate::watch::Watch;
 use crate::{Error, bundle, groups, leftovers};
 
@@ -34,20 +34,22 @@ pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A start that is under way, if its shim could be begun.
 pub(crate) struct Begun {
+    container: Arc<ContainerState>,
     process: Arc<Process>,
     deadline: Instant,
     shim: io::Result<(File, Option<Child>)>,
 }
 
 /// Begins the shim. Waits for the disk.
-pub(crate) fn begin(core: &Arc<Core>, job: &Job) -> Begun {
+pub(crate) fn begin(core: &Arc<Core>, container: &Arc<ContainerState>, job: &Job) -> Begun {
     let deadline = Instant::now() + job.timeout + SHIM_SLACK;
-    Begun { process: job.process.clone(), deadline, shim: begin_shim(core, job) }
+    let (container, process) = (container.clone(), job.process.clone());
+    Begun { container, process, deadline, shim: begin_shim(core, job) }
 }
 
 /// Has the shim watched, and waits until the process is there or the start has been cleared away again.
 pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> {
-    let Begun { process, deadline, shim } = begun;
+    let Begun { container, process, deadline, shim } = begun;
     let (exit, shim) = shim
         .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), shim)))
         .unwrap_or_else(|error| {
@@ -56,7 +58,7 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
             (None, None)
         });
     let has_own_shim = shim.is_some();
-    core.tasks.spawn(Watch::new(core, &process, exit, shim, Some(deadline)).run());
+    core.tasks.spawn(Watch::new(core, &container, &process, exit, shim, Some(deadline)).run());
     let state = tokio::select! {
         state = process.reached(|state| *state != State::Creating) => state,
         () = core.stop.cancelled() => return Err(Error::ShuttingDown),
@@ -232,8 +234,12 @@ fn write_shim(
 /// Explains a start that came to nothing and removes all that is left of it.
 ///
 /// `given_up` is there if its shim has given it up by itself, and says whether it took too long.
-pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, given_up: Option<bool>) {
-    let Some(container) = core.container(&process.container) else { return };
+pub(crate) async fn clear_away(
+    core: &Arc<Core>,
+    container: &Arc<ContainerState>,
+    process: &Arc<Process>,
+    given_up: Option<bool>,
+) {
     let dir = core.process_dir(&process.container, &process.id);
     let failure = match &dir {
         Ok(dir) => explain(dir, given_up == Some(true), process.start_timeout),
@@ -259,7 +265,7 @@ pub(crate) async fn clear_away(core: &Arc<Core>, process: &Arc<Process>, given_u
     {
         tracing::warn!(container = %process.container, %error, "failed start: not deleted from the runtime");
     }
-    if let Err(error) = core.forget(&container, process).await {
+    if let Err(error) = core.forget(container, process, Removal::OfItself).await {
         tracing::error!(container = %process.container, process = %process.id, %error, "failed start: directory left");
     }
 }

@@ -81,7 +81,7 @@ pub use cgroup::Stats;
 pub use checkpoint::CheckpointOptions;
 pub use container::Container;
 pub use error::Error;
-pub use events::{ContainerEvent, EventStream, Lagged, Replay};
+pub use events::{EventStream, Lagged, Replay};
 pub use exec::ExecProcess;
 pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
 pub use keeper::Keeper;
@@ -98,6 +98,6 @@ pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
-    ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId, InvalidLog,
+    ContainerEvent, ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId, InvalidLog,
     LogDriver, LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
 };

@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroups, Stats};
 use crate::checkpoint::CheckpointOptions;
-use crate::container::Container;
+use crate::container::{Container, pid_of};
 use crate::lifecycle::{Activity, Change, Input, State};
-use crate::supervisor::blocking;
+use crate::supervisor::{ContainerState, blocking};
 use crate::{Error, Status};
 
 /// How long a runtime may take to freeze, thaw or limit a container.
 const OPERATION_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to say what it knows of one.
+const STATUS_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to write a container's memory out.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
 
@@ -64,8 +66,22 @@ impl Container {
         }
         init.apply(&self.core, Input::Begin(change));
         let done = self.state.runtime.command(verb, vec![], self.id(), OPERATION_LIMIT).await;
-        init.apply(&self.core, if done.is_ok() { Input::Done } else { Input::NotDone });
+        self.settle(change, &done).await;
         done
+    }
+
+    /// Takes note of what came of a change. A command that failed or was killed may have done its work
+    /// all the same, so then that is asked.
+    pub(crate) async fn settle(&self, change: Change, done: &Result<(), Error>) {
+        let outcome = match done {
+            Ok(()) => Input::Done,
+            Err(error) => {
+                let outcome = outcome(&self.state, change).await;
+                tracing::warn!(container = %self.id(), ?change, ?outcome, %error, "the runtime failed, and was asked what it has done");
+                outcome
+            }
+        };
+        self.state.init.apply(&self.core, outcome);
     }
 
     /// Thaws it for a signal that would otherwise wait for ever: on cgroup v1 a frozen process does
@@ -118,10 +134,16 @@ impl Container {
                 return Err(this.wrong_state("checkpoint", "running"));
             }
             options.prepare()?;
-            this.state
+            let written = this
+                .state
                 .runtime
                 .command("checkpoint", options.args(), this.id(), CHECKPOINT_LIMIT)
-                .await?;
+                .await;
+            if written.is_err() {
+                // It may have frozen the container before it failed.
+                this.thaw().await?;
+            }
+            written?;
             options.save()?;
             this.state.init.apply(&this.core, Input::Checkpointed);
             Ok(())
@@ -152,6 +174,33 @@ impl Container {
     fn needs_process(&self, operation: &'static str) -> Result<i32, Error> {
         self.info().pid.ok_or_else(|| self.wrong_state(operation, "created, running or paused"))
     }
+}
+
+/// What came of a change that was begun: its command failed, or whoever gave it died.
+///
+/// The kernel says whether a container is frozen that has a freezer; all else only its runtime knows.
+/// If that does not say, the container counts as started: nobody may start it twice.
+pub(crate) async fn outcome(container: &ContainerState, change: Change) -> Input {
+    let frozen = match pid_of(&container.init) {
+        Some(pid) if change != Change::Start => {
+            blocking(move || Ok(Cgroups::of(pid)?.is_frozen())).await.unwrap_or_default()
+        }
+        _ => false,
+    };
+    let status = if frozen {
+        "paused".to_owned()
+    } else {
+        container.runtime.status(&container.id, STATUS_LIMIT).await.unwrap_or_else(|error| {
+            tracing::warn!(container = %container.id, ?change, %error, "the runtime does not say what it has done");
+            String::new()
+        })
+    };
+    let done = match change {
+        Change::Start => status != "created",
+        Change::Pause => status == "paused",
+        Change::Resume => status != "paused",
+    };
+    if done { Input::Done } else { Input::NotDone }
 }
 
 /// The limits that were last asked for, beside the container's processes.

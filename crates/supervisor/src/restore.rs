@@ -7,7 +7,6 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
-use std::time::Duration;
 
 use holdfast_state::directory::is_damage;
 use holdfast_state::root::Found;
@@ -25,15 +24,13 @@ use crate::exit_fifo::ExitFifo;
 use crate::groups;
 use crate::identity::Handle;
 use crate::keeper::{Kept, Kind};
-use crate::lifecycle::{Activity, Change, Input, Shim, State};
+use crate::lifecycle::{Activity, Shim, State};
+use crate::operate;
 use crate::process::{Origin, Process};
 use crate::runtime::Runtime;
 use crate::set_aside::{self, Trouble};
 use crate::supervisor::{ContainerState, Core, blocking};
 use crate::watch::Watch;
-
-/// How long the runtime may take to say whether a container was started.
-const STATUS_LIMIT: Duration = Duration::from_secs(30);
 
 /// A process as it was found.
 struct Restored {
@@ -183,7 +180,7 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
     let has_shim = exit.is_some();
-    let watch = Watch::new(core, &process, exit, None, None);
+    let watch = Watch::new(core, container, &process, exit, None, None);
     let core = core.clone();
     core.clone().tasks.spawn(async move {
         // After all containers are there; nobody waits for this.
@@ -224,24 +221,12 @@ fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
     Ok(Some(Copies::of_process(&handle, &record)))
 }
 
-/// Asks the runtime whether a change that was begun came about.
+/// Finds out whether a change that was begun came about.
 async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
     let _operation = container.operation.lock().await;
     let State::Live { activity, .. } = container.init.state() else { return };
     let Some(change) = activity.change() else { return };
-    let before = match change {
-        Change::Start => "created",
-        Change::Pause => "running",
-        Change::Resume => "paused",
-    };
-    let outcome = match container.runtime.status(&container.id, STATUS_LIMIT).await {
-        Ok(status) if status == before => Input::NotDone,
-        Ok(_) => Input::Done,
-        Err(error) => {
-            tracing::warn!(container = %container.id, ?change, %error, "taken for done: the runtime does not say");
-            Input::Done
-        }
-    };
+    let outcome = operate::outcome(&container, change).await;
     container.init.apply(&core, outcome);
 }
 

@@ -142,7 +142,15 @@ impl Runtime {
         }
         let mut args = self.plain();
         args.extend(["delete".into(), "--force".into()]);
-        self.run("delete", args, id, limit).await.map(drop)
+        let deleted = self.run("delete", args, id, limit).await.map(drop);
+        match deleted {
+            // It failed, and is done all the same.
+            Err(error) if !self.root.join(id.as_str()).exists() => {
+                tracing::warn!(container = %id, %error, "deleted; the runtime failed afterwards");
+                Ok(())
+            }
+            deleted => deleted,
+        }
     }
 
     /// What the runtime says of a container: `created`, `running`, `paused`, `stopped`.

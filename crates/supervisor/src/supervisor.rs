@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, Launch, Problem, ProcessDir, ProcessId, StateRoot};
+use holdfast_state::{
+    ContainerId, EventKind, ExitRecord, GroupName, Launch, Problem, ProcessDir, ProcessId,
+    StateRoot,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::Moves;
-use crate::container::Container;
+use crate::container::{Container, Force};
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
 use crate::groups::Groups;
@@ -95,6 +98,17 @@ pub(crate) struct ContainerState {
     execs: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
     /// Held by whoever changes the container through the runtime: one at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
+    /// Held by whoever removes a directory of it.
+    removal: tokio::sync::Mutex<()>,
+}
+
+/// Why something is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Somebody has asked for it now.
+    Asked,
+    /// It has ended, and was to go then. Nobody need have heard of its end.
+    OfItself,
 }
 
 impl ContainerState {
@@ -104,8 +118,8 @@ impl ContainerState {
         stream: Arc<EventLog>,
         init: Arc<Process>,
     ) -> Self {
-        let execs = Mutex::default();
-        Self { id, runtime, stream, init, execs, operation: tokio::sync::Mutex::new(()) }
+        let (execs, operation, removal) = Default::default();
+        Self { id, runtime, stream, init, execs, operation, removal }
     }
 
     pub(crate) fn execs(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Arc<Process>>> {
@@ -153,41 +167,68 @@ impl Core {
         self.root.container(container)?.process(process)
     }
 
-    /// Removes the directory of a process, of the whole container for an init, and forgets it.
+    /// Whether this very process is known, and not only one of its name.
+    fn knows(&self, container: &Arc<ContainerState>, process: &Arc<Process>) -> bool {
+        let known = self.container(&container.id);
+        known.is_some_and(|known| Arc::ptr_eq(&known, container))
+            && (Arc::ptr_eq(&container.init, process)
+                || container.execs().get(&process.id).is_some_and(|it| Arc::ptr_eq(it, process)))
+    }
+
+    /// Removes the directory of a process, of the whole container for an init, and forgets it. Does
+    /// nothing if that has been done: the name may be another's by now.
     pub(crate) async fn forget(
         self: &Arc<Self>,
         container: &Arc<ContainerState>,
-        process: &Process,
+        process: &Arc<Process>,
+        removal: Removal,
     ) -> io::Result<()> {
+        // Until this is done the name is taken, so whoever comes second finds it unknown.
+        let _alone = container.removal.lock().await;
+        if !self.knows(container, process) {
+            return Ok(());
+        }
         let core = self.clone();
-        let (container_id, id) = (container.id.clone(), process.id.clone());
+        let (of, id, has_been) = (container.clone(), process.id.clone(), process.has_been());
         let removed = blocking(move || {
-            if id.is_init() {
-                core.root.remove_container(&container_id)
-            } else {
-                core.root.remove_process(&core.root.container(&container_id)?, &id)
+            if !id.is_init() {
+                return core.root.remove_process(&core.root.container(&of.id)?, &id);
             }
+            if has_been {
+                core.keep_exits(&of, removal)?;
+            }
+            core.root.remove_container(&of.id)
         })
         .await;
         // What stays on disk stays known, so that it can be deleted again; of a start that came to
         // nothing there is nothing to know.
-        if removed.is_err() && process.has_been() {
+        if removed.is_err() && has_been {
             return removed;
         }
         if process.id.is_init() {
-            // Told before the id can be another's, and once nothing is left.
+            // Published before the id can be another's, and once nothing is left.
             let mut containers = self.containers();
-            if containers.get(&container.id).is_some_and(|found| Arc::ptr_eq(found, container)) {
-                if process.has_been() {
-                    container.stream.publish_last(&self.events);
-                }
-                containers.remove(&container.id);
-                self.give_back_memory(containers.len());
+            if has_been {
+                container.stream.publish_last(&self.events);
             }
+            containers.remove(&container.id);
+            self.give_back_memory(containers.len());
         } else {
             container.execs().remove(&process.id);
         }
         removed
+    }
+
+    /// Writes down how the processes of a container ended, for those who ask when it has gone.
+    fn keep_exits(&self, container: &ContainerState, removal: Removal) -> io::Result<()> {
+        match self.root.keep_exits(&container.stream.exits(&self.root)) {
+            // On a full disk a deletion may be what helps.
+            Err(error) if removal == Removal::Asked => {
+                tracing::warn!(container = %container.id, %error, "its exit is not kept beyond its removal");
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     /// Once many have gone, and more than are left: the allocator would keep what they took.
@@ -206,24 +247,28 @@ impl Core {
     async fn make_way(self: &Arc<Self>, id: &ContainerId) {
         if let Some(old) = self.container(id).filter(|old| old.init.is_to_go()) {
             // Whether this deletes it or comes second; and if neither can, its id is in use.
-            let _ = Container::new(self.clone(), old).delete_now(crate::container::Force::No).await;
+            let old = Container::new(self.clone(), old);
+            let _ = old.delete_now(Force::No, Removal::OfItself).await;
         }
     }
 
     /// Deletes what was to be deleted after its exit; again, more and more seldom, where a disk or a
     /// runtime refuses it.
-    pub(crate) async fn remove_exited(self: &Arc<Self>, process: &Process) {
+    pub(crate) async fn remove_exited(
+        self: &Arc<Self>,
+        container: &Arc<ContainerState>,
+        process: &Arc<Process>,
+    ) {
         let mut pause = Duration::from_secs(1);
         loop {
-            let Some(container) = self.container(&process.container) else { return };
             let removed = if process.id.is_init() {
-                Container::new(self.clone(), container)
-                    .delete_now(crate::container::Force::No)
+                Container::new(self.clone(), container.clone())
+                    .delete_now(Force::No, Removal::OfItself)
                     .await
             } else {
                 // Its end is in the journal alone from now on.
                 let removed = match container.stream.flush(&self.root) {
-                    Ok(()) => self.forget(&container, process).await,
+                    Ok(()) => self.forget(container, process, Removal::OfItself).await,
                     Err(error) => Err(error),
                 };
                 removed.map_err(Error::io(format!("remove process {}", process.id)))
@@ -388,11 +433,14 @@ impl Supervisor {
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
                         match LogReader::attached(&core, &container.init) {
-                            Ok(log) => Ok((container, launch::begin(&core, &job), log)),
+                            Ok(log) => {
+                                let begun = launch::begin(&core, &container, &job);
+                                Ok((container, begun, log))
+                            }
                             Err(error) => {
                                 // Nothing has been started that would clear it away.
-                                core.containers().remove(&container.id);
                                 let _ = core.root.remove_container(&container.id);
+                                core.containers().remove(&container.id);
                                 Err(error)
                             }
                         }
@@ -410,6 +458,29 @@ impl Supervisor {
     pub fn get(&self, id: &ContainerId) -> Result<Container, Error> {
         let found = self.core.container(id).ok_or_else(|| Error::NotFound(id.clone()))?;
         Ok(Container::new(self.core.clone(), found))
+    }
+
+    /// How the last container of this id that has been removed ended, as far back as that is kept:
+    /// some thousands of exits, those of earlier supervisors of this root too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if nothing is known of such a container, [`Error::Io`] if the file of
+    /// exits can't be read.
+    pub async fn past_exit(&self, id: &ContainerId) -> Result<ExitRecord, Error> {
+        let (core, wanted) = (self.core.clone(), id.clone());
+        let kept = blocking(move || core.root.kept_exits()).await;
+        let kept = kept.map_err(Error::io("read the exits of removed containers"))?;
+        let of_it = kept.into_iter().rev().filter(|exit| exit.container == wanted);
+        of_it
+            .filter(|exit| exit.event.process.is_init())
+            .find_map(|exit| match exit.event.kind {
+                EventKind::Exited { status, evidence } => {
+                    Some(ExitRecord { status, evidence, time: exit.event.time })
+                }
+                _ => None,
+            })
+            .ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     /// All containers, ordered by id; but for those that are being deleted by themselves, as long as

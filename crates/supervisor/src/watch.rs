@@ -21,7 +21,7 @@ use crate::launch;
 use crate::lifecycle::{Action, Input, State};
 use crate::oom::OomWatch;
 use crate::process::Process;
-use crate::supervisor::{Core, blocking};
+use crate::supervisor::{ContainerState, Core, blocking};
 
 /// How long a shim may take from the end of its process to the record of it: it drains the output
 /// first, and a loaded machine has other things to do. After that it counts as wedged, and the
@@ -31,6 +31,7 @@ const RECORD_GRACE: Duration = Duration::from_secs(10);
 /// The watch of one process.
 pub(crate) struct Watch {
     core: Arc<Core>,
+    container: Arc<ContainerState>,
     process: Arc<Process>,
     /// `None` when the shim is known to be gone.
     exit: Option<ExitFifo>,
@@ -42,6 +43,8 @@ pub(crate) struct Watch {
     start_deadline: Option<Instant>,
     /// There as long as there is memory to watch.
     oom: Option<OomWatch>,
+    /// Whether its removal has been begun.
+    going: bool,
 }
 
 /// One piece of news.
@@ -56,13 +59,23 @@ enum News {
 impl Watch {
     pub(crate) fn new(
         core: &Arc<Core>,
+        container: &Arc<ContainerState>,
         process: &Arc<Process>,
         exit: Option<ExitFifo>,
         shim: Option<Child>,
         start_deadline: Option<Instant>,
     ) -> Self {
-        let (core, process) = (core.clone(), process.clone());
-        Self { core, process, exit, shim, given_up: None, start_deadline, oom: None }
+        Self {
+            core: core.clone(),
+            container: container.clone(),
+            process: process.clone(),
+            exit,
+            shim,
+            given_up: None,
+            start_deadline,
+            oom: None,
+            going: false,
+        }
     }
 
     /// Watches until the process has ended and its shim is gone.
@@ -88,6 +101,12 @@ impl Watch {
                 }
                 self.reap_orphan();
                 self.process.set_handle(None);
+                // Not only when the shim is gone: without a pid namespace what the container has left
+                // running holds its pipes, and the deletion is what ends that. The output of an exec
+                // goes on as long as somebody writes it.
+                if self.process.id.is_init() || self.exit.is_none() {
+                    self.remove_if_asked();
+                }
                 if self.exit.is_none() {
                     break;
                 }
@@ -145,7 +164,6 @@ impl Watch {
                 }
             }
         }
-        self.remove_if_asked();
     }
 
     /// A container's memory is watched through its first process.
@@ -195,7 +213,8 @@ impl Watch {
                         }
                     }
                     Action::ClearAway => {
-                        launch::clear_away(&self.core, &self.process, self.given_up).await;
+                        let (core, container) = (&self.core, &self.container);
+                        launch::clear_away(core, container, &self.process, self.given_up).await;
                         inputs.push(Input::Cleared);
                     }
                 }
@@ -271,10 +290,13 @@ impl Watch {
         }
     }
 
-    fn remove_if_asked(self) {
-        let Self { core, process, .. } = self;
-        if process.is_to_go() {
-            core.clone().tasks.spawn(async move { core.remove_exited(&process).await });
+    fn remove_if_asked(&mut self) {
+        if self.process.is_to_go() && !self.going {
+            self.going = true;
+            let (core, container, process) =
+                (self.core.clone(), self.container.clone(), self.process.clone());
+            let tasks = core.tasks.clone();
+            tasks.spawn(async move { core.remove_exited(&container, &process).await });
         }
     }
 }

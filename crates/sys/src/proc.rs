@@ -81,6 +81,24 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Whether a process has been sent SIGKILL, or is already ending. Until it has ended it still has a
+/// number, and may have much to give back.
+#[must_use]
+pub fn is_being_killed(pid: i32) -> bool {
+    const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
+    const PF_EXITING: u64 = 0x4;
+    let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = String::from_utf8_lossy(&status).lines().any(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & SIGKILL_BIT != 0)
+    });
+    let stat = read(&format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Field 9, where the state is field 3.
+    let flags = fields(&stat).and_then(|mut fields| fields.nth(6)?.parse::<u64>().ok());
+    pending || flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
 /// Every process's pid.
 pub fn all() -> io::Result<Vec<i32>> {
     let names = fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));

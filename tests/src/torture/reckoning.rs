@@ -268,7 +268,7 @@ fn left(paths: &Paths, prefix: &str, daemon: &Daemon, descriptors: &[String]) ->
         .filter(|process| process.pid != daemon.pid())
         .map(ToString::to_string)
         .collect();
-    let ours = [".groups", ".lock", ".runtime", "holdfast.sock"];
+    let ours = [".exits.jsonl", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"];
     left.extend(names(&paths.root).into_iter().filter(|name| !ours.contains(&name.as_str())));
     for runtime in names(&paths.root.join(".runtime")) {
         let state = names(&paths.root.join(".runtime").join(&runtime));
