@@ -9,10 +9,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
-use holdfast_state::legacy::{GROUP_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION};
+use holdfast_state::legacy::{
+    CLOSER_OPTION, GROUP_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION,
+};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
-/// or `holdfast-shim --group PATH`, or `holdfast-shim --spare`
+/// or `holdfast-shim --group PATH`, or `holdfast-shim --spare`, or `holdfast-shim --closer`
 #[derive(Debug)]
 pub(crate) struct Args<'a> {
     /// The process's directory.
@@ -27,6 +29,8 @@ pub(crate) struct Args<'a> {
     pub(crate) group: Option<&'a OsStr>,
     /// Whether to wait for a start, of which we are told then.
     pub(crate) spare: bool,
+    /// Whether only to close descriptors.
+    pub(crate) closer: bool,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
     /// Where output goes; nowhere unless it is said.
@@ -59,6 +63,7 @@ pub(crate) fn parse<'a>(
         seat: false,
         group: None,
         spare: false,
+        closer: false,
         timeout: None,
         log: Vec::new(),
         owner: None,
@@ -75,6 +80,7 @@ pub(crate) fn parse<'a>(
             "--adopt" => args.adopt = true,
             SEAT_OPTION => args.seat = true,
             SPARE_OPTION => args.spare = true,
+            CLOSER_OPTION => args.closer = true,
             "--terminal" => args.terminal = true,
             "--" => {
                 // At once: each size that it grew through would stay with the allocator.
@@ -116,10 +122,8 @@ pub(crate) fn parse<'a>(
         }
     }
     let one = args.dir != Path::new("") && (args.adopt || !args.runtime.is_empty());
-    match [one, args.group.is_some(), args.spare] {
-        [true, false, false] | [false, true, false] | [false, false, true] => Ok(args),
-        _ => Err(USAGE.to_owned()),
-    }
+    let kinds = [one, args.group.is_some(), args.spare, args.closer];
+    if kinds.into_iter().filter(|kind| *kind).count() == 1 { Ok(args) } else { Err(USAGE.to_owned()) }
 }
 
 /// The value of an option.

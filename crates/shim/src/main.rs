@@ -22,6 +22,7 @@
 //! | `starting` | its first phase: from the runtime to a process of ours, or back to nothing |
 //! | `group` | the shim of many processes: a loop around one `epoll_wait` |
 //! | `spare` | one that was begun before there is a process to start |
+//! | `closer` | a process that closes what could make others wait |
 //! | `handover` | from the one that has started a process to its group |
 //! | `legacy` | what a shim leaves to the one that takes over |
 //! | `log` | its own log |
@@ -34,6 +35,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod args;
+mod closer;
 mod group;
 mod handover;
 mod home;
@@ -91,6 +93,7 @@ fn begin(words: handover::Words) -> Result<Option<Shim>, String> {
     let begun = match &args {
         args if args.group.is_some() => return Ok(None),
         args if args.spare => spare::start(),
+        args if args.closer => closer::run().map(|()| None),
         args if args.adopt => Shim::adopt(args).map(Some),
         args => {
             let handover = args.seat.then(|| Handover::new(words)).transpose();

@@ -147,7 +147,7 @@ impl Stdio {
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
         for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
-            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            let pipe = reading_end(pipe)?;
             let mut relay = Relay::new(pipe, stream, Kind::Pipe);
             if died && let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
                 relay.compare(places, scratch)?;
@@ -414,6 +414,20 @@ fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
         nix::fcntl::open(itself.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     fcntl(ours.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs.into()))
+}
+
+/// Our own end of a pipe that a shim before us read from. Where nobody kept that, what was sent is the
+/// container's: its flags are not ours to set, and as long as we have it the pipe does not end.
+fn reading_end(pipe: OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL)?);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        return Ok(pipe);
+    }
+    // This waits for the pipe's lock, which the container may hold: as its shim we may.
+    let itself = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let how = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(itself.as_str(), how, Mode::empty())?)
 }
 
 /// The container's user owns its stdio, so that it may reopen `/dev/stdout`.

@@ -104,7 +104,7 @@ mod tests {
         let root = StateRoot::open(temp.path()).unwrap();
         assert_eq!(root.kept_exits().unwrap(), []);
         let (one, two) = (exit("a", 1), exit("b", 2));
-        root.keep_exits(&[one.clone()]).unwrap();
+        root.keep_exits(std::slice::from_ref(&one)).unwrap();
         root.keep_exits(&[two.clone(), one.clone()]).unwrap();
         let mut file = std::fs::File::options().append(true).open(temp.path().join(NAME)).unwrap();
         file.write_all(b"{\"container\":\"c\"\n").unwrap();

@@ -35,6 +35,9 @@ pub const GROUP_OPTION: &str = "--group";
 pub const SEAT_OPTION: &str = "--seat";
 /// The option by which a shim waits for a start of which it is told by its standard input.
 pub const SPARE_OPTION: &str = "--spare";
+/// The option of a process that only closes the descriptors that come by its standard input, and says
+/// so by one byte a message.
+pub const CLOSER_OPTION: &str = "--closer";
 /// As `--adopt`, for a process whose shim, the pid that follows, has handed it over and left nothing half
 /// done.
 pub const MOVED_OPTION: &str = "--moved";

@@ -167,11 +167,15 @@ impl Lock {
     }
 }
 
+// The fields are narrower than the constants for them.
+const WRITE: libc::c_short = 1;
+const START: libc::c_short = 0;
+const _: () = assert!(WRITE as i32 == libc::F_WRLCK && START as i32 == libc::SEEK_SET);
+
 /// A lock for writing, from the first byte to the last.
 static WHOLE_FILE: libc::flock = libc::flock {
-    // Both are small constants; the field is narrower than they are.
-    l_type: libc::F_WRLCK as libc::c_short,
-    l_whence: libc::SEEK_SET as libc::c_short,
+    l_type: WRITE,
+    l_whence: START,
     l_start: 0,
     l_len: 0,
     l_pid: 0,

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::process::Child;
 use std::sync::Arc;
 
@@ -15,8 +14,11 @@ use holdfast_state::announce::StdioFds;
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::PidFd;
 use holdfast_sys::proc::Stat;
-use nix::libc::{EBADF, O_NONBLOCK};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc::{EBADF, ESRCH};
+use nix::sys::stat::{SFlag, fstat};
 
+use crate::closer::Closer;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::keeper::{Kept, Kind};
@@ -24,37 +26,39 @@ use crate::launch::ShimEnds;
 use crate::process::Process;
 use crate::supervisor::{Core, blocking};
 
-/// Copies of what a shim reads from.
-#[derive(Debug, Default)]
+/// Copies of what a shim reads from. They share the shim's open files and are never opened anew: who
+/// opens a pipe waits for its lock, which a container may hold for ever. For the same reason a
+/// [closer](crate::closer) closes them.
+#[derive(Debug)]
 pub(crate) struct Copies {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    closer: Arc<Closer>,
 }
 
 impl Copies {
+    fn none(closer: &Arc<Closer>) -> Self {
+        Self { stdout: None, stderr: None, terminal: None, closer: closer.clone() }
+    }
+
     /// Takes them from a shim that lives. It is not asked, and need not even be awake.
-    pub(crate) fn of_shim(shim: &ShimRecord) -> io::Result<Self> {
+    pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<Self> {
         let StdioFds { stdout, stderr, terminal } = shim.stdio;
+        let mut copies = Self::none(closer);
         if (stdout, stderr, terminal) == (None, None, None) {
-            return Ok(Self::default());
+            return Ok(copies);
         }
         let held = PidFd::open(shim.pid)?;
         // The number is the shim's only if its start time says so, and was that when it was opened.
         if Stat::read(shim.pid)?.start_time != shim.start_time || !held.is_alive() {
             return Err(io::Error::other("the shim is gone"));
         }
+        let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDONLY);
+        copies.stdout = copy(&held, stdout, is_ours, closer)?;
+        copies.stderr = copy(&held, stderr, is_ours, closer)?;
+        copies.terminal = copy(&held, terminal, |_| true, closer)?;
         // What has ended by now is closed; the others are to be had all the same.
-        let pipe = |fd: Option<i32>| fd.map_or(Ok(None), |fd| open_pipe(shim.pid, fd));
-        let master = |fd| match held.copy_fd(fd) {
-            Err(error) if error.raw_os_error() == Some(EBADF) => Ok(None),
-            other => other.map(Some),
-        };
-        let copies = Self {
-            stdout: pipe(stdout)?,
-            stderr: pipe(stderr)?,
-            terminal: terminal.map(master).transpose()?.flatten(),
-        };
         let told = [stdout, stderr, terminal].iter().flatten().count();
         if copies.kinds().count() < told && !held.is_alive() {
             return Err(io::Error::other("the shim is gone"));
@@ -64,28 +68,30 @@ impl Copies {
 
     /// What can still be had when nobody holds copies, and the shim died or is not known: the
     /// container's own ends of its pipes, which are open for reading too. A terminal is lost.
-    pub(crate) fn of_process(handle: &Handle, record: &ProcessRecord) -> Self {
+    pub(crate) fn of_process(
+        handle: &Handle,
+        record: &ProcessRecord,
+        closer: &Arc<Closer>,
+    ) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
+        // What it has put in the place of the shim's pipe has another access mode.
+        let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDWR);
         let pipe = |fd: i32, fifo: &str| {
-            let wanted = logged && fifo.is_empty();
-            wanted.then(|| open_pipe(handle.pid, fd).ok()).flatten().flatten()
+            let wanted = (logged && fifo.is_empty()).then_some(fd);
+            copy(&handle.pidfd, wanted, is_ours, closer).ok().flatten()
         };
-        let copies = Self {
-            stdout: pipe(1, &record.stdout),
-            stderr: pipe(2, &record.stderr),
-            terminal: None,
-        };
-        // Opened by its number: what we have is the process's if it was alive after that.
-        if handle.pidfd.is_alive() { copies } else { Self::default() }
+        let mut copies = Self::none(closer);
+        copies.stdout = pipe(1, &record.stdout);
+        copies.stderr = pipe(2, &record.stderr);
+        copies
     }
 
     /// What was kept of a shim that died.
-    pub(crate) fn of_kept(kept: &mut Kept) -> Option<Self> {
-        let copies = Self {
-            stdout: kept.take(Kind::Stdout),
-            stderr: kept.take(Kind::Stderr),
-            terminal: kept.take(Kind::Terminal),
-        };
+    pub(crate) fn of_kept(kept: &mut Kept, closer: &Arc<Closer>) -> Option<Self> {
+        let mut copies = Self::none(closer);
+        copies.stdout = kept.take(Kind::Stdout);
+        copies.stderr = kept.take(Kind::Stderr);
+        copies.terminal = kept.take(Kind::Terminal);
         let some = copies.kinds().next().is_some();
         some.then_some(copies)
     }
@@ -112,21 +118,40 @@ impl Copies {
     }
 }
 
-/// The reading end of a pipe that a process holds, as an open file of our own. `None` if it is closed
-/// by now, and the number perhaps something else's.
-fn open_pipe(pid: i32, fd: i32) -> io::Result<Option<OwnedFd>> {
-    let path = format!("/proc/{pid}/fd/{fd}");
-    let not_there = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    match std::fs::read_link(&path) {
-        Ok(link) if link.as_os_str().as_encoded_bytes().starts_with(b"pipe:") => {}
-        Err(error) if !not_there(&error) => return Err(error),
-        _ => return Ok(None),
+impl Drop for Copies {
+    fn drop(&mut self) {
+        let all = [self.stdout.take(), self.stderr.take(), self.terminal.take()];
+        self.closer.close(all.into_iter().flatten().collect());
     }
-    match File::options().read(true).custom_flags(O_NONBLOCK).open(&path) {
-        Ok(file) => Ok(file.metadata()?.file_type().is_fifo().then(|| file.into())),
-        Err(error) if not_there(&error) => Ok(None),
+}
+
+/// A copy of a descriptor of a process. `None` if it is closed by now, or the process gone, or the
+/// number something else's.
+fn copy(
+    of: &PidFd,
+    number: Option<i32>,
+    is_it: impl FnOnce(&OwnedFd) -> bool,
+    closer: &Closer,
+) -> io::Result<Option<OwnedFd>> {
+    let Some(number) = number else { return Ok(None) };
+    match of.copy_fd(number) {
+        Ok(copy) if is_it(&copy) => Ok(Some(copy)),
+        Ok(other) => {
+            closer.close(vec![other]);
+            Ok(None)
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(EBADF | ESRCH)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether it is a pipe that is open for this. Neither question waits for the pipe's lock.
+fn is_pipe(fd: &OwnedFd, access: OFlag) -> bool {
+    let is_fifo = fstat(fd).is_ok_and(|stat| {
+        SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+    });
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    is_fifo && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == access)
 }
 
 /// Starts a shim that takes over.
@@ -144,7 +169,9 @@ pub(crate) async fn adopt(
         }
         dir.make_fifos()?;
         let record = dir.load().map_err(io::Error::other)?;
-        let copies = process.take_copies().unwrap_or_else(|| Copies::of_process(&handle, &record));
+        let copies = process.take_copies().unwrap_or_else(|| {
+            Copies::of_process(&handle, &record, &core.closer)
+        });
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);
         // Should this one die as well, what is in the pipes shall outlive it too.
         process.keep_copies(copies);

@@ -183,7 +183,7 @@ pub(crate) async fn take_identity(
         let mut record = dir.load().map_err(io::Error::other)?;
         handle.write_identity(&mut record);
         process.set_handle(Some(Arc::new(handle)));
-        let written = write_shim(&process, &dir, record, shim);
+        let written = write_shim(&core, &process, &dir, record, shim);
         process.have_kept(&core.keeping);
         written
     });
@@ -201,7 +201,7 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
     let recorded = blocking(move || {
         let dir = core.process_dir(&process.container, &process.id)?;
         let record = dir.load().map_err(io::Error::other)?;
-        write_shim(&process, &dir, record, Some(shim))
+        write_shim(&core, &process, &dir, record, Some(shim))
     });
     if let Err(error) = recorded.await {
         tracing::error!(%container, process = %id, %error, "adopter not recorded");
@@ -210,6 +210,7 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
 
 /// Saves a record with its shim, and keeps copies of what that reads from.
 fn write_shim(
+    core: &Core,
     process: &Process,
     dir: &ProcessDir,
     mut record: ProcessRecord,
@@ -220,7 +221,7 @@ fn write_shim(
     }
     dir.save(&record)?;
     if let Some(shim) = shim {
-        match Copies::of_shim(&shim) {
+        match Copies::of_shim(&shim, &core.closer) {
             Ok(copies) => process.keep_copies(copies),
             // Its process has ended already, or it was killed: the record stands all the same.
             Err(error) => {

@@ -41,6 +41,7 @@ mod adoption;
 mod bundle;
 mod cgroup;
 mod checkpoint;
+mod closer;
 mod container;
 mod default_config;
 mod error;

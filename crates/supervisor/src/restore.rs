@@ -185,7 +185,7 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
     core.clone().tasks.spawn(async move {
         // After all containers are there; nobody waits for this.
         if has_shim && !process.is_stopped() && !process.has_copies() {
-            let copies = match shim.map(|shim| Copies::of_shim(&shim)) {
+            let copies = match shim.map(|shim| Copies::of_shim(&shim, &core.closer)) {
                 Some(Ok(copies)) => Ok(Some(copies)),
                 _ => make_up(&core, &process),
             };
@@ -218,7 +218,7 @@ fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
         handle.write_identity(&mut record);
         dir.save(&record)?;
     }
-    Ok(Some(Copies::of_process(&handle, &record)))
+    Ok(Some(Copies::of_process(&handle, &record, &core.closer)))
 }
 
 /// Finds out whether a change that was begun came about.
@@ -260,7 +260,7 @@ fn restore_process(
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
-    match Copies::of_kept(&mut kept) {
+    match Copies::of_kept(&mut kept, &core.closer) {
         Some(copies) if !process.is_stopped() => process.keep_copies(copies),
         _ if was_kept && process.is_stopped() => core.keeping.release(&process),
         _ => {}

@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::Moves;
+use crate::closer::Closer;
 use crate::container::{Container, Force};
 use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
@@ -79,6 +80,7 @@ pub(crate) struct Core {
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) spares: Spares,
+    pub(crate) closer: Arc<Closer>,
     /// How many containers have been forgotten since memory was given back.
     forgotten: AtomicUsize,
     pub(crate) stop: CancellationToken,
@@ -325,6 +327,8 @@ impl Supervisor {
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
         let stop = CancellationToken::new();
+        let spawned = Arc::<Spawned>::default();
+        let closer = Arc::new(Closer::new(shim.clone(), spawned.clone()));
         let abilities = Abilities::probe();
         let core = Arc::new(Core {
             root,
@@ -341,8 +345,9 @@ impl Supervisor {
             events: Hub::new(),
             files: FileWatch::default(),
             keeping: Keeping::new(builder.keeper, builder.kept),
-            spawned: Arc::default(),
+            spawned,
             spares: Spares::new(builder.spare_shims),
+            closer,
             forgotten: AtomicUsize::new(0),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
