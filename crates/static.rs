@@ -29,10 +29,13 @@ fn main() -> io::Result<()> {
         println!("cargo::warning=there is no static C library, so a dynamic one is used");
         return Ok(());
     }
-    // Of the programs alone: tests are linked as usual, and must not find these.
-    println!("cargo::rustc-link-arg-bins=-L{}", dir.display());
-    println!("cargo::rustc-link-arg-bins=-static");
-    println!("cargo::rustc-link-arg-bins=-no-pie");
+    // Of the programs alone: tests are linked as usual, and must not find these. Of the tests' own
+    // programs one runs in containers whose root file system has no libraries.
+    let programs =
+        if variable("CARGO_PKG_NAME") == "holdfast-tests" { "bin=hostile" } else { "bins" };
+    println!("cargo::rustc-link-arg-{programs}=-L{}", dir.display());
+    println!("cargo::rustc-link-arg-{programs}=-static");
+    println!("cargo::rustc-link-arg-{programs}=-no-pie");
     // Rust's own linker, which is used for this target unless it is told otherwise, can lay data out
     // as wanted. A part that is read-only after the start would take a page of its own.
     let told = variable("CARGO_ENCODED_RUSTFLAGS").contains("link")

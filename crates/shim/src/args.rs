@@ -123,7 +123,11 @@ pub(crate) fn parse<'a>(
     }
     let one = args.dir != Path::new("") && (args.adopt || !args.runtime.is_empty());
     let kinds = [one, args.group.is_some(), args.spare, args.closer];
-    if kinds.into_iter().filter(|kind| *kind).count() == 1 { Ok(args) } else { Err(USAGE.to_owned()) }
+    if kinds.into_iter().filter(|kind| *kind).count() == 1 {
+        Ok(args)
+    } else {
+        Err(USAGE.to_owned())
+    }
 }
 
 /// The value of an option.

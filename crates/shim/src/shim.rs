@@ -47,7 +47,9 @@ impl Shim {
     /// Detaches, opens what the process directory holds, and sets the runtime to work.
     #[inline(never)]
     pub(crate) fn start(args: &Args<'_>, handover: Option<Handover>) -> io::Result<Self> {
-        let deadline = args.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+        // A limit that no clock reaches is none.
+        let deadline =
+            args.timeout.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let (signals, exit) = setup::become_shim()?;
         if let Some(soft) = args.nofile {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

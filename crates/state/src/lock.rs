@@ -173,13 +173,8 @@ const START: libc::c_short = 0;
 const _: () = assert!(WRITE as i32 == libc::F_WRLCK && START as i32 == libc::SEEK_SET);
 
 /// A lock for writing, from the first byte to the last.
-static WHOLE_FILE: libc::flock = libc::flock {
-    l_type: WRITE,
-    l_whence: START,
-    l_start: 0,
-    l_len: 0,
-    l_pid: 0,
-};
+static WHOLE_FILE: libc::flock =
+    libc::flock { l_type: WRITE, l_whence: START, l_start: 0, l_len: 0, l_pid: 0 };
 
 /// Whether a process is neither dead nor dying.
 fn lives(pid: i32) -> bool {

@@ -8,8 +8,8 @@ use std::io;
 
 use nix::fcntl::OFlag;
 
-use crate::process_dir::PROCESS_JSON;
 use crate::broken::BROKEN;
+use crate::process_dir::PROCESS_JSON;
 use crate::root::{BOOT_ID, GROUPS, LOCK, RUNTIME, is_leftover};
 use crate::{ContainerId, Directory};
 

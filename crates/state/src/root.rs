@@ -68,7 +68,9 @@ pub enum LockError {
         found: String,
     },
     /// A newer Holdfast made it, and this one does not know how to use it.
-    #[error("state root {root} was made by a newer Holdfast ({marker:?}); nothing in it was touched")]
+    #[error(
+        "state root {root} was made by a newer Holdfast ({marker:?}); nothing in it was touched"
+    )]
     Newer {
         /// The root.
         root: PathBuf,
@@ -457,6 +459,9 @@ pub(crate) mod tests {
         assert_eq!(containers.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["good"]);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].reason.contains("invalid id"));
-        assert_eq!(root.directory.names().unwrap(), [recognise::MARKER, LOCK, "good", "holdfast.sock", "no id"]);
+        assert_eq!(
+            root.directory.names().unwrap(),
+            [recognise::MARKER, LOCK, "good", "holdfast.sock", "no id"]
+        );
     }
 }

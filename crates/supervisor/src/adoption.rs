@@ -20,6 +20,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::closer::Closer;
 use crate::exit_fifo::ExitFifo;
+use crate::groups;
 use crate::identity::Handle;
 use crate::keeper::{Kept, Kind};
 use crate::launch::ShimEnds;
@@ -169,9 +170,9 @@ pub(crate) async fn adopt(
         }
         dir.make_fifos()?;
         let record = dir.load().map_err(io::Error::other)?;
-        let copies = process.take_copies().unwrap_or_else(|| {
-            Copies::of_process(&handle, &record, &core.closer)
-        });
+        let copies = process
+            .take_copies()
+            .unwrap_or_else(|| Copies::of_process(&handle, &record, &core.closer));
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);
         // Should this one die as well, what is in the pipes shall outlive it too.
         process.keep_copies(copies);
@@ -191,5 +192,5 @@ fn spawn_adopter(
     let (mut kinds, mut fds) = copies.message();
     kinds.push(legacy::PROCESS);
     fds.push(handle.pidfd.as_fd());
-    ShimEnds::open(dir, record)?.begin(core, Some((kinds, fds)))
+    ShimEnds::open(dir, record)?.begin(core, groups::PATIENCE, Some((kinds, fds)))
 }

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use crate::supervisor::Core;
 
 /// How long the shim of a group may take to make room for one more message.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Enough of what a group had to say.
 const LOG_LIMIT: u64 = 64 * 1024;
@@ -37,6 +37,7 @@ pub(crate) fn ask(
     group: &GroupName,
     message: &[u8],
     fds: &[BorrowedFd<'_>],
+    patience: Duration,
 ) -> io::Result<()> {
     if message.len() > MESSAGE_LIMIT {
         let text =
@@ -44,7 +45,7 @@ pub(crate) fn ask(
         return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, text));
     }
     let home = core.root.groups()?;
-    let sent = || send(&home, group, message, fds);
+    let sent = || send(&home, group.as_str(), message, fds, patience);
     if sent()? {
         return Ok(());
     }
@@ -53,10 +54,17 @@ pub(crate) fn ask(
     if sent()? {
         return Ok(());
     }
-    home.unlink(group.as_str())?;
-    let inbox = UnixDatagram::bind(address(&home, group))?;
-    let begun = sent().and_then(|_| begin(core, &home, group, inbox));
+    // Under another name until the first message is in it. A group without a process ends, so it
+    // must be there before the group begins; and others would fill the queue, which is short, before
+    // there is anybody who reads it.
+    let staged = format!(".{group}.new");
+    home.unlink(&staged)?;
+    let inbox = UnixDatagram::bind(address(&home, &staged))?;
+    let begun = send(&home, &staged, message, fds, patience)
+        .and_then(|_| home.rename(&staged, group.as_str()))
+        .and_then(|()| begin(core, &home, group, inbox));
     if begun.is_err() {
+        home.unlink(&staged)?;
         home.unlink(group.as_str())?;
     }
     begun
@@ -65,12 +73,14 @@ pub(crate) fn ask(
 /// Whether there is a group, which has got the message then.
 fn send(
     home: &Directory,
-    group: &GroupName,
+    group: &str,
     message: &[u8],
     fds: &[BorrowedFd<'_>],
+    patience: Duration,
 ) -> io::Result<bool> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    // None at all would stand for ever.
+    socket.set_write_timeout(Some(patience.clamp(Duration::from_millis(1), PATIENCE)))?;
     let sent =
         socket.connect(address(home, group)).and_then(|()| fd_passing::send(&socket, message, fds));
     match sent {
@@ -92,7 +102,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// The path of its socket. It leads through our descriptor of the directory: the directory's own path
 /// may be longer than the address of a socket can be.
-fn address(home: &Directory, group: &GroupName) -> PathBuf {
+fn address(home: &Directory, group: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{group}", home.as_fd().as_raw_fd()))
 }
 
@@ -137,7 +147,7 @@ fn clear_away(core: &Core, group: &GroupName) {
     let _alone = core.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
     let cleared = core.root.groups().and_then(|home| {
         let probe = UnixDatagram::unbound()?;
-        if probe.connect(address(&home, group)).is_ok() {
+        if probe.connect(address(&home, group.as_str())).is_ok() {
             return Ok(());
         }
         home.unlink(group.as_str())?;

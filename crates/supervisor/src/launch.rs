@@ -18,16 +18,12 @@ use tokio::time::Instant;
 use crate::adoption::Copies;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
-use crate::layout::Job;
+use crate::layout::{Job, millis};
 use crate::lifecycle::State;
 use crate::process::{Origin, Process};
 use crate::supervisor::{ContainerState, Core, Removal, blocking};
 use crate::watch::Watch;
 use crate::{Error, bundle, groups, leftovers};
-
-/// By how much a shim may overstay the start timeout, which it enforces itself: it has to kill
-/// what the runtime started, and to see it gone.
-const SHIM_SLACK: Duration = Duration::from_secs(8);
 
 /// How long a runtime may take to delete what is left of a container.
 pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
@@ -36,13 +32,14 @@ pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Begun {
     container: Arc<ContainerState>,
     process: Arc<Process>,
-    deadline: Instant,
+    /// `None` for a limit that no clock reaches.
+    deadline: Option<Instant>,
     shim: io::Result<(File, Option<Child>)>,
 }
 
 /// Begins the shim. Waits for the disk.
 pub(crate) fn begin(core: &Arc<Core>, container: &Arc<ContainerState>, job: &Job) -> Begun {
-    let deadline = Instant::now() + job.timeout + SHIM_SLACK;
+    let deadline = Instant::now().checked_add(job.timeout);
     let (container, process) = (container.clone(), job.process.clone());
     Begun { container, process, deadline, shim: begin_shim(core, job) }
 }
@@ -54,11 +51,17 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
         .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), shim)))
         .unwrap_or_else(|error| {
             // Nothing runs yet, so the watch finds nothing but the clearing away to do.
-            process.fail(Error::io(format!("start {}", core.shim.display()))(error));
+            process.fail(match error.kind() {
+                io::ErrorKind::TimedOut => {
+                    let timeout = process.start_timeout;
+                    Error::StartTimeout { timeout, detail: error.to_string() }
+                }
+                _ => Error::io(format!("start {}", core.shim.display()))(error),
+            });
             (None, None)
         });
     let has_own_shim = shim.is_some();
-    core.tasks.spawn(Watch::new(core, &container, &process, exit, shim, Some(deadline)).run());
+    core.tasks.spawn(Watch::new(core, &container, &process, exit, shim, deadline).run());
     let state = tokio::select! {
         state = process.reached(|state| *state != State::Creating) => state,
         () = core.stop.cancelled() => return Err(Error::ShuttingDown),
@@ -78,7 +81,7 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
 
 fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
     let mut ends = ShimEnds::open(&job.dir, &job.record)?;
-    ends.words.extend(["--timeout-ms".into(), job.timeout.as_millis().to_string().into()]);
+    ends.words.extend(["--timeout-ms".into(), millis(job.timeout).to_string().into()]);
     // The shim of a group raises its own limit.
     let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
     let in_a_group = ends.group.is_some();
@@ -87,7 +90,7 @@ fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> 
     }
     ends.words.push("--".into());
     ends.words.extend(job.command.iter().cloned());
-    ends.begin(core, None)
+    ends.begin(core, job.timeout, None)
 }
 
 /// What a shim is to be begun with, still to be completed, and the reader of what it will announce.
@@ -129,10 +132,12 @@ impl ShimEnds {
     }
 
     /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
-    /// these descriptors, each of which has a letter that says what it is.
+    /// these descriptors, each of which has a letter that says what it is. `patience` is how long the
+    /// group may take to make room for the request.
     pub(crate) fn begin(
         self,
         core: &Arc<Core>,
+        patience: Duration,
         legacy: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
     ) -> io::Result<(File, Option<Child>)> {
         let adopt = legacy.as_ref().map(|_| OsStr::new("--adopt"));
@@ -141,7 +146,7 @@ impl ShimEnds {
             let (mut kinds, mut fds) = legacy.unwrap_or_default();
             kinds.extend([legacy::EXIT, legacy::LOG]);
             fds.extend([self.announcements.as_fd(), self.log.as_fd()]);
-            groups::ask(core, group, &legacy::message(&kinds, words), &fds)?;
+            groups::ask(core, group, &legacy::message(&kinds, words), &fds, patience)?;
             return Ok((self.reader, None));
         }
         let (exit, log) = (self.announcements.as_fd(), self.log.as_fd());

@@ -181,7 +181,7 @@ fn policies(
         log: stdio.log.clone(),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
-        start_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        start_timeout_ms: millis(timeout),
         pidfs: None,
         shim: None,
         shim_group: None,
@@ -242,6 +242,11 @@ fn given_fifo(path: &Path) -> Result<String, Error> {
 
 fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// A limit in whole milliseconds, as records and shims have it.
+pub(crate) fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `length` random hexadecimal digits, for names that must not repeat.

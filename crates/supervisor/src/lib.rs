@@ -99,6 +99,7 @@ pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
-    ContainerEvent, ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId, InvalidLog,
-    LogDriver, LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
+    ContainerEvent, ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId,
+    InvalidLog, LogDriver, LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp,
+    UnknownReason,
 };

@@ -13,6 +13,7 @@ use holdfast_sys::{PidFd, reactor, wait};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+use crate::Error;
 use crate::adoption;
 use crate::evidence;
 use crate::exit_fifo::ExitFifo;
@@ -28,6 +29,10 @@ use crate::supervisor::{ContainerState, Core, blocking};
 /// status is taken from the kernel.
 const RECORD_GRACE: Duration = Duration::from_secs(10);
 
+/// By how much a shim may overstay the limit of a start, which it keeps itself: it has to kill what the
+/// runtime started, and to see it gone.
+const SHIM_SLACK: Duration = Duration::from_secs(8);
+
 /// The watch of one process.
 pub(crate) struct Watch {
     core: Arc<Core>,
@@ -39,12 +44,14 @@ pub(crate) struct Watch {
     shim: Option<Child>,
     /// That the shim has given the start up, and whether that took too long.
     given_up: Option<bool>,
-    /// When a start that the shim itself should have ended by now is ended from here.
+    /// When the time for the start is over.
     start_deadline: Option<Instant>,
     /// There as long as there is memory to watch.
     oom: Option<OomWatch>,
     /// Whether its removal has been begun.
     going: bool,
+    /// Whether the shim has been given time beyond the limit of the start.
+    overtime: bool,
 }
 
 /// One piece of news.
@@ -75,6 +82,7 @@ impl Watch {
             start_deadline,
             oom: None,
             going: false,
+            overtime: false,
         }
     }
 
@@ -156,10 +164,13 @@ impl Watch {
                 News::OutOfMemory => self.tell_out_of_memory(),
                 News::DeadlinePassed => {
                     deadline = None;
-                    if state == State::Creating {
-                        self.end_start(&mut deadline).await;
-                    } else {
+                    if state != State::Creating {
                         self.feed(Input::GraceOver, &mut deadline).await;
+                    } else if !self.overtime && self.shim_has_begun().await {
+                        self.overtime = true;
+                        deadline = Some(Instant::now() + SHIM_SLACK);
+                    } else {
+                        self.end_start(&mut deadline).await;
                     }
                 }
             }
@@ -277,9 +288,22 @@ impl Watch {
         }
     }
 
-    /// The shim ends a start by itself when its time is over. One that does not is wedged.
+    /// Whether there is a shim that keeps the limit of the start: it opens its control FIFO first of
+    /// all. A group may not have come to begin it.
+    async fn shim_has_begun(&self) -> bool {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        let begun = blocking(move || {
+            core.process_dir(&process.container, &process.id)?.control_writer().map(drop)
+        });
+        begun.await.is_ok()
+    }
+
+    /// The shim ends a start by itself when its time is over. One that does not is wedged, or was
+    /// never begun.
     async fn end_start(&mut self, deadline: &mut Option<Instant>) {
-        tracing::warn!(container = %self.process.container, "shim wedged during the start; given up");
+        tracing::warn!(container = %self.process.container, "no shim has ended the start in time; given up");
+        let timeout = self.process.start_timeout;
+        self.process.fail(Error::StartTimeout { timeout, detail: String::new() });
         match &mut self.shim {
             Some(shim) => _ = shim.kill(),
             // It is not our child; what it has begun is found and ended all the same.

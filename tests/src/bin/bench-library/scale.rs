@@ -331,7 +331,9 @@ impl Bench<'_> {
         left.extend(runtime_state(self.directory).into_iter().map(|(_, id)| id));
         for entry in std::fs::read_dir(self.root)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if ![".exits.jsonl", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"].contains(&name.as_str()) {
+            if ![".exits.jsonl", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"]
+                .contains(&name.as_str())
+            {
                 left.push(name);
             }
         }
