@@ -29,7 +29,7 @@ use crate::client::Client;
 use crate::detach::{Keys, Lookout};
 use crate::signals::forwarded;
 use crate::streams::{self, OutputError, complain};
-use crate::terminal::RawMode;
+use crate::terminal::{Keyboard, RawMode};
 
 /// How our terminal and input are a process's.
 #[derive(Debug)]
@@ -156,18 +156,19 @@ async fn live(
                 }
                 if let Some(fifo) = started.stdin.as_deref()
                     && manner.input != Input::Kept
-                    && let Some(fifo) = open_input(fifo)
                 {
-                    // Without an input of its own, keys would do nothing, not even interrupt it.
+                    let fifo = open_input(fifo);
                     if started.terminal {
-                        raw = RawMode::begin().unwrap_or_else(|error| {
+                        // Without an input of its own, keys would do nothing, not even interrupt it.
+                        let keys = if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
+                        raw = RawMode::begin(keys).unwrap_or_else(|error| {
                             complain(format_args!("our own terminal: {error}"));
                             None
                         });
                     }
                     // Only a person types: what comes from a file or a pipe goes on as it is.
                     let lookout = raw.as_ref().map(|_| Lookout::new(&manner.keys));
-                    input_end = Some(hand_on_input(fifo, lookout));
+                    input_end = fifo.map(|fifo| hand_on_input(fifo, lookout));
                 }
                 process = Some(started);
             }
