@@ -98,8 +98,12 @@ async fn refuse(mut stream: UnixStream, uid: u32) -> io::Result<()> {
          connection: close\r\n\r\n",
         body.len()
     );
-    // A client takes no answer before it has asked for something.
-    stream.readable().await?;
+    // A client takes no answer before it has asked for something. Asked with a read: that a stream is
+    // readable may be said too early.
+    let mut beginning = [0; 4096];
+    if stream.read(&mut beginning).await? == 0 {
+        return Ok(());
+    }
     stream.write_all(&[head.as_bytes(), &body].concat()).await?;
     stream.shutdown().await?;
     // What was sent and not read would turn our closing into an error, before the answer is read.
