@@ -92,7 +92,7 @@ async fn ends_at_once(by: By, options: &str) {
     let has_terminal = options.contains('t');
     for round in 0..rounds(20) {
         let input = INPUTS[round % INPUTS.len()];
-        let says = round / INPUTS.len() % 2 == 0;
+        let says = (round / INPUTS.len()).is_multiple_of(2);
         let program: &[&str] = if says { &["sh", "-c", "echo hi; exit 7"] } else { &["true"] };
         let (code, output) = fed(&holdfast, &[&begin, program].concat(), input).await;
         let what = format!("{by:?} {options} {input:?}, round {round}");
@@ -112,8 +112,9 @@ async fn ends_at_once(by: By, options: &str) {
         }
         if by == By::Run {
             let all = holdfast.json(&["ps", "--all", "--json"]).await;
-            let ended = all.as_array().unwrap().iter().find(|one| one["id"] != json!(id)).unwrap();
-            holdfast.ok(&["delete", ended["id"].as_str().unwrap()]).await;
+            let mut all = all.as_array().expect("an array").iter();
+            let ended = all.find(|one| one["id"] != json!(id)).expect("it is kept");
+            holdfast.ok(&["delete", ended["id"].as_str().expect("an id")]).await;
         }
     }
     holdfast.ok(&["delete", "--force", &id]).await;

@@ -55,7 +55,8 @@ pub(crate) enum Command {
     ///
     /// In the foreground it prints the container's output, forwards signals and exits with its
     /// status: 128+n for signal n, 125 when Holdfast itself failed, 126 when the program cannot be
-    /// executed, 127 when it is not there.
+    /// executed, 127 when it is not there, 141 when nobody reads our standard output any more (then the
+    /// container runs on). Options come before the program; all that follows it belongs to it.
     Run {
         /// Print the id and return
         #[arg(short, long)]
