@@ -33,7 +33,7 @@ pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
 pub use pty::Pty;
-pub use runtime::{is_runtime, runtime, runtime_name, shim_group, skip};
+pub use runtime::{is_runtime, rounds, runtime, runtime_name, shim_group, skip};
 pub use scratch::{Gate, Scratch, cgroups_of, edit_json, unique_id};
 
 use std::path::PathBuf;

@@ -98,3 +98,17 @@ pub fn skip(reason: &str) {
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("tell of a skipped test");
     }
 }
+
+/// How often a test tries what may fail now and then: `HOLDFAST_TEST_ROUNDS`, for a long run, or as often
+/// as it says itself.
+///
+/// # Panics
+///
+/// If the variable is not a number.
+#[must_use]
+pub fn rounds(usual: usize) -> usize {
+    match std::env::var("HOLDFAST_TEST_ROUNDS") {
+        Ok(text) if !text.is_empty() => text.parse().expect("HOLDFAST_TEST_ROUNDS is a number"),
+        _ => usual,
+    }
+}

@@ -577,3 +577,70 @@ async fn whatever_is_there_to_read_can_be_had_as_json() {
     drop(events);
     holdfast.close().await;
 }
+
+/// Seen before: `holdfast run --rm -e A=1 --rootfs host -- env` said that `--bundle` was missing, and
+/// `holdfast run --rootfs host --detatch -- env` that `--detatch` was not found in `$PATH` (127).
+#[tokio::test]
+async fn an_unknown_option_before_the_program_is_named() {
+    let holdfast = Holdfast::start().await;
+    let bundle = bundle(&holdfast);
+    let id = holdfast.run_detached(&["--name", &name()], &["sleep", "100000"]).await;
+    for (code, unknown, args) in [
+        (125, "-e", &["run", "--rm", "-e", "A=1", "--bundle", &bundle, "--", "env"][..]),
+        (125, "-e", &["run", "--bundle", &bundle, "-e", "A=1", "env"]),
+        (125, "--weird", &["run", "--weird=x", "--bundle", &bundle, "true"]),
+        (125, "-x", &["run", "-x"]),
+        (125, "-x", &["run", "-itx", "--bundle", &bundle, "true"]),
+        (2, "--weird", &["create", "--bundle", &bundle, "--weird", "true"]),
+        (2, "--detach", &["create", "--bundle", &bundle, "--detach", "--", "true"]),
+        (125, "--weird", &["exec", "--weird", &id, "true"]),
+        (125, "--weird", &["exec", &id, "--weird", "true"]),
+        (125, "--rm", &["exec", &id, "--rm", "--", "true"]),
+        (125, "--weird", &["attach", "--weird", &id]),
+        (125, "--weird", &["--weird", "run", "--bundle", &bundle, "true"]),
+        (125, "--weird", &["--weird", "x", "exec", &id, "true"]),
+        (2, "--weird", &["--weird", "ps", "run"]),
+        (2, "--weird", &["ps", "--weird"]),
+        (2, "--weird", &["delete", "--weird", "run"]),
+    ] {
+        let said = holdfast.fails(code, args).await;
+        let expected = format!("error: unexpected argument '{unknown}' found\n");
+        assert!(said.starts_with(&expected), "{args:?}: {said}");
+    }
+    for (meant, args) in [
+        ("--detach", &["run", "--detatch", "--bundle", &bundle, "true"][..]),
+        ("--detach", &["run", "--bundle", &bundle, "--detatch", "--", "true"]),
+        ("--interactive", &["exec", "--interactiv", &id, "true"]),
+        ("--name", &["create", "--nam", "x", "--bundle", &bundle, "true"]),
+    ] {
+        let said = holdfast.run(args).await.stderr;
+        assert!(said.contains(&format!("a similar argument exists: '{meant}'")), "{said}");
+    }
+    assert_eq!(holdfast.json(&["ps", "--all", "--json"]).await.as_array().unwrap().len(), 1);
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn what_looks_like_an_option_behind_the_program_is_the_programs() {
+    let holdfast = Holdfast::start().await;
+    let bundle = bundle(&holdfast);
+    let id = holdfast.run_detached(&["--name", &name()], &["sleep", "100000"]).await;
+    let script = "printf '<%s>' \"$@\"";
+    let words = ["--rm", "-d", "--detatch", "--", "--name", "-e", "A=1", "--help", "-", "--", "-x"];
+    let expected: String = words.iter().map(|word| format!("<{word}>")).collect();
+    let run = ["run", "--rm", "--bundle", &bundle];
+    let exec = ["exec", &id];
+    for (begin, separator) in [(&run[..], &[][..]), (&run, &["--"]), (&exec, &[]), (&exec, &["--"])]
+    {
+        let args = [begin, separator, &["sh", "-c", script, "sh"], &words].concat();
+        assert_eq!(holdfast.run(&args).await, ran(0, &expected, ""), "{args:?}");
+    }
+    // Behind `--` even the program itself may look like one.
+    for begin in [&run[..], &exec] {
+        let said = holdfast.fails(127, &[begin, &["--", "--rm"]].concat()).await;
+        assert!(said.contains("--rm"), "{said}");
+    }
+    holdfast.ok(&["delete", "--force", &id]).await;
+    holdfast.nothing_left().await;
+    holdfast.close().await;
+}

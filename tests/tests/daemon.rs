@@ -465,3 +465,249 @@ async fn where_files_run_out_a_container_is_refused_in_time_and_the_others_are_w
     assert_eq!(holdfast.run(&args).await.code, Some(0));
     holdfast.close().await;
 }
+
+/// Seen before: the daemon was gone after `kill -HUP`, and its log ended with `listening`.
+#[tokio::test]
+async fn a_stray_signal_is_logged_and_ends_no_daemon() {
+    let mut holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGVTALRM,
+        Signal::SIGPROF,
+        Signal::SIGIO,
+        Signal::SIGPWR,
+        Signal::SIGSTKFLT,
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
+    ] {
+        holdfast.daemon().signal(signal);
+        let line = format!("{signal}: ");
+        eventually("a line in the log", || holdfast.daemon_log().contains(&line)).await;
+        assert!(holdfast.daemon_log().lines().last().unwrap().ends_with("running on"));
+        assert_eq!(holdfast.inspect(&id).await["status"], "running");
+    }
+    let expected = "SIGHUP: there is no configuration to read again; running on";
+    assert!(holdfast.daemon_log().contains(expected), "{}", holdfast.daemon_log());
+    holdfast.daemon().signal(Signal::SIGPIPE);
+    assert_eq!(holdfast.inspect(&id).await["status"], "running");
+
+    // Seen before: SIGQUIT was a core without a line.
+    let process = process(&holdfast.inspect(&id).await);
+    holdfast.daemon().signal(Signal::SIGQUIT);
+    eventually("a line in the log", || holdfast.daemon_log().contains("SIGQUIT: going down")).await;
+    assert_eq!(holdfast.take_daemon().ended().await.code(), Some(0));
+    assert!(process.lives() && !holdfast.root().join("holdfast.sock").exists());
+    holdfast.start_daemon().await;
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn further_signals_do_not_disturb_a_daemon_that_is_going_down() {
+    let mut holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    // It takes its time: somebody reads nothing of what is sent to it.
+    let mut events = holdfast.begin(&["events", "--replay"]);
+    events.line().await;
+    events.signal(Signal::SIGSTOP);
+    for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        holdfast.daemon().signal(signal);
+    }
+    let status = holdfast.take_daemon().end(Signal::SIGTERM).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!holdfast.root().join("holdfast.sock").exists());
+    drop(events);
+    holdfast.start_daemon().await;
+    assert_eq!(holdfast.inspect(&id).await["status"], "running");
+    holdfast.close().await;
+}
+
+/// Seen before: a signal that came so early ended it only after the restore, however long that took.
+#[tokio::test]
+async fn sigterm_and_sigint_during_the_restore_end_the_daemon_with_a_line() {
+    let mut holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    let process = process(&holdfast.inspect(&id).await);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        holdfast.kill_daemon().await;
+        let mut command = holdfast.command(&["daemon", "--runtime", runtime_name()]);
+        // The restore's first step, made slow: so it is under way when the signal comes.
+        let script = "exec strace -f -o /dev/null -e trace=mkdir,flock -e inject=flock:delay_enter=3000000 \"$@\"";
+        let mut slow = tokio::process::Command::new("sh");
+        slow.args(["-c", script, "sh"]).arg(command.as_std().get_program());
+        slow.args(command.as_std().get_args()).env_remove("HOLDFAST_LOG").kill_on_drop(true);
+        command = slow;
+        let child = command.stderr(std::process::Stdio::piped()).spawn().expect("run strace");
+        let strace = child.id().unwrap().cast_signed();
+        let started = || {
+            let children = holdfast_tests::processes::children(strace);
+            children
+                .into_iter()
+                .filter_map(Proc::of)
+                .find(|one| one.command().contains("daemon") && has_handler(one.pid, signal))
+        };
+        eventually("the daemon to begin", || started().is_some()).await;
+        let daemon = started().unwrap();
+        daemon.signal(signal);
+        if signal == Signal::SIGHUP {
+            eventually("the socket", || holdfast.root().join("holdfast.sock").exists()).await;
+            eventually("an answer", || {
+                std::os::unix::net::UnixStream::connect(holdfast.root().join("holdfast.sock"))
+                    .is_ok()
+            })
+            .await;
+            daemon.signal(Signal::SIGTERM);
+        }
+        let output = holdfast_tests::soon("the daemon", child.wait_with_output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{signal}: {said}");
+        let expected = match signal {
+            Signal::SIGHUP => "SIGHUP: there is no configuration".to_owned(),
+            signal => format!("{signal} during the restore: going down"),
+        };
+        assert!(said.contains(&expected), "{said}");
+        assert_eq!(said.contains("listening"), signal == Signal::SIGHUP, "{said}");
+        assert!(process.lives());
+        holdfast.start_daemon().await;
+        assert_eq!(holdfast.inspect(&id).await["status"], "running");
+    }
+    holdfast.close().await;
+}
+
+/// Whether a process has its own way with a signal.
+fn has_handler(pid: i32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+}
+
+/// Seen before: tracing reported the failed write by a print macro, which panicked in whichever task
+/// had something to log.
+#[tokio::test]
+async fn a_daemon_whose_log_nobody_reads_works_on() {
+    let mut holdfast = Holdfast::without_daemon();
+    let mut command = holdfast.command(&["daemon", "--runtime", runtime_name()]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = command.stderr(writer).spawn().unwrap();
+    drop((command, reader));
+    let socket = holdfast.root().join("holdfast.sock");
+    eventually("the socket", || socket.exists()).await;
+    let pid = child.id().unwrap().cast_signed();
+    Proc::of(pid).unwrap().signal(Signal::SIGHUP);
+    let id = holdfast.run_detached(&[], &["sh", "-c", "exit 6"]).await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "6\n");
+    Proc::of(pid).unwrap().signal(Signal::SIGTERM);
+    let status = holdfast_tests::soon("the daemon", child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    holdfast.start_daemon().await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "6\n");
+    holdfast.close().await;
+}
+
+/// A user who is not root, nor anybody else.
+const STRANGER: u32 = 65534;
+
+/// Runs the command line as another user, who can't reach where it was built.
+async fn as_stranger(holdfast: &Holdfast, args: &[&str]) -> (Option<i32>, String) {
+    let program = holdfast.scratch.path().join("holdfast");
+    if !program.exists() {
+        std::fs::copy(binary("holdfast"), &program).expect("copy an executable");
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(holdfast.scratch.path(), open).expect("let others pass");
+    }
+    let mut command = tokio::process::Command::new(program);
+    command.args(args).uid(STRANGER).gid(STRANGER).env_clear().current_dir("/");
+    let ran = holdfast_tests::ran(command).await;
+    assert_eq!(ran.stdout, "", "{args:?}");
+    (ran.code, ran.stderr)
+}
+
+/// Seen before: `no daemon answers at …; start one with …: Permission denied`.
+#[tokio::test]
+async fn another_user_is_told_that_the_daemon_serves_root() {
+    let holdfast = Holdfast::start().await;
+    let root = holdfast.root();
+    let socket = root.join("holdfast.sock");
+    let expected = format!(
+        "holdfast: the daemon at {} serves root and its own user only (permission denied); try \
+         sudo, or choose another with --root or --address\n",
+        socket.display()
+    );
+    let root_arg = root.to_str().unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // Both the directory and the socket refuse it.
+    for root_mode in [0o700, 0o755] {
+        mode(&root, root_mode);
+        for (code, args) in [(1, &["ps"][..]), (125, &["run", "--rootfs", "host", "true"])] {
+            let args = [&["--root", root_arg], args].concat();
+            let said = as_stranger(&holdfast, &args).await;
+            assert_eq!(said, (Some(code), expected.clone()), "{root_mode:o}");
+        }
+    }
+    // And so does the daemon itself, should somebody have opened its socket to all.
+    mode(&socket, 0o666);
+    for _ in 0..20 {
+        for (code, args) in [(1, &["ps"][..]), (125, &["run", "--rootfs", "host", "true"])] {
+            let args = [&["--root", root_arg], args].concat();
+            let (got, said) = as_stranger(&holdfast, &args).await;
+            let expected = "holdfast: this daemon serves root and its own user only, not user 65534; \
+                            try sudo\n";
+            assert_eq!((got, said.as_str()), (Some(code), expected));
+        }
+    }
+    assert_eq!(holdfast.json(&["ps", "--all", "--json"]).await, json!([]));
+    holdfast.close().await;
+}
+
+/// Seen before: it listened, and failed each run with `log cri: output.log: Operation not permitted`.
+#[tokio::test]
+async fn a_plain_users_daemon_refuses_to_start_and_touches_nothing() {
+    let holdfast = Holdfast::without_daemon();
+    let theirs = holdfast.scratch.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(STRANGER), Some(STRANGER)).unwrap();
+    let (root, address) = (theirs.join("root"), theirs.join("socket"));
+    for args in [
+        &["--root", root.to_str().unwrap(), "daemon"][..],
+        &["--root", root.to_str().unwrap(), "--address", address.to_str().unwrap(), "daemon"],
+        &["daemon"],
+    ] {
+        let expected = "holdfast: a daemon has to be run by root, and this is user 65534: to run as \
+                        a plain user is not supported yet; try sudo\n";
+        let said = as_stranger(&holdfast, args).await;
+        assert_eq!(said, (Some(1), expected.to_owned()), "{args:?}");
+        assert_eq!(std::fs::read_dir(&theirs).unwrap().count(), 0);
+    }
+    // Without a daemon anywhere, a plain user is told where it would be.
+    let missing = root.join("holdfast.sock");
+    let (code, said) = as_stranger(&holdfast, &["--root", root.to_str().unwrap(), "ps"]).await;
+    let expected = format!("holdfast: no daemon answers at {}; start one with", missing.display());
+    assert!(code == Some(1) && said.starts_with(&expected), "{code:?} {said}");
+    let (code, said) = as_stranger(&holdfast, &["ps"]).await;
+    assert!(code == Some(1) && said.contains("/run/holdfast/holdfast.sock"), "{code:?} {said}");
+}
+
+#[tokio::test]
+async fn a_socket_of_a_dead_daemon_and_what_is_no_socket_have_words_of_their_own() {
+    let mut holdfast = Holdfast::start().await;
+    let socket = holdfast.root().join("holdfast.sock");
+    holdfast.kill_daemon().await;
+    let said = holdfast.fails(1, &["ps"]).await;
+    assert!(said.contains("has died") && said.contains("`holdfast daemon`"), "{said}");
+    let file = holdfast.scratch.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let said = holdfast.fails(1, &["--address", file.to_str().unwrap(), "ps"]).await;
+    assert!(said.contains("is not the socket of a daemon"), "{said}");
+    let missing = holdfast.scratch.path().join("missing");
+    let said = holdfast.fails(1, &["--address", missing.to_str().unwrap(), "ps"]).await;
+    assert!(said.contains("no daemon answers at") && !said.contains("died"), "{said}");
+    assert!(socket.exists());
+    holdfast.start_daemon().await;
+    holdfast.close().await;
+}

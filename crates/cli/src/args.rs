@@ -1,9 +1,9 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
     CheckpointRequest, ContainerId, GroupName, LogQuery, LogSpec, Logging, OrphanPolicy, Rootfs,
@@ -18,7 +18,7 @@ use crate::signals::parse_signal;
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Where the daemon keeps its containers [default: /run/holdfast, or $XDG_RUNTIME_DIR/holdfast]
+    /// Where the daemon keeps its containers [default: /run/holdfast]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// The daemon's socket [default: ROOT/holdfast.sock]
@@ -55,7 +55,8 @@ pub(crate) enum Command {
     ///
     /// In the foreground it prints the container's output, forwards signals and exits with its
     /// status: 128+n for signal n, 125 when Holdfast itself failed, 126 when the program cannot be
-    /// executed, 127 when it is not there.
+    /// executed, 127 when it is not there, 141 when nobody reads our standard output any more (then the
+    /// container runs on). Options come before the program; all that follows it belongs to it.
     Run {
         /// Print the id and return
         #[arg(short, long)]
@@ -97,12 +98,7 @@ pub(crate) enum Command {
         /// The container
         id: ContainerId,
         /// What to run
-        #[arg(
-            required = true,
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            value_name = "ARG"
-        )]
+        #[arg(required = true, trailing_var_arg = true, value_name = "ARG")]
         args: Vec<String>,
     },
     /// List containers that have not ended
@@ -385,7 +381,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "DIR|host")]
     rootfs: Option<PathBuf>,
     /// What to run, instead of what the bundle says
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    #[arg(trailing_var_arg = true, value_name = "ARG")]
     pub(crate) args: Vec<String>,
 }
 
@@ -408,24 +404,33 @@ impl ContainerArgs {
 
 impl Args {
     /// Whether what was typed, sensible or not, is a command whose exit status is a container's.
-    pub(crate) fn is_for_a_container() -> bool {
-        let matches = Self::command().ignore_errors(true).try_get_matches();
-        matches.is_ok_and(|matches| {
-            matches!(matches.subcommand_name(), Some("run" | "exec" | "attach"))
-        })
+    ///
+    /// Looks for the command itself: what clap could make of a line that it refuses may end before it.
+    pub(crate) fn is_for_a_container(typed: impl IntoIterator<Item = OsString>) -> bool {
+        let known = Self::command();
+        let mut typed = typed.into_iter().skip(1);
+        let mut may_be_a_value = false;
+        while let Some(word) = typed.next() {
+            let Some(word) = word.to_str() else { continue };
+            if matches!(word, "--root" | "--address") {
+                typed.next();
+            } else if word.starts_with('-') {
+                may_be_a_value = !word.contains('=');
+            } else if known.find_subcommand(word).is_some() {
+                return matches!(word, "run" | "exec" | "attach");
+            } else if !std::mem::take(&mut may_be_a_value) {
+                return false;
+            }
+        }
+        false
     }
 
     pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
         if let Some(root) = &self.root {
             return absolute(root.clone());
         }
-        if nix::unistd::geteuid().is_root() {
-            return Ok("/run/holdfast".into());
-        }
-        match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if !dir.is_empty() => Ok(Path::new(&dir).join("holdfast")),
-            _ => bail!("XDG_RUNTIME_DIR is not set; say where the state is with --root DIR"),
-        }
+        // For everyone: only root runs a daemon.
+        Ok("/run/holdfast".into())
     }
 
     pub(crate) fn address(&self, root: &Path) -> PathBuf {

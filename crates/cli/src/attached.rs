@@ -1,9 +1,11 @@
 //! A process in the foreground: its output goes to ours, our signals to it, and its status is ours.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -26,7 +28,8 @@ use tokio_util::io::StreamReader;
 use crate::client::Client;
 use crate::detach::{Keys, Lookout};
 use crate::signals::forwarded;
-use crate::terminal::RawMode;
+use crate::streams::{self, OutputError, complain};
+use crate::terminal::{Keyboard, RawMode};
 
 /// How our terminal and input are a process's.
 #[derive(Debug)]
@@ -101,10 +104,11 @@ async fn live(
     manner: Manner,
 ) -> anyhow::Result<ExitCode> {
     let mut frames = frames(body);
-    let mut output = Output::default();
     let mut process: Option<Started> = None;
     let mut input_end = None;
     let mut raw = None;
+    // One that writes nothing any more would not show us that nobody reads it.
+    let mut nobody_reads = pin!(streams::reader_gone());
     loop {
         let frame = tokio::select! {
             biased;
@@ -134,11 +138,18 @@ async fn live(
                 }
                 continue;
             }
+            () = &mut nobody_reads, if process.is_some() => {
+                return Err(left(OutputError::reader_gone(), process.as_ref()));
+            }
             frame = frames.next() => frame,
         };
         match frame {
-            Some(Ok(Frame::Output(stream, bytes))) => output.write(stream, &bytes),
-            Some(Ok(Frame::Notice(bytes))) => output.write(OutputStream::Stderr, &bytes),
+            Some(Ok(Frame::Output(OutputStream::Stdout, bytes))) => {
+                streams::write(&bytes).map_err(|error| left(error, process.as_ref()))?;
+            }
+            Some(Ok(Frame::Output(OutputStream::Stderr, bytes) | Frame::Notice(bytes))) => {
+                streams::write_errors(&bytes);
+            }
             Some(Ok(Frame::Message(Message::Started(started)))) => {
                 if started.terminal && manner.input != Input::Given {
                     resize(client, &started).await;
@@ -146,13 +157,18 @@ async fn live(
                 if let Some(fifo) = started.stdin.as_deref()
                     && manner.input != Input::Kept
                 {
-                    // Without an input of its own, keys would do nothing, not even interrupt it.
+                    let fifo = open_input(fifo);
                     if started.terminal {
-                        raw = RawMode::begin().context("our own terminal")?;
+                        // Without an input of its own, keys would do nothing, not even interrupt it.
+                        let keys = if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
+                        raw = RawMode::begin(keys).unwrap_or_else(|error| {
+                            complain(format_args!("our own terminal: {error}"));
+                            None
+                        });
                     }
                     // Only a person types: what comes from a file or a pipe goes on as it is.
                     let lookout = raw.as_ref().map(|_| Lookout::new(&manner.keys));
-                    input_end = Some(hand_on_input(fifo, lookout)?);
+                    input_end = fifo.map(|fifo| hand_on_input(fifo, lookout));
                 }
                 process = Some(started);
             }
@@ -173,61 +189,104 @@ async fn live(
 }
 
 fn detached(process: Option<&Started>) -> ExitCode {
-    if let Some(Started { container, process, .. }) = process {
-        let what = if process.is_init() { String::new() } else { format!("process {process} of ") };
-        eprintln!("holdfast: detached; {what}container {container} runs on");
+    if let Some(process) = process {
+        complain(format_args!("detached; {} runs on", name(process)));
     }
     ExitCode::SUCCESS
 }
 
-/// Copies our input into the FIFO of a process on a thread of its own, past the daemon. Tells why
-/// that is over; a process that reads no more just ends the copying.
-fn hand_on_input(
-    fifo: &Path,
-    lookout: Option<Lookout>,
-) -> anyhow::Result<oneshot::Receiver<InputEnd>> {
-    let failed = || format!("open the input of the container, {}", fifo.display());
-    // The shim reads it, so this does not wait; should the shim be gone, it fails at once.
-    let flags = nix::libc::O_NONBLOCK;
-    let mut to = File::options().write(true).custom_flags(flags).open(fifo).with_context(failed)?;
-    nix::fcntl::fcntl(&to, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
-        .with_context(failed)?;
-    let (sender, receiver) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut from = std::io::stdin().lock();
-        let copied = match lookout {
-            Some(lookout) => copy_typed(&mut from, &mut to, lookout),
-            None => std::io::copy(&mut from, &mut to).map(|_| InputEnd::Over),
-        };
-        if let Ok(end) = copied {
-            drop(to);
-            let _ = sender.send(end);
-        }
-    });
-    Ok(receiver)
+/// We leave a process to itself for want of a standard output.
+fn left(error: OutputError, process: Option<&Started>) -> anyhow::Error {
+    match process {
+        Some(process) => error.runs_on(name(process)).into(),
+        None => error.into(),
+    }
 }
 
-/// Copies what a person types, up to the keys by which one detaches.
-fn copy_typed(
-    from: &mut impl Read,
+/// A process, as a person knows it.
+fn name(Started { container, process, .. }: &Started) -> String {
+    let what = if process.is_init() { String::new() } else { format!("process {process} of ") };
+    format!("{what}container {container}")
+}
+
+/// Opens the FIFO from which a process reads. `None` if it reads nothing any more, as one that ended
+/// at once: its output and its status come all the same, and so they do if this fails otherwise.
+fn open_input(fifo: &Path) -> Option<File> {
+    // A reader is there before the process is, so this does not wait: if it is gone, so is the process.
+    let flags = nix::libc::O_NONBLOCK;
+    let opened = File::options().write(true).custom_flags(flags).open(fifo).and_then(|file| {
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+        Ok(file)
+    });
+    match opened {
+        Ok(file) => Some(file),
+        // ENXIO: nobody has it open for reading. ENOENT: it was removed with its container or exec.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(nix::libc::ENXIO | nix::libc::ENOENT)) =>
+        {
+            None
+        }
+        Err(error) => {
+            let fifo = fifo.display();
+            complain(format_args!("our input is not handed on: open {fifo}: {error}"));
+            None
+        }
+    }
+}
+
+/// Copies our input into the FIFO of a process on a thread of its own, past the daemon. Tells why
+/// that is over; a process that reads no more just ends the copying. Nobody waits for the thread, which
+/// may be in the middle of a read that never returns.
+fn hand_on_input(mut to: File, lookout: Option<Lookout>) -> oneshot::Receiver<InputEnd> {
+    let (sender, receiver) = oneshot::channel();
+    let copying = std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let copied = copy(io::stdin().as_fd(), &mut to, lookout);
+        drop(to);
+        match copied {
+            Ok(end) => _ = sender.send(end),
+            // It reads nothing any more, and we have nothing more to do.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => complain(format_args!("write the input of the container: {error}")),
+        }
+    });
+    if let Err(error) = copying {
+        complain(format_args!("our input is not handed on: start a thread: {error}"));
+    }
+    receiver
+}
+
+/// Copies input to its end, or up to the keys by which one detaches. An input that can't be read on
+/// ends there; the error is that of writing.
+fn copy(
+    from: BorrowedFd<'_>,
     to: &mut impl Write,
-    mut lookout: Lookout,
-) -> std::io::Result<InputEnd> {
-    let mut typed = vec![0; 4096];
+    mut lookout: Option<Lookout>,
+) -> io::Result<InputEnd> {
+    let mut chunk = vec![0; 65536];
     loop {
-        let length = match from.read(&mut typed) {
+        let length = match streams::read(from, &mut chunk) {
             Ok(0) => break,
             Ok(length) => length,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            Err(errno) => {
+                complain(format_args!("standard input: {}", io::Error::from(errno)));
+                break;
+            }
         };
-        let (passed, detach) = lookout.pass(&typed[..length]);
-        to.write_all(&passed)?;
+        let Some(lookout) = &mut lookout else {
+            to.write_all(&chunk[..length])?;
+            continue;
+        };
+        let (passed, detach) = lookout.pass(&chunk[..length]);
+        // First of all: who detaches may do so because nothing is read.
+        let written = to.write_all(&passed);
         if detach {
             return Ok(InputEnd::Detached);
         }
+        written?;
     }
-    to.write_all(lookout.rest())?;
+    if let Some(lookout) = lookout {
+        to.write_all(lookout.rest())?;
+    }
     Ok(InputEnd::Over)
 }
 
@@ -258,16 +317,14 @@ pub(crate) async fn logs(
         path += &format!("&tail={tail}");
     }
     let mut frames = frames(client.stream(Method::GET, &path, Bytes::new()).await?);
-    let mut output = Output::default();
     while let Some(frame) = frames.next().await {
         match frame.context("the daemon went away")? {
-            Frame::Output(stream, bytes) => output.write(stream, &bytes),
-            Frame::Notice(bytes) => output.write(OutputStream::Stderr, &bytes),
+            Frame::Output(OutputStream::Stdout, bytes) => streams::write(&bytes)?,
+            Frame::Output(OutputStream::Stderr, bytes) | Frame::Notice(bytes) => {
+                streams::write_errors(&bytes);
+            }
             Frame::Message(Message::Failed(error)) => bail!("{}", error.message),
             Frame::Message(_) => {}
-        }
-        if output.nobody_reads() {
-            break;
         }
     }
     Ok(())
@@ -283,7 +340,7 @@ async fn forward(client: &Client, process: &Started, signal: i32) {
     let path = format!("/containers/{}/kill", process.container);
     if let Err(error) = client.post::<()>(&path, &request).await {
         // It may just have ended; then its status follows at once.
-        eprintln!("holdfast: signal {signal} not forwarded: {error:#}");
+        complain(format_args!("signal {signal} not forwarded: {error:#}"));
     }
 }
 
@@ -303,38 +360,7 @@ async fn close_stdin(client: &Client, process: &Started) {
 
 fn exit_code(status: ExitStatus) -> ExitCode {
     if let ExitStatus::Unknown(reason) = status {
-        eprintln!("holdfast: the container's exit status is unknown: {reason}");
+        complain(format_args!("the container's exit status is unknown: {reason}"));
     }
     ExitCode::from(status.as_number())
-}
-
-/// Our standard output and error. A stream that nobody reads any more is given up, and the
-/// container is not bothered with it.
-#[derive(Debug, Default)]
-struct Output {
-    stdout_closed: bool,
-    stderr_closed: bool,
-}
-
-impl Output {
-    fn write(&mut self, stream: OutputStream, bytes: &[u8]) {
-        let (written, closed) = match stream {
-            OutputStream::Stdout => {
-                (write_all(&mut std::io::stdout().lock(), bytes), &mut self.stdout_closed)
-            }
-            OutputStream::Stderr => {
-                (write_all(&mut std::io::stderr().lock(), bytes), &mut self.stderr_closed)
-            }
-        };
-        *closed |= written.is_err();
-    }
-
-    fn nobody_reads(&self) -> bool {
-        self.stdout_closed
-    }
-}
-
-fn write_all(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
 }

@@ -1,8 +1,10 @@
 //! One request to the daemon, over its Unix socket.
 
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use holdfast_daemon::api::{ErrorBody, ErrorKind};
 use http_body_util::{BodyExt, Full};
@@ -95,10 +97,8 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.address).await.with_context(|| {
-            let address = self.address.display();
-            format!("no daemon answers at {address}; start one with `holdfast daemon`, or say where it is with --root or --address")
-        })?;
+        let connected = UnixStream::connect(&self.address).await;
+        let stream = connected.map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
@@ -119,11 +119,39 @@ impl Client {
         let body = response.into_body().collect().await?.to_bytes();
         Err(match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(error) => RequestError(error).into(),
-            Err(_) => anyhow::anyhow!(
-                "the daemon answered {status}: {}",
-                String::from_utf8_lossy(&body).trim()
-            ),
+            Err(_) => {
+                anyhow!("the daemon answered {status}: {}", String::from_utf8_lossy(&body).trim())
+            }
         })
+    }
+}
+
+impl Client {
+    /// Why there is no connection, and what can be done.
+    fn unreachable(&self, error: io::Error) -> anyhow::Error {
+        let address = self.address.display();
+        let elsewhere = "or say where it is with --root or --address";
+        let is_socket =
+            || self.address.metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => anyhow!(
+                "the daemon at {address} serves root and its own user only (permission denied); \
+                 try sudo, or choose another with --root or --address"
+            ),
+            io::ErrorKind::NotFound => anyhow!(
+                "no daemon answers at {address}; start one with `holdfast daemon`, {elsewhere}: {error}"
+            ),
+            io::ErrorKind::ConnectionRefused if is_socket() => anyhow!(
+                "no daemon answers at {address}: the one that made this socket has died; \
+                 start one with `holdfast daemon`, {elsewhere}"
+            ),
+            io::ErrorKind::ConnectionRefused => {
+                anyhow!(
+                    "{address} is not the socket of a daemon; say where that is with --root or --address"
+                )
+            }
+            _ => anyhow!(error).context(format!("no connection to the daemon at {address}")),
+        }
     }
 }
 

@@ -8,6 +8,10 @@
 //! | `detach` | the keys that leave it to itself |
 //! | `terminal`, `signals` | what comes from our own terminal |
 //! | `show` | tables and text for people |
+//! | `streams` | our own standard output and error |
+
+// They panic where nobody reads; `streams` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod attached;
@@ -15,9 +19,10 @@ mod client;
 mod detach;
 mod show;
 mod signals;
+mod streams;
 mod terminal;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
@@ -29,22 +34,17 @@ use holdfast_daemon::api::{
 
 use crate::args::{Args, Command, ContainerArgs};
 use crate::client::{Client, RequestError};
+use crate::streams::{OutputError, complain, print};
 
 /// Holdfast itself failed, as container tools have it; a container's own status is below.
 const FAILED: u8 = 125;
+/// Nobody reads our standard output any more: 128 and SIGPIPE, as the shell's own tools have it.
+const NOBODY_READS: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(match error.exit_code() {
-                0 => 0,
-                // Any other code could be the container's own.
-                _ if Args::is_for_a_container() => FAILED,
-                _ => 2,
-            });
-        }
+        Err(error) => return answer(&error),
     };
     let is_daemon = matches!(args.command, Command::Daemon { .. });
     let mut builder = if is_daemon {
@@ -70,8 +70,35 @@ fn main() -> ExitCode {
     code
 }
 
+/// Prints what was asked of the command line itself, or what is wrong with it.
+fn answer(error: &clap::Error) -> ExitCode {
+    // Any other code could be the container's own.
+    let (own_failure, misuse) =
+        if Args::is_for_a_container(std::env::args_os()) { (FAILED, FAILED) } else { (1, 2) };
+    if error.use_stderr() {
+        // Its own printing fails as a value, too, and knows about colours.
+        let _ = error.print();
+        return ExitCode::from(misuse);
+    }
+    let text = error.render();
+    let coloured = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    let text = if coloured { text.ansi().to_string() } else { text.to_string() };
+    match streams::write(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.into(), own_failure),
+    }
+}
+
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "holdfast: {error:#}");
+    if let Some(output) = error.downcast_ref::<OutputError>() {
+        if output.is_worth_telling() {
+            complain(output);
+        }
+        return ExitCode::from(if output.is_reader_gone() { NOBODY_READS } else { code });
+    }
+    complain(format_args!("{error:#}"));
     ExitCode::from(
         error.downcast_ref::<RequestError>().and_then(RequestError::exit_code).unwrap_or(code),
     )
@@ -108,16 +135,18 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             if !detach {
                 return attached::run(&client, &path, &request, keys.detach_keys).await;
             }
-            let started: Started = client.post(&path, &request).await?;
-            println!("{}", started.process);
+            let Started { container, process, .. } = client.post(&path, &request).await?;
+            print(&process).map_err(|error| {
+                error.runs_on(format!("process {process} of container {container}"))
+            })?;
         }
         Command::Ps { all, json } => ps(&client, all, json).await?,
         Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
         Command::Wait { ids, json } => {
-            each(&ids, async |id| {
+            streams::while_read(each(&ids, async |id| {
                 let record: ExitRecord = client.get(&format!("/containers/{id}/wait")).await?;
                 show::exit(&record, json)
-            })
+            }))
             .await?;
         }
         Command::Kill { signal, ids } => {
@@ -148,13 +177,17 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Attach { no_stdin, keys, id } => {
             return attached::attach(&client, &id, no_stdin, keys.detach_keys).await;
         }
-        Command::Logs(logs) => attached::logs(&client, &logs.id, &logs.query()).await?,
+        Command::Logs(logs) => {
+            streams::while_read(attached::logs(&client, &logs.id, &logs.query())).await?;
+        }
         Command::ReopenLogs { ids } => {
             let of = Of::default();
             each(&ids, async |id| client.post(&format!("/containers/{id}/reopen-logs"), &of).await)
                 .await?
         }
-        Command::Events { replay, json } => show::events(&client, replay, json).await?,
+        Command::Events { replay, json } => {
+            streams::while_read(show::events(&client, replay, json)).await?;
+        }
         Command::Delete { force, ids } => {
             each(&ids, async |id| client.delete(&format!("/containers/{id}?force={force}")).await)
                 .await?;
@@ -170,10 +203,14 @@ async fn each(
 ) -> anyhow::Result<()> {
     let mut failed = None;
     for id in ids {
-        if let Err(error) = act(id).await
-            && let Some(earlier) = failed.replace(error)
-        {
-            eprintln!("holdfast: {earlier:#}");
+        let Err(error) = act(id).await else { continue };
+        // The next one would fail by that, too.
+        let is_last = error.is::<OutputError>();
+        if let Some(earlier) = failed.replace(error) {
+            complain(format_args!("{earlier:#}"));
+        }
+        if is_last {
+            break;
         }
     }
     failed.map_or(Ok(()), Err)
@@ -233,7 +270,10 @@ fn request(container: ContainerArgs, start: bool) -> anyhow::Result<CreateReques
 
 async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyhow::Result<()> {
     let info: ContainerInfo = client.post("/containers", &request(container, start)?).await?;
-    println!("{}", info.id);
+    print(&info.id).map_err(|error| {
+        let what = format!("container {}", info.id);
+        if start { error.runs_on(what) } else { error.made(what) }
+    })?;
     Ok(())
 }
 
@@ -244,7 +284,7 @@ async fn ps(client: &Client, all: bool, json: bool) -> anyhow::Result<()> {
         containers.retain(|container| container.status != Status::Stopped);
     }
     for problem in info.problems {
-        eprintln!("holdfast: not restored: {}: {}", problem.path.display(), problem.reason);
+        complain(format_args!("not restored: {}: {}", problem.path.display(), problem.reason));
     }
     if json { show::json(&containers) } else { show::containers(&containers) }
 }
@@ -262,7 +302,7 @@ fn init_log() {
         .unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| streams::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();

@@ -16,17 +16,16 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use crate::client::Client;
+use crate::streams::{self, print};
 
 /// One line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    Ok(print(serde_json::to_string(value)?)?)
 }
 
 /// JSON over several lines.
 pub(crate) fn pretty_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    Ok(print(serde_json::to_string_pretty(value)?)?)
 }
 
 /// The daemon itself.
@@ -34,36 +33,38 @@ pub(crate) fn info(info: &Info, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return json(info);
     }
-    println!("holdfast {} (pid {})", info.version, info.pid);
-    println!("root      {}", info.root.display());
-    println!(
-        "restored  {} containers in {:?}",
-        info.restored,
-        Duration::from_micros(info.restore_micros)
-    );
+    let mut text = Vec::new();
+    describe(info, &mut text)?;
+    Ok(streams::write(&text)?)
+}
+
+fn describe(info: &Info, to: &mut impl std::io::Write) -> std::io::Result<()> {
+    writeln!(to, "holdfast {} (pid {})", info.version, info.pid)?;
+    writeln!(to, "root      {}", info.root.display())?;
+    let took = Duration::from_micros(info.restore_micros);
+    writeln!(to, "restored  {} containers in {took:?}", info.restored)?;
     match &info.runtime.program {
-        Some(program) => println!("runtime   {} ({})", program.display(), info.runtime.reason),
-        None => println!("runtime   none: {}", info.runtime.reason),
+        Some(program) => {
+            writeln!(to, "runtime   {} ({})", program.display(), info.runtime.reason)?;
+        }
+        None => writeln!(to, "runtime   none: {}", info.runtime.reason)?,
     }
     let abilities = &info.abilities;
     let yes_no = |able: bool| if able { "yes" } else { "no" };
-    println!("kernel    {}, cgroups {}", abilities.kernel, abilities.cgroups);
-    println!(
-        "          tells how a process ended after it was reaped: {}",
-        yes_no(abilities.tells_endings)
-    );
-    println!(
-        "          handles of processes for the record: {}",
-        yes_no(abilities.process_handles)
-    );
+    writeln!(to, "kernel    {}, cgroups {}", abilities.kernel, abilities.cgroups)?;
+    let tells = yes_no(abilities.tells_endings);
+    writeln!(to, "          tells how a process ended after it was reaped: {tells}")?;
+    let handles = yes_no(abilities.process_handles);
+    writeln!(to, "          handles of processes for the record: {handles}")?;
     if let Some(limit) = info.limits.first() {
-        println!(
+        writeln!(
+            to,
             "room      for {} containers: {} {} (raise {})",
             limit.containers, limit.most, limit.of, limit.raise
-        );
+        )?;
     }
     for problem in &info.problems {
-        println!("problem   {}: {}", problem.path.display(), problem.reason);
+        writeln!(to, "problem   {}: {}", problem.path.display(), problem.reason)?;
     }
     Ok(())
 }
@@ -87,8 +88,7 @@ pub(crate) fn containers(containers: &[ContainerInfo]) -> anyhow::Result<()> {
                 .map_or_else(|| "-".to_owned(), |time| seconds(time.as_str())),
         ]);
     }
-    println!("{table}");
-    Ok(())
+    Ok(print(table)?)
 }
 
 /// The processes in a container.
@@ -101,8 +101,7 @@ pub(crate) fn processes(processes: &[ProcessEntry], as_json: bool) -> anyhow::Re
     for process in processes {
         table.add_row([process.pid.to_string(), process.command.clone()]);
     }
-    println!("{table}");
-    Ok(())
+    Ok(print(table)?)
 }
 
 /// What containers use.
@@ -139,7 +138,7 @@ pub(crate) fn stats(rows: &[(ContainerId, Stats)], as_json: bool) -> anyhow::Res
         ]);
     }
     if !as_json {
-        println!("{table}");
+        print(table)?;
     }
     Ok(())
 }
@@ -154,11 +153,10 @@ pub(crate) fn exit(record: &ExitRecord, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return json(record);
     }
-    match record.status {
-        ExitStatus::Unknown(reason) => println!("unknown: {reason}"),
-        status => println!("{}", status.as_number()),
-    }
-    Ok(())
+    Ok(match record.status {
+        ExitStatus::Unknown(reason) => print(format_args!("unknown: {reason}")),
+        status => print(status.as_number()),
+    }?)
 }
 
 /// Events as they come.
@@ -171,7 +169,7 @@ pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyh
         let line =
             line.context("the stream of events broke off; --replay shows what was missed")?;
         if as_json {
-            println!("{line}");
+            print(line)?;
             continue;
         }
         let ContainerEvent { container, event } = serde_json::from_str(&line)?;
@@ -184,7 +182,8 @@ pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyh
             holdfast_daemon::api::EventKind::Created { pid } => format!(" pid {pid}"),
             _ => String::new(),
         };
-        println!("{} {container}{process} #{} {name}{detail}", event.time, event.seq);
+        let (time, seq) = (event.time, event.seq);
+        print(format_args!("{time} {container}{process} #{seq} {name}{detail}"))?;
     }
     bail!("the daemon has ended")
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use holdfast_daemon::api::TerminalSize;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 /// What a terminal is taken for whose size nobody knows.
 const USUAL: TerminalSize = TerminalSize { width: 80, height: 24 };
@@ -19,19 +19,32 @@ pub(crate) fn size() -> TerminalSize {
     }
 }
 
-/// Our terminal hands every key on as it is, until this is dropped.
+/// For whom the keys of our terminal are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keyboard {
+    /// For a container: each is handed on as it is.
+    Its,
+    /// For us: control-C interrupts us.
+    Ours,
+}
+
+/// Our terminal shows the output of another one as it is, and hands the keys on if they are meant for
+/// that, until this is dropped.
 pub(crate) struct RawMode(Termios);
 
 impl RawMode {
     /// `None` if our input is no terminal.
-    pub(crate) fn begin() -> io::Result<Option<Self>> {
+    pub(crate) fn begin(keyboard: Keyboard) -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(None);
         }
         let before = tcgetattr(stdin.as_fd())?;
         let mut raw = before.clone();
-        cfmakeraw(&mut raw);
+        match keyboard {
+            Keyboard::Its => cfmakeraw(&mut raw),
+            Keyboard::Ours => raw.output_flags.remove(OutputFlags::OPOST),
+        }
         tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw)?;
         Ok(Some(Self(before)))
     }

@@ -268,6 +268,8 @@ pub enum ErrorKind {
     Timeout,
     /// The OCI runtime or the shim failed.
     Runtime,
+    /// The daemon does not serve this user.
+    Forbidden,
     /// The daemon is going down.
     ShuttingDown,
     /// Something failed in the daemon or the system.

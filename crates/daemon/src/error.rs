@@ -47,6 +47,7 @@ impl IntoResponse for Failure {
         let status = match self.0.kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Exists | ErrorKind::WrongState => StatusCode::CONFLICT,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
             ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::Runtime => StatusCode::BAD_GATEWAY,

@@ -2,7 +2,10 @@
 //!
 //! No container logic is here. [`api`] has what goes over the wire, for clients too; [`frame`] the
 //! format of streamed output; `routes`, `output` and `operate` one handler a request; `socket` who may
-//! connect; [`serve`] the daemon from start to end.
+//! connect; `signals` what ends it and what does not; [`serve`] the daemon from start to end.
+
+// They panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod api;
 mod error;
@@ -11,6 +14,7 @@ mod operate;
 mod output;
 mod routes;
 mod serve;
+mod signals;
 mod socket;
 mod systemd;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use holdfast_supervisor::{GroupName, Limit, Supervisor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::routes::router;
+use crate::signals::Signals;
 use crate::socket::Socket;
 use crate::systemd::{self, Manager};
 
@@ -38,6 +38,15 @@ pub struct Config {
 /// The daemon can't start.
 #[derive(Debug, Error)]
 pub enum ServeError {
+    /// It would start, and then fail at each container.
+    #[error(
+        "a daemon has to be run by root, and this is user {uid}: to run as a plain user is not \
+         supported yet; try sudo"
+    )]
+    NotRoot {
+        /// The effective user id.
+        uid: u32,
+    },
     /// The supervisor said no.
     #[error(transparent)]
     Supervisor(#[from] holdfast_supervisor::Error),
@@ -54,11 +63,14 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Hosts containers until SIGTERM or SIGINT. They run on afterwards.
+/// Hosts containers until SIGTERM, SIGINT or SIGQUIT. They run on afterwards.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
-    // Taken first: a signal during the start must end it in order as well.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    // First of all: a signal during the start must not end it unseen either.
+    let mut signals = Signals::begin()?;
+    let user = nix::unistd::geteuid();
+    if !user.is_root() {
+        return Err(ServeError::NotRoot { uid: user.as_raw() });
+    }
 
     let mut builder = Supervisor::builder(&config.root)
         .container_nofile(raise_nofile())
@@ -75,7 +87,15 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if let Some(manager) = &manager {
         builder = builder.keeper(manager.clone(), systemd::kept());
     }
-    let supervisor = builder.open().await?;
+    // A task of its own, because its first steps don't yield.
+    let supervisor = tokio::select! {
+        opened = tokio::spawn(builder.open()) => opened.map_err(io::Error::other)??,
+        signal = signals.end() => {
+            // Whoever opens the state root next goes on with what this leaves half done.
+            tracing::info!("{signal} during the restore: going down, containers run on");
+            return Ok(());
+        }
+    };
     let report = supervisor.restore_report();
     tracing::info!(
         root = %supervisor.root().display(),
@@ -99,10 +119,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (going_down, mut went_down) = tokio::sync::watch::channel(());
     let stopping = supervisor.clone();
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: going down, containers run on"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: going down, containers run on"),
-        }
+        let signal = signals.end().await;
+        tracing::info!("{signal}: going down, containers run on");
         // Ends waits and streams, which would hold the server up for ever.
         stopping.stop();
         drop(going_down);

@@ -4,13 +4,25 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::serve::Listener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::api::{ErrorBody, ErrorKind};
 
 /// What a socket is called, with a pid behind it, before it has its name.
 const STAGED: &str = "new-";
+
+/// How many strangers are answered at the same time, and how long that may take.
+const REFUSALS: usize = 16;
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+/// No request of a stranger is read beyond this.
+const REFUSED_LEN: u64 = 64 * 1024;
 
 /// A socket that serves root and the user of this process.
 #[derive(Debug)]
@@ -18,6 +30,8 @@ pub(crate) struct Socket {
     listener: UnixListener,
     /// Removed with the daemon that made it.
     path: PathBuf,
+    /// How many more strangers may be answered at the same time.
+    refusals: Arc<Semaphore>,
 }
 
 impl Socket {
@@ -50,7 +64,8 @@ impl Socket {
             let _ = std::fs::remove_file(&staged);
             return Err(error);
         }
-        Ok(Self { listener, path: path.to_owned() })
+        let refusals = Arc::new(Semaphore::new(REFUSALS));
+        Ok(Self { listener, path: path.to_owned(), refusals })
     }
 }
 
@@ -73,6 +88,28 @@ async fn sweep(path: &Path) {
     }
 }
 
+/// Answers a peer that may not ask for anything, whatever it asks for.
+async fn refuse(mut stream: UnixStream, uid: u32) -> io::Result<()> {
+    let message =
+        format!("this daemon serves root and its own user only, not user {uid}; try sudo");
+    let body = serde_json::to_vec(&ErrorBody { kind: ErrorKind::Forbidden, message })?;
+    let head = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        body.len()
+    );
+    // A client takes no answer before it has asked for something. Asked with a read: that a stream is
+    // readable may be said too early.
+    let mut beginning = [0; 4096];
+    if stream.read(&mut beginning).await? == 0 {
+        return Ok(());
+    }
+    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.shutdown().await?;
+    // What was sent and not read would turn our closing into an error, before the answer is read.
+    tokio::io::copy(&mut stream.take(REFUSED_LEN), &mut tokio::io::sink()).await.map(drop)
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
@@ -91,10 +128,17 @@ impl Listener for Socket {
                 Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => {
                     return (stream, address);
                 }
-                Ok(peer) => tracing::warn!(
-                    uid = peer.uid(),
-                    "connection refused: neither root nor this user"
-                ),
+                Ok(peer) => {
+                    let uid = peer.uid();
+                    tracing::warn!(uid, "connection refused: neither root nor this user");
+                    // Beyond so many at once they are just closed: strangers take nothing from us.
+                    if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+                        tokio::spawn(async move {
+                            let _ = tokio::time::timeout(REFUSAL_LIMIT, refuse(stream, uid)).await;
+                            drop(permit);
+                        });
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "connection refused: its peer is not known"),
             }
         }

@@ -25,3 +25,11 @@ pub fn pidfd(pidfd: Arc<PidFd>) -> io::Result<AsyncFd<Arc<PidFd>>> {
     // keeps it open.
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
+
+/// Registers a pipe's writing end, or a socket, for news of its other side: that it is closed. Must be
+/// called within a Tokio runtime.
+pub fn hang_up(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let interest = Interest::READABLE | Interest::ERROR;
+    // SAFETY: an OwnedFd is one open descriptor for its whole life, and it is moved in.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}

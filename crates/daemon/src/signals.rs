@@ -1,0 +1,75 @@
+//! The signals that a daemon gets: those that end it in order, and those that are sent to it by mistake
+//! and would end it without a word.
+
+use std::io;
+
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Those that ask it to end.
+const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+
+/// Those that end a process unless it wants them, and mean nothing here. SIGPIPE is ignored by every
+/// Rust program.
+const MEANINGLESS: [Signal; 11] = [
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+];
+
+/// What is sent to this process, from `begin` on until it has ended.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    ending: mpsc::UnboundedReceiver<Signal>,
+}
+
+impl Signals {
+    /// Takes all of them. None of them ends this process by itself from now on, not even once this is
+    /// dropped.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let (sender, ending) = mpsc::unbounded_channel();
+        for each in ENDING {
+            let mut stream = signal(SignalKind::from_raw(each as i32))?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() {
+                    if sender.send(each).is_err() {
+                        tracing::info!("{each}: already going down");
+                    }
+                }
+            });
+        }
+        for each in MEANINGLESS {
+            let mut stream = signal(SignalKind::from_raw(each as i32))?;
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() {
+                    match each {
+                        Signal::SIGHUP => tracing::info!(
+                            "SIGHUP: there is no configuration to read again; running on"
+                        ),
+                        _ => tracing::info!("{each}: means nothing to a daemon; running on"),
+                    }
+                }
+            });
+        }
+        Ok(Self { ending })
+    }
+
+    /// Waits for one that asks this process to end. Cancel safe.
+    pub(crate) async fn end(&mut self) -> Signal {
+        match self.ending.recv().await {
+            Some(signal) => signal,
+            // The tasks that send live as long as the runtime.
+            None => std::future::pending().await,
+        }
+    }
+}
