@@ -94,6 +94,7 @@ async fn a_daemon_that_holds_the_last_copies_of_locked_pipes_ends_and_leaves_the
     soon("the end of the daemon that hung", dying.ended()).await;
     let other = holdfast.run_detached(&["--rm"], &["true"]).await;
     assert_eq!(holdfast.ok(&["wait", &other]).await, "0\n");
+    holdfast.nothing_left().await;
     holdfast.close().await;
 }
 

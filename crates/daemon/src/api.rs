@@ -9,7 +9,7 @@
 //! | `GET /containers/{id}` | | [`ContainerInfo`] |
 //! | `DELETE /containers/{id}?force=true` | | |
 //! | `POST /containers/{id}/start` | | |
-//! | `GET /containers/{id}/wait` | | [`ExitRecord`], once it has ended |
+//! | `GET /containers/{id}/wait` | | [`ExitRecord`], once it has ended; also of the last one of this id that was removed |
 //! | `POST /containers/{id}/kill` | [`KillRequest`] | |
 //! | `POST /containers/{id}/exec` | [`ExecRequest`] | [`Started`], or frames unless detached |
 //! | `POST /containers/{id}/close-stdin` | [`Of`] | |

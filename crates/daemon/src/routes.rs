@@ -202,7 +202,14 @@ async fn wait(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
 ) -> Answer<Json<ExitRecord>> {
-    Ok(Json(find(&supervisor, &id)?.exit().await?))
+    match find(&supervisor, &id) {
+        Ok(container) => Ok(Json(container.exit().await?)),
+        // It may have been removed, by itself perhaps, while nobody was there to be told of its end.
+        Err(unknown) => match supervisor.past_exit(&id.parse().map_err(Error::from)?).await {
+            Err(Error::NotFound(_)) => Err(unknown),
+            past => Ok(Json(past?)),
+        },
+    }
 }
 
 async fn kill(

@@ -18,6 +18,9 @@ use crate::api::{ErrorBody, ErrorKind};
 /// What a socket is called, with a pid behind it, before it has its name.
 const STAGED: &str = "new-";
 
+/// How long a daemon that is alive may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
 /// How many strangers are answered at the same time, and how long that may take.
 const REFUSALS: usize = 16;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
@@ -44,7 +47,7 @@ impl Socket {
                     "there is something else than a socket",
                 ));
             }
-            Ok(_) if UnixStream::connect(path).await.is_ok() => {
+            Ok(_) if is_answered(path).await => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another daemon answers there",
@@ -67,6 +70,22 @@ impl Socket {
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         Ok(Self { listener, path: path.to_owned(), refusals })
     }
+}
+
+/// Whether a daemon answers at a socket. That it takes a connection says nothing: a process that was
+/// killed and can't finish dying, as a container holds what it has yet to close, still listens.
+async fn is_answered(path: &Path) -> bool {
+    let answer = async {
+        let mut stream = UnixStream::connect(path).await?;
+        if stream.peer_cred()?.pid().is_some_and(holdfast_sys::proc::is_being_killed) {
+            return Ok(0);
+        }
+        stream
+            .write_all(b"GET /v1/info HTTP/1.1\r\nhost: holdfast\r\nconnection: close\r\n\r\n")
+            .await?;
+        stream.read(&mut [0]).await
+    };
+    matches!(tokio::time::timeout(ANSWER_LIMIT, answer).await, Ok(Ok(1..)))
 }
 
 /// Removes the sockets of daemons that died before theirs had its name. One that answers belongs to
