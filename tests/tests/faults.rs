@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_supervisor::{
-    ContainerOptions, Error, EventKind, Evidence, ExecOptions, ExitStatus, Replay, Status,
-    Supervisor,
+    ContainerOptions, Error, EventKind, Evidence, ExecOptions, ExitStatus, GroupName, Replay,
+    Status, Supervisor,
 };
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
@@ -179,6 +179,103 @@ async fn a_runtime_that_hangs_in_start_leaves_the_container_created() {
     assert!(!process.exists());
     scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 the container counted as created: its program ran, `start` and `exec` were refused, and a
+/// delete without force killed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_whose_command_fails_has_the_state_that_the_runtime_tells() {
+    for (mode, expected) in [
+        ("hang-after-start", Status::Running),
+        ("fail-after-start", Status::Running),
+        ("fail-in-start", Status::Created),
+    ] {
+        let scratch = Scratch::new();
+        make(&scratch, mode);
+        let supervisor = scratch.open().await;
+        let options = fake(&scratch, &["sleep", "100000"]).start_timeout(Duration::from_secs(2));
+        let container = supervisor.create(options).await.unwrap();
+        let error = soon("the start", container.start()).await.expect_err(mode);
+        assert!(matches!(error, Error::RuntimeTimeout { .. } | Error::Runtime(_)), "{error}");
+        assert_eq!(container.info().status, expected, "{mode}");
+        if expected == Status::Running {
+            let exec = container.exec(ExecOptions::new(["true"])).await.expect("exec");
+            assert_eq!(soon("the end of an exec", exec.wait()).await.unwrap(), ExitStatus::Code(0));
+            let refused = soon("a delete without force", container.delete()).await;
+            assert!(matches!(refused, Err(Error::WrongState { .. })), "{refused:?}");
+        }
+        scratch.close(supervisor).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_or_resume_whose_command_fails_has_the_state_that_the_runtime_tells() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    make(&scratch, "fail-after-pause");
+    let container = supervisor.run(fake(&scratch, &["sleep", "100000"])).await.unwrap();
+    let error = soon("the pause", container.pause()).await.unwrap_err();
+    assert!(error.to_string().contains("made to fail after pause"), "{error}");
+    assert_eq!(container.info().status, Status::Paused);
+    soon("the resume", container.resume()).await.unwrap();
+    assert_eq!(container.info().status, Status::Running);
+
+    make(&scratch, "fail-after-resume");
+    let container = supervisor.run(fake(&scratch, &["sleep", "100000"])).await.unwrap();
+    soon("the pause", container.pause()).await.unwrap();
+    soon("the resume", container.resume()).await.unwrap_err();
+    assert_eq!(container.info().status, Status::Running);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_after_which_the_runtime_fails_is_a_delete() {
+    let scratch = Scratch::new();
+    make(&scratch, "fail-after-delete");
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(fake(&scratch, &["sleep", "100000"])).await.unwrap();
+    soon("the delete", container.delete_forced()).await.unwrap();
+    assert!(supervisor.get(container.id()).is_err());
+    scratch.close(supervisor).await;
+}
+
+/// A group that does not answer, as it is stopped: at 91d2b83 a start with a limit of one second was
+/// given up after nine, and the eleventh at once waited ten before it began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_in_a_group_that_does_not_answer_keeps_its_limit() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let group: GroupName = "stopped".parse().unwrap();
+    let options = |args: &[&str]| fake(&scratch, args).shim_group(group.clone());
+    make(&scratch, "");
+    let first = supervisor.run(options(&["sleep", "100000"])).await.unwrap();
+    let shims = holdfast_tests::processes::shims(&scratch.root());
+    let group_shim = shims.iter().find(|shim| shim.command().contains("--group")).unwrap();
+    group_shim.signal(Signal::SIGSTOP);
+    group_shim.reaches('T').await;
+    let limit = Duration::from_secs(1);
+    // More than the queue of its socket takes.
+    let starts = (0..20).map(|_| supervisor.run(options(&["true"]).start_timeout(limit)));
+    let began = Instant::now();
+    for error in soon("all starts", join_all(starts)).await {
+        let error = error.expect_err("this start must fail");
+        assert!(matches!(error, Error::StartTimeout { .. }), "{error}");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(6), "a limit of {limit:?} was kept after {took:?}");
+    // Outside of it nothing has happened.
+    let healthy = supervisor
+        .run(scratch.script("exit 5").shim_group("other".parse().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(status(&healthy).await, ExitStatus::Code(5));
+    group_shim.signal(Signal::SIGCONT);
+    // What it is asked too late for comes to nothing, and it goes on.
+    let late = supervisor.run(options(&["true"])).await.unwrap();
+    assert_eq!(status(&late).await, ExitStatus::Code(0));
+    assert_eq!(first.info().status, Status::Running);
+    eventually("what was asked for too late to be gone", || supervisor.list().len() == 3).await;
     scratch.close(supervisor).await;
 }
 

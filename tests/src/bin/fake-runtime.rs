@@ -14,7 +14,9 @@
 //! | `no-pid` | exit code 0, and no pid file |
 //! | `foreign-pid` | exit code 0, and the pid file names a process that is no descendant |
 //! | `hang-in-pause` | `pause` never ends, and nothing is paused |
-//! | `hang-after-pause` | `pause` never ends, and the container counts as paused |
+//! | `hang-after-VERB` | this command does its work, and then never ends: `start`, `pause`, … |
+//! | `fail-after-VERB` | this command does its work, and then fails |
+//! | `fail-in-start` | `start` fails, and nothing is started |
 //! | `fail-in-checkpoint` | `checkpoint` fails |
 //!
 //! With the annotation `"fake-record"` every call is added to that file: its arguments, as a line of
@@ -134,6 +136,20 @@ fn main() -> ExitCode {
 
 fn act(call: &Call) -> Outcome<()> {
     record(call)?;
+    // Before a `delete` takes it away.
+    let mode = container(call).map(|container| container["mode"].clone()).unwrap_or_default();
+    perform(call)?;
+    let mode = mode.as_str().unwrap_or_default();
+    if mode == format!("hang-after-{}", call.verb) {
+        hang();
+    }
+    if mode == format!("fail-after-{}", call.verb) {
+        return Err(format!("made to fail after {}", call.verb).into());
+    }
+    Ok(())
+}
+
+fn perform(call: &Call) -> Outcome<()> {
     match call.verb.as_str() {
         "create" | "run" | "restore" => create(call),
         "start" => start(call),
@@ -163,8 +179,9 @@ fn create(call: &Call) -> Outcome<()> {
         }
         "no-pid" => return Ok(()),
         "foreign-pid" => return write_pid(call, 1),
-        "" | "hang-after-pid" | "hang-in-start" | "hang-in-pause" | "hang-after-pause"
-        | "fail-in-checkpoint" => {}
+        "" | "hang-in-start" | "fail-in-start" | "hang-in-pause" | "fail-in-checkpoint" => {}
+        // `hang-after-pid` among them.
+        mode if mode.starts_with("hang-after-") || mode.starts_with("fail-after-") => {}
         other => return Err(format!("unknown mode {other:?}").into()),
     }
     let pid = if call.verb == "create" {
@@ -202,8 +219,12 @@ fn spawn_waiting(call: &Call, process: &Value) -> Outcome<i32> {
 }
 
 fn start(call: &Call) -> Outcome<()> {
-    if container(call)?["mode"] == "hang-in-start" {
+    let mode = container(call)?["mode"].clone();
+    if mode == "hang-in-start" {
         hang();
+    }
+    if mode == "fail-in-start" {
+        return Err("made to fail in start".into());
     }
     // Without waiting for a reader: that there is none means that the process has ended.
     let mut fifo = nix::fcntl::open(
@@ -259,13 +280,10 @@ fn delete(call: &Call) -> Outcome<()> {
 }
 
 fn pause(call: &Call) -> Outcome<()> {
-    let mode = container(call)?["mode"].clone();
-    if mode != "hang-in-pause" {
-        File::create(call.dir().join("paused"))?;
-    }
-    if mode == "hang-in-pause" || mode == "hang-after-pause" {
+    if container(call)?["mode"] == "hang-in-pause" {
         hang();
     }
+    File::create(call.dir().join("paused"))?;
     Ok(())
 }
 
