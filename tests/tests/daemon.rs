@@ -495,7 +495,7 @@ async fn a_stray_signal_is_logged_and_ends_no_daemon() {
     holdfast.daemon().signal(Signal::SIGPIPE);
     assert_eq!(holdfast.inspect(&id).await["status"], "running");
 
-    // Seen before: SIGQUIT was a core without a line.
+    // The one that ends a process with a core, unless it wants it.
     let process = process(&holdfast.inspect(&id).await);
     holdfast.daemon().signal(Signal::SIGQUIT);
     eventually("a line in the log", || holdfast.daemon_log().contains("SIGQUIT: going down")).await;
@@ -585,8 +585,8 @@ fn has_handler(pid: i32, signal: Signal) -> bool {
     caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
-/// Seen before: tracing reported the failed write by a print macro, which panicked in whichever task
-/// had something to log.
+/// Seen before: it did not come to listen. tracing reports a failed write by a print macro, and that
+/// panics in whichever task has something to log.
 #[tokio::test]
 async fn a_daemon_whose_log_nobody_reads_works_on() {
     let mut holdfast = Holdfast::without_daemon();
