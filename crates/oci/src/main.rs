@@ -31,6 +31,7 @@ mod cgroup;
 mod control;
 mod create;
 mod delete;
+mod devices;
 mod exec;
 mod hooks;
 mod log;

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-use crate::cgroup;
+use crate::{cgroup, devices};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -55,6 +55,7 @@ impl Config {
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
         normalise_process(&mut json["process"]);
+        devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
         let config = Self { json, spec, bundle, rootfs, cgroup };

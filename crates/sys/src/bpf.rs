@@ -98,9 +98,8 @@ pub fn attach_device_program(cgroup: &impl AsFd, program: &[Instruction]) -> io:
     };
     // SAFETY: the structure is of the size that is passed. The instructions and the license, which
     // ends with a null byte, live until the call returns and are only read, as many as are counted.
-    let loaded = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of_val(&load))
-    };
+    let loaded =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of_val(&load)) };
     if loaded < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -149,6 +148,9 @@ mod tests {
     fn a_program_that_does_not_end_is_refused() {
         let dir = File::open("/proc").expect("open a directory");
         let error = attach_device_program(&dir, &refuses()[..1]).expect_err("it has no end");
-        assert!([libc::EINVAL, libc::EPERM].contains(&error.raw_os_error().unwrap_or(0)), "{error}");
+        assert!(
+            [libc::EINVAL, libc::EPERM].contains(&error.raw_os_error().unwrap_or(0)),
+            "{error}"
+        );
     }
 }
