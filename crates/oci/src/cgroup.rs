@@ -1,7 +1,8 @@
 //! A container's cgroups, in every hierarchy of the machine.
 //!
-//! libcgroups makes them and applies limits. It finds no processes in nested cgroups when it
-//! removes, and waits for nothing; so killing and removing are done here.
+//! libcgroups makes most of them (see [`hierarchy`](crate::hierarchy)) and applies limits. It finds no
+//! processes in nested cgroups when it removes, and waits for nothing; so killing and removing are done
+//! here.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,8 +16,11 @@ use holdfast_sys::PidFd;
 use libcgroups::common::{
     AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
 };
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+
+use crate::hierarchy::{Hierarchy, Visit};
 
 /// How long killed processes may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(10);
@@ -33,24 +37,35 @@ pub(crate) struct Cgroup {
     pub(crate) systemd: bool,
     /// Its directory in each hierarchy.
     pub(crate) dirs: Vec<PathBuf>,
+    /// Those of them into which libcgroups puts nobody. A container that an earlier build made has
+    /// none: it is in its caller's cgroup there.
+    #[serde(default)]
+    pub(crate) joined: Vec<PathBuf>,
 }
 
 impl Cgroup {
     /// The cgroups that a path stands for. Where systemd chooses, only a process in them tells.
-    pub(crate) fn new(path: &Path, systemd: bool, member: Option<i32>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        path: &Path,
+        systemd: bool,
+        member: Option<i32>,
+        hierarchies: &[Hierarchy],
+    ) -> anyhow::Result<Self> {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        let dirs = match get_cgroup_setup()? {
-            CgroupSetup::Unified => match member {
-                Some(pid) => vec![unified_dir(pid)?],
-                None if systemd && path.is_relative() => Vec::new(),
-                None => vec![Path::new("/sys/fs/cgroup").join(relative)],
-            },
-            CgroupSetup::Legacy | CgroupSetup::Hybrid => {
-                let mounts = v1_mounts()?.into_iter().filter(|mount| !is_systemds(mount));
-                mounts.map(|mount| mount.join(relative)).collect()
-            }
+        let (known, others): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|it| it.known);
+        let joined: Vec<PathBuf> = others.iter().map(|it| it.mount.join(relative)).collect();
+        let mut dirs: Vec<PathBuf> = match (is_unified()?, member) {
+            (true, Some(pid)) => vec![unified_dir(pid)?],
+            (true, None) if systemd && path.is_relative() => Vec::new(),
+            _ => known.iter().map(|it| it.mount.join(relative)).collect(),
         };
-        Ok(Self { path: path.to_owned(), systemd, dirs })
+        dirs.extend(joined.iter().cloned());
+        Ok(Self { path: path.to_owned(), systemd, dirs, joined })
+    }
+
+    /// Brings this process into those cgroups into which libcgroups puts nobody.
+    pub(crate) fn visit(&self, hierarchies: &[Hierarchy]) -> anyhow::Result<Visit> {
+        Visit::begin(hierarchies.iter().filter(|it| !it.known).zip(&self.joined))
     }
 
     /// libcgroups' handle.
@@ -67,7 +82,12 @@ impl Cgroup {
         let mut all = HashSet::new();
         for dir in &self.dirs {
             walk(dir, &mut |dir| {
-                let text = ignore_missing(fs::read_to_string(dir.join("cgroup.procs")))?;
+                let text = match fs::read_to_string(dir.join("cgroup.procs")) {
+                    // Of threads, as a container may make some below its own; the processes that
+                    // they belong to are listed above.
+                    Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Ok(()),
+                    text => ignore_missing(text)?,
+                };
                 all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
                 Ok(())
             })?;
@@ -79,16 +99,17 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Whether the processes are suspended.
+    /// Whether the processes are suspended. Where there is a freezer of version 1, that one tells: a
+    /// container can write to its cgroup of the unified hierarchy, and `pause` does not.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.dirs.iter().any(|dir| {
-            let reads = |name, value| {
-                fs::read_to_string(dir.join(name)).is_ok_and(|text| text.trim() == value)
-            };
-            reads("freezer.state", "FROZEN")
-                || reads("freezer.state", "FREEZING")
-                || reads("cgroup.freeze", "1")
-        })
+        let read = |name: &str| {
+            let text = self.dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
+            text.map(|text| text.trim().to_owned())
+        };
+        match read("freezer.state") {
+            Some(state) => state == "FROZEN" || state == "FREEZING",
+            None => read("cgroup.freeze").is_some_and(|state| state == "1"),
+        }
     }
 
     /// Sends every process a signal. Suspended meanwhile, none starts another that gets none.
@@ -168,7 +189,13 @@ impl Cgroup {
     }
 }
 
-/// The mounts of version 1's hierarchies; none on a machine without.
+/// Whether this machine has version 2 alone.
+pub(crate) fn is_unified() -> anyhow::Result<bool> {
+    Ok(matches!(get_cgroup_setup()?, CgroupSetup::Unified))
+}
+
+/// The mounts of version 1's hierarchies that libcontainer shows a container; none on a machine
+/// without.
 pub(crate) fn v1_mounts() -> io::Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(parse_v1_mounts(&text))
@@ -188,11 +215,6 @@ fn parse_v1_mounts(mountinfo: &str) -> Vec<PathBuf> {
         }
     }
     all
-}
-
-/// Whether a hierarchy is systemd's alone, into which libcgroups puts nobody.
-fn is_systemds(mount: &Path) -> bool {
-    mount.ends_with("systemd")
 }
 
 /// Waits for the end of a process, whoever reaps it.
@@ -253,8 +275,11 @@ fn ignore_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
 
 fn is_missing(error: &io::Error) -> bool {
     // ENODEV: reading a file of a cgroup that has been removed since.
-    error.kind() == ErrorKind::NotFound
-        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+    error.kind() == ErrorKind::NotFound || is_errno(error, Errno::ENODEV)
+}
+
+fn is_errno(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 #[cfg(test)]
@@ -271,6 +296,5 @@ mod tests {
         let mounts = parse_v1_mounts(text);
         let expected = ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
         assert_eq!(mounts, expected);
-        assert!(!is_systemds(&mounts[0]) && is_systemds(&mounts[1]));
     }
 }

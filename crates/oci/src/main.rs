@@ -33,6 +33,7 @@ mod create;
 mod delete;
 mod devices;
 mod exec;
+mod hierarchy;
 mod hooks;
 mod log;
 mod observe;
@@ -94,6 +95,7 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Ps(args) => observe::ps(global, &args.id, args.format),
         Verb::Events(args) => observe::stats(global, &args.id),
         Verb::Features => observe::features(),
+        Verb::Hook(args) => hooks::execute(args),
         Verb::Checkpoint(_) => {
             bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
         }
