@@ -8,7 +8,9 @@
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
 //! | `program` | the last steps inside the container |
-//! | `cgroup`, `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
+//! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
+//! | `devices` | which devices a container may open |
+//! | `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
 //! | `log` | where errors go |
 //!
 //! # What it can't do, where runc can
@@ -18,10 +20,13 @@
 //!   libcontainer applies none.
 //! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
 //!   in the host's.
-//! - Device rules on cgroup version 2 are not enforced (they take a BPF program, which libcontainer
-//!   builds with libbpf's C sources); on version 1 they are.
-//! - On version 1 the container stays in its caller's cgroup in the hierarchies without controllers
-//!   (`name=systemd` and the unified one).
+//! - A cgroup hierarchy that is mounted nowhere this runtime can see it can't be joined: a container
+//!   shares its caller's cgroup there.
+//! - Without root's rights in the first user namespace device rules are not enforced on cgroup
+//!   version 2. The kernel then refuses to make devices, whatever the rules say; a device of the host
+//!   that the bundle mounts into the container is guarded by its file's permissions alone.
+//! - `exec` fails for a container that has suspended itself by its own cgroup of version 2: it waits, as
+//!   all processes there do.
 //! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
 //! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
 //!   absolute paths) instead of the bundle; later ones, the bundle.
