@@ -5,9 +5,10 @@
 //! here.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,12 @@ use holdfast_sys::PidFd;
 use libcgroups::common::{
     AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
 };
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::hierarchy::{Hierarchy, Visit};
@@ -81,8 +86,8 @@ impl Cgroup {
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut all = HashSet::new();
         for dir in &self.dirs {
-            walk(dir, &mut |dir| {
-                let text = match fs::read_to_string(dir.join("cgroup.procs")) {
+            let visit = |dir: BorrowedFd<'_>| {
+                let text = match read_at(dir, "cgroup.procs") {
                     // Of threads, as a container may make some below its own; the processes that
                     // they belong to are listed above.
                     Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Ok(()),
@@ -90,7 +95,8 @@ impl Cgroup {
                 };
                 all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
                 Ok(())
-            })?;
+            };
+            walk(dir, visit, |_, _| Ok(()))?;
         }
         // A process of a pid namespace that is not ours has the number 0.
         all.remove(&0);
@@ -175,16 +181,16 @@ impl Cgroup {
         }
     }
 
-    /// Best effort: where there is no freezer, nothing is lost but a race.
+    /// Best effort: where there is no freezer, nothing is lost but a race. Where there are two, only that
+    /// of version 1 suspends: `resume` knows no other.
     fn set_frozen(&self, frozen: bool) {
-        for dir in &self.dirs {
-            let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
-            for (name, value) in [("freezer.state", v1), ("cgroup.freeze", v2)] {
-                let file = dir.join(name);
-                if file.exists() {
-                    _ = fs::write(file, value);
-                }
-            }
+        let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+        let write = |name: &str, value: &str| {
+            let files = self.dirs.iter().map(|dir| dir.join(name)).filter(|file| file.exists());
+            files.map(|file| _ = fs::write(file, value)).count()
+        };
+        if write("freezer.state", v1) == 0 || !frozen {
+            write("cgroup.freeze", v2);
         }
     }
 }
@@ -238,31 +244,73 @@ fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
     Ok(Path::new("/sys/fs/cgroup").join(path.context("the process is in no cgroup of its own")?))
 }
 
-fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    visit(dir)?;
-    let entries = match fs::read_dir(dir) {
+/// Goes through a cgroup and all below it: `visit` gets each, and once all below one are through, `leave`
+/// gets its name and the one above; the first one has none. Paths and descriptors may not be long or many
+/// enough for how deep a container has nested its cgroups, so that this goes from one to the next.
+fn walk(
+    dir: &Path,
+    mut visit: impl FnMut(BorrowedFd<'_>) -> io::Result<()>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> io::Result<()>,
+) -> io::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut at = match nix::fcntl::open(dir, flags, Mode::empty()).map_err(io::Error::from) {
         Err(error) if is_missing(&error) => return Ok(()),
-        other => other?,
+        opened => opened?,
     };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            walk(&entry.path(), visit)?;
+    visit(at.as_fd())?;
+    let mut above: Vec<CString> = Vec::new();
+    let mut ahead = vec![below(&at)?];
+    while let Some(names) = ahead.last_mut() {
+        if let Some(name) = names.pop() {
+            match openat(&at, name.as_c_str(), flags, Mode::empty()).map_err(io::Error::from) {
+                Err(error) if is_missing(&error) => continue,
+                opened => at = opened?,
+            }
+            visit(at.as_fd())?;
+            ahead.push(below(&at)?);
+            above.push(name);
+        } else {
+            ahead.pop();
+            let Some(name) = above.pop() else { break };
+            at = openat(&at, "..", flags, Mode::empty())?;
+            leave(at.as_fd(), &name)?;
         }
     }
     Ok(())
 }
 
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    let mut dirs = Vec::new();
-    walk(dir, &mut |dir| {
-        dirs.push(dir.to_owned());
-        Ok(())
-    })?;
-    for dir in dirs.iter().rev() {
-        ignore_missing(fs::remove_dir(dir))?;
+/// The names of the cgroups right below one.
+fn below(dir: &OwnedFd) -> io::Result<Vec<CString>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut entries = match Dir::openat(dir, ".", flags, Mode::empty()).map_err(io::Error::from) {
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        opened => opened?,
+    };
+    let mut names = Vec::new();
+    for entry in entries.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
     }
-    Ok(())
+    Ok(names)
+}
+
+fn read_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+    let file = openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(file).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let remove = |above: BorrowedFd<'_>, name: &CStr| {
+        let removed = unlinkat(above, name, UnlinkatFlags::RemoveDir);
+        ignore_missing(removed.map_err(io::Error::from))
+    };
+    walk(dir, |_| Ok(()), remove)?;
+    ignore_missing(fs::remove_dir(dir))
 }
 
 /// What vanishes under our eyes is gone, which is fine.

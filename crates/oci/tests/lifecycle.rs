@@ -10,9 +10,10 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::{Mode, mkdirat};
 use serde_json::{Value, json};
 use support::{Fixture, wait};
 
@@ -165,6 +166,36 @@ fn pause_and_resume() {
     container.ok("kill", &[], &["KILL"]);
     assert_eq!(wait(pid), 128 + 9);
     container.delete(&[]);
+}
+
+#[test]
+fn a_signal_to_all_of_a_paused_container_does_not_keep_it_from_being_resumed() {
+    let container = Fixture::script("trap 'exit 3' TERM; echo ready; sleep 1000 & wait");
+    let (pid, _) = container.launch_to_line("run");
+    container.ok("pause", &[], &[]);
+    container.ok("kill", &["--all"], &["TERM"]);
+    assert_eq!(container.status(), "paused");
+    container.ok("resume", &[], &[]);
+    assert_eq!(wait(pid), 3);
+    container.delete(&[]);
+}
+
+#[test]
+fn cgroups_that_are_nested_beyond_any_path_are_removed() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    let (pid, _) = container.launch_to_line("run");
+    let name = "x".repeat(200);
+    let name = name.as_str();
+    for cgroup in container.cgroups() {
+        // One by one, as a container can that goes down as it makes them.
+        let mut at = OwnedFd::from(File::open(cgroup).unwrap());
+        for _ in 0..30 {
+            mkdirat(&at, name, Mode::S_IRWXU).unwrap();
+            at = openat(&at, name, OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        }
+    }
+    container.delete(&["--force"]);
+    assert_eq!(wait(pid), 128 + 9);
 }
 
 #[test]
