@@ -25,8 +25,8 @@
 //! - Without root's rights in the first user namespace device rules are not enforced on cgroup
 //!   version 2. The kernel then refuses to make devices, whatever the rules say; a device of the host
 //!   that the bundle mounts into the container is guarded by its file's permissions alone.
-//! - `exec` fails for a container that has suspended itself by its own cgroup of version 2: it waits, as
-//!   all processes there do.
+//! - `exec` into a container that has suspended itself, by its own cgroup of version 2, waits until
+//!   the container goes on or the command is killed.
 //! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
 //! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
 //!   absolute paths) instead of the bundle; later ones, the bundle.
