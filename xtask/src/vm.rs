@@ -101,6 +101,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "--package",
         "holdfast-shim",
         "--package",
+        "holdfast-oci",
+        "--package",
         "holdfast-tests",
     ]))?;
     let home = crate::target().join("vm");

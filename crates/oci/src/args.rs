@@ -1,5 +1,6 @@
 //! runc's command line, as far as Holdfast, conmon and containerd's shim use it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -46,6 +47,15 @@ pub(crate) enum LogFormat {
     Text,
 }
 
+impl LogFormat {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Make a container whose program waits for `start`.
@@ -74,6 +84,9 @@ pub(crate) enum Verb {
     Events(Events),
     /// Print what this runtime can do.
     Features,
+    /// Go to other cgroups and execute a hook there; see `Config::run_hooks_in`.
+    #[command(hide = true)]
+    Hook(Hook),
     /// Not supported.
     Checkpoint(Ignored),
     /// Not supported.
@@ -181,6 +194,17 @@ pub(crate) struct Events {
     #[arg(long, action = ArgAction::SetTrue, required = true)]
     pub(crate) stats: bool,
     pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hook {
+    /// The directory of a cgroup to go to.
+    #[arg(long)]
+    pub(crate) cgroup: Vec<PathBuf>,
+    pub(crate) path: PathBuf,
+    /// The hook's arguments, its own name first; by default its path.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,14 @@
 //! A container's cgroups, in every hierarchy of the machine.
 //!
-//! libcgroups makes them and applies limits. It finds no processes in nested cgroups when it
-//! removes, and waits for nothing; so killing and removing are done here.
+//! libcgroups makes most of them (see [`hierarchy`](crate::hierarchy)) and applies limits. It finds no
+//! processes in nested cgroups when it removes, and waits for nothing; so killing and removing are done
+//! here.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,8 +17,15 @@ use holdfast_sys::PidFd;
 use libcgroups::common::{
     AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
 };
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
+
+use crate::hierarchy::{Hierarchy, Visit};
 
 /// How long killed processes may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(10);
@@ -33,24 +42,35 @@ pub(crate) struct Cgroup {
     pub(crate) systemd: bool,
     /// Its directory in each hierarchy.
     pub(crate) dirs: Vec<PathBuf>,
+    /// Those of them into which libcgroups puts nobody. A container that an earlier build made has
+    /// none: it is in its caller's cgroup there.
+    #[serde(default)]
+    pub(crate) joined: Vec<PathBuf>,
 }
 
 impl Cgroup {
     /// The cgroups that a path stands for. Where systemd chooses, only a process in them tells.
-    pub(crate) fn new(path: &Path, systemd: bool, member: Option<i32>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        path: &Path,
+        systemd: bool,
+        member: Option<i32>,
+        hierarchies: &[Hierarchy],
+    ) -> anyhow::Result<Self> {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        let dirs = match get_cgroup_setup()? {
-            CgroupSetup::Unified => match member {
-                Some(pid) => vec![unified_dir(pid)?],
-                None if systemd && path.is_relative() => Vec::new(),
-                None => vec![Path::new("/sys/fs/cgroup").join(relative)],
-            },
-            CgroupSetup::Legacy | CgroupSetup::Hybrid => {
-                let mounts = v1_mounts()?.into_iter().filter(|mount| !is_systemds(mount));
-                mounts.map(|mount| mount.join(relative)).collect()
-            }
+        let (known, others): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|it| it.known);
+        let joined: Vec<PathBuf> = others.iter().map(|it| it.mount.join(relative)).collect();
+        let mut dirs: Vec<PathBuf> = match (is_unified()?, member) {
+            (true, Some(pid)) => vec![unified_dir(pid)?],
+            (true, None) if systemd && path.is_relative() => Vec::new(),
+            _ => known.iter().map(|it| it.mount.join(relative)).collect(),
         };
-        Ok(Self { path: path.to_owned(), systemd, dirs })
+        dirs.extend(joined.iter().cloned());
+        Ok(Self { path: path.to_owned(), systemd, dirs, joined })
+    }
+
+    /// Brings this process into those cgroups into which libcgroups puts nobody.
+    pub(crate) fn visit(&self, hierarchies: &[Hierarchy]) -> anyhow::Result<Visit> {
+        Visit::begin(hierarchies.iter().filter(|it| !it.known).zip(&self.joined))
     }
 
     /// libcgroups' handle.
@@ -66,11 +86,17 @@ impl Cgroup {
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut all = HashSet::new();
         for dir in &self.dirs {
-            walk(dir, &mut |dir| {
-                let text = ignore_missing(fs::read_to_string(dir.join("cgroup.procs")))?;
+            let visit = |dir: BorrowedFd<'_>| {
+                let text = match read_at(dir, "cgroup.procs") {
+                    // Of threads, as a container may make some below its own; the processes that
+                    // they belong to are listed above.
+                    Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Ok(()),
+                    text => ignore_missing(text)?,
+                };
                 all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
                 Ok(())
-            })?;
+            };
+            walk(dir, visit, |_, _| Ok(()))?;
         }
         // A process of a pid namespace that is not ours has the number 0.
         all.remove(&0);
@@ -79,16 +105,17 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// Whether the processes are suspended.
+    /// Whether the processes are suspended. Where there is a freezer of version 1, that one tells: a
+    /// container can write to its cgroup of the unified hierarchy, and `pause` does not.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.dirs.iter().any(|dir| {
-            let reads = |name, value| {
-                fs::read_to_string(dir.join(name)).is_ok_and(|text| text.trim() == value)
-            };
-            reads("freezer.state", "FROZEN")
-                || reads("freezer.state", "FREEZING")
-                || reads("cgroup.freeze", "1")
-        })
+        let read = |name: &str| {
+            let text = self.dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
+            text.map(|text| text.trim().to_owned())
+        };
+        match read("freezer.state") {
+            Some(state) => state == "FROZEN" || state == "FREEZING",
+            None => read("cgroup.freeze").is_some_and(|state| state == "1"),
+        }
     }
 
     /// Sends every process a signal. Suspended meanwhile, none starts another that gets none.
@@ -154,21 +181,27 @@ impl Cgroup {
         }
     }
 
-    /// Best effort: where there is no freezer, nothing is lost but a race.
+    /// Best effort: where there is no freezer, nothing is lost but a race. Where there are two, only that
+    /// of version 1 suspends: `resume` knows no other.
     fn set_frozen(&self, frozen: bool) {
-        for dir in &self.dirs {
-            let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
-            for (name, value) in [("freezer.state", v1), ("cgroup.freeze", v2)] {
-                let file = dir.join(name);
-                if file.exists() {
-                    _ = fs::write(file, value);
-                }
-            }
+        let (v1, v2) = if frozen { ("FROZEN", "1") } else { ("THAWED", "0") };
+        let write = |name: &str, value: &str| {
+            let files = self.dirs.iter().map(|dir| dir.join(name)).filter(|file| file.exists());
+            files.map(|file| _ = fs::write(file, value)).count()
+        };
+        if write("freezer.state", v1) == 0 || !frozen {
+            write("cgroup.freeze", v2);
         }
     }
 }
 
-/// The mounts of version 1's hierarchies; none on a machine without.
+/// Whether this machine has version 2 alone.
+pub(crate) fn is_unified() -> anyhow::Result<bool> {
+    Ok(matches!(get_cgroup_setup()?, CgroupSetup::Unified))
+}
+
+/// The mounts of version 1's hierarchies that libcontainer shows a container; none on a machine
+/// without.
 pub(crate) fn v1_mounts() -> io::Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(parse_v1_mounts(&text))
@@ -188,11 +221,6 @@ fn parse_v1_mounts(mountinfo: &str) -> Vec<PathBuf> {
         }
     }
     all
-}
-
-/// Whether a hierarchy is systemd's alone, into which libcgroups puts nobody.
-fn is_systemds(mount: &Path) -> bool {
-    mount.ends_with("systemd")
 }
 
 /// Waits for the end of a process, whoever reaps it.
@@ -216,31 +244,73 @@ fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
     Ok(Path::new("/sys/fs/cgroup").join(path.context("the process is in no cgroup of its own")?))
 }
 
-fn walk(dir: &Path, visit: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    visit(dir)?;
-    let entries = match fs::read_dir(dir) {
+/// Goes through a cgroup and all below it: `visit` gets each, and once all below one are through, `leave`
+/// gets its name and the one above; the first one has none. Paths and descriptors may not be long or many
+/// enough for how deep a container has nested its cgroups, so that this goes from one to the next.
+fn walk(
+    dir: &Path,
+    mut visit: impl FnMut(BorrowedFd<'_>) -> io::Result<()>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> io::Result<()>,
+) -> io::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut at = match nix::fcntl::open(dir, flags, Mode::empty()).map_err(io::Error::from) {
         Err(error) if is_missing(&error) => return Ok(()),
-        other => other?,
+        opened => opened?,
     };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            walk(&entry.path(), visit)?;
+    visit(at.as_fd())?;
+    let mut above: Vec<CString> = Vec::new();
+    let mut ahead = vec![below(&at)?];
+    while let Some(names) = ahead.last_mut() {
+        if let Some(name) = names.pop() {
+            match openat(&at, name.as_c_str(), flags, Mode::empty()).map_err(io::Error::from) {
+                Err(error) if is_missing(&error) => continue,
+                opened => at = opened?,
+            }
+            visit(at.as_fd())?;
+            ahead.push(below(&at)?);
+            above.push(name);
+        } else {
+            ahead.pop();
+            let Some(name) = above.pop() else { break };
+            at = openat(&at, "..", flags, Mode::empty())?;
+            leave(at.as_fd(), &name)?;
         }
     }
     Ok(())
 }
 
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    let mut dirs = Vec::new();
-    walk(dir, &mut |dir| {
-        dirs.push(dir.to_owned());
-        Ok(())
-    })?;
-    for dir in dirs.iter().rev() {
-        ignore_missing(fs::remove_dir(dir))?;
+/// The names of the cgroups right below one.
+fn below(dir: &OwnedFd) -> io::Result<Vec<CString>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut entries = match Dir::openat(dir, ".", flags, Mode::empty()).map_err(io::Error::from) {
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        opened => opened?,
+    };
+    let mut names = Vec::new();
+    for entry in entries.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
     }
-    Ok(())
+    Ok(names)
+}
+
+fn read_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+    let file = openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(file).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let remove = |above: BorrowedFd<'_>, name: &CStr| {
+        let removed = unlinkat(above, name, UnlinkatFlags::RemoveDir);
+        ignore_missing(removed.map_err(io::Error::from))
+    };
+    walk(dir, |_| Ok(()), remove)?;
+    ignore_missing(fs::remove_dir(dir))
 }
 
 /// What vanishes under our eyes is gone, which is fine.
@@ -253,8 +323,11 @@ fn ignore_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
 
 fn is_missing(error: &io::Error) -> bool {
     // ENODEV: reading a file of a cgroup that has been removed since.
-    error.kind() == ErrorKind::NotFound
-        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+    error.kind() == ErrorKind::NotFound || is_errno(error, Errno::ENODEV)
+}
+
+fn is_errno(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 #[cfg(test)]
@@ -271,6 +344,5 @@ mod tests {
         let mounts = parse_v1_mounts(text);
         let expected = ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
         assert_eq!(mounts, expected);
-        assert!(!is_systemds(&mounts[0]) && is_systemds(&mounts[1]));
     }
 }

@@ -1,13 +1,15 @@
 //! `pause`, `resume` and `update`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use libcgroups::common::{CgroupManager, ControllerOpt, FreezerState};
 use oci_spec::runtime::LinuxResources;
 
 use crate::args::{Global, Update};
+use crate::cgroup::Cgroup;
 use crate::record::{Dir, Status};
 
 /// Suspends all processes.
@@ -47,12 +49,44 @@ pub(crate) fn update(global: &Global, args: &Update) -> anyhow::Result<()> {
             .and_then(|mut file| file.read_to_string(&mut text))
             .with_context(|| format!("read {}", args.resources.display()))?;
     }
-    let resources: LinuxResources = serde_json::from_str(&text).context("parse resources")?;
+    let mut resources: LinuxResources = serde_json::from_str(&text).context("parse resources")?;
+    // As with runc: what a container may open is settled when it is made.
+    resources.set_devices(None);
+    let devices = DeviceList::read(&record.cgroup)?;
     let options = ControllerOpt {
         resources: &resources,
         freezer_state: None,
         oom_score_adj: None,
         disable_oom_killer: false,
     };
-    record.cgroup.manager(&args.id)?.apply(&options).context("apply resources")
+    let applied = record.cgroup.manager(&args.id)?.apply(&options).context("apply resources");
+    devices.restore()?;
+    applied
+}
+
+/// The devices that a container may use, on cgroup version 1.
+#[derive(Debug)]
+struct DeviceList(Option<(PathBuf, String)>);
+
+impl DeviceList {
+    fn read(cgroup: &Cgroup) -> anyhow::Result<Self> {
+        let Some(dir) = cgroup.dirs.iter().find(|dir| dir.join("devices.list").exists()) else {
+            return Ok(Self(None));
+        };
+        let path = dir.join("devices.list");
+        let list = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Self(Some((dir.clone(), list))))
+    }
+
+    /// Takes back what has been allowed since: libcgroups allows its own few at each change of
+    /// anything, and somebody may have denied one of them to the running container.
+    fn restore(&self) -> anyhow::Result<()> {
+        let Some((dir, before)) = &self.0 else { return Ok(()) };
+        let now = fs::read_to_string(dir.join("devices.list")).context("read devices.list")?;
+        for added in now.lines().filter(|line| !before.lines().any(|known| known == *line)) {
+            fs::write(dir.join("devices.deny"), added)
+                .with_context(|| format!("deny {added} again"))?;
+        }
+        Ok(())
+    }
 }

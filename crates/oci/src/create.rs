@@ -14,12 +14,13 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::args::{Create, Global};
-use crate::cgroup::{Cgroup, wait_for};
+use crate::cgroup::{Cgroup, is_unified, wait_for};
+use crate::hierarchy::{self, Hierarchy};
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
-use crate::{delete, hooks, stdio};
+use crate::{delete, devices, hooks, stdio};
 
 /// Makes a container whose program waits for [`start`].
 pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
@@ -27,8 +28,9 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
     if dir.exists() {
         bail!("container with id {} exists already", args.id);
     }
-    let config = Config::load(&args.bundle, &args.id, global.systemd_cgroup)?;
-    let cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, None)?;
+    let mut config = Config::load(&args.bundle, &args.id, global.systemd_cgroup)?;
+    let hierarchies = hierarchy::all()?;
+    let cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, None, &hierarchies)?;
     let members = cgroup.pids().unwrap_or_default();
     if !members.is_empty() {
         // They would be killed with the container.
@@ -57,7 +59,7 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
     };
     dir.create()?;
     // From here on there is something to undo.
-    let created = build(global, log, args, &dir, &config, &mut record);
+    let created = build(global, log, args, &dir, &mut config, &hierarchies, &mut record);
     if created.is_err() {
         kill_children();
         if let Err(error) = record.cgroup.destroy() {
@@ -73,7 +75,8 @@ fn build(
     log: &Log,
     args: &Create,
     dir: &Dir,
-    config: &Config,
+    config: &mut Config,
+    hierarchies: &[Hierarchy],
     record: &mut Record,
 ) -> anyhow::Result<()> {
     // Held by every process that comes of this, until it becomes the container's program: see
@@ -82,6 +85,9 @@ fn build(
     lock.lock().context("lock the container")?;
     // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
     dir.save(record)?;
+    let visit = record.cgroup.visit(hierarchies)?;
+    config.run_hooks_in(global, visit.homes());
+    config.show_own_cgroups(hierarchies);
     config.save(&dir.path)?;
     stdio::give_to_user(&config.spec);
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
@@ -97,9 +103,17 @@ fn build(
         .with_detach(true)
         .with_no_pivot(args.no_pivot)
         .build()?;
+    visit.end()?;
     let pid = container.pid().context("libcontainer made a container without a process")?;
     record.set_process(pid.as_raw())?;
-    record.cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, Some(pid.as_raw()))?;
+    hierarchy::check_apart(pid.as_raw(), hierarchies)?;
+    let (path, systemd) = (&config.cgroup, global.systemd_cgroup);
+    record.cgroup = Cgroup::new(path, systemd, Some(pid.as_raw()), hierarchies)?;
+    if is_unified()? {
+        // Its program waits for `start`, so that it has opened nothing yet.
+        let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;
+        devices::enforce(config.device_rules(), dir)?;
+    }
     // The word by which libcontainer allows `exec`; what really is the case, we find out.
     container.set_status(ContainerStatus::Running).save()?;
     dir.save(record)?;

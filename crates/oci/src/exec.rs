@@ -12,7 +12,7 @@ use crate::args::{Exec, Global};
 use crate::create::kill_children;
 use crate::log::Log;
 use crate::program::{Kind, Program};
-use crate::record::{Dir, Status, write_atomic};
+use crate::record::{Dir, Record, Status, write_atomic};
 use crate::{spec, stdio};
 
 /// Starts the process and writes its number.
@@ -34,7 +34,7 @@ pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()
     }
     let lock = dir.lock_file("exec.lock")?;
     lock.lock_shared().context("lock the container for exec")?;
-    let started = start(global, log, args, &dir);
+    let started = start(global, log, args, &dir, &record);
     if started.is_err() {
         kill_children();
     }
@@ -46,7 +46,13 @@ pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()
     started.context("runtime exec failed: unable to start container process")
 }
 
-fn start(global: &Global, log: &Log, args: &Exec, dir: &Dir) -> anyhow::Result<()> {
+fn start(
+    global: &Global,
+    log: &Log,
+    args: &Exec,
+    dir: &Dir,
+    record: &Record,
+) -> anyhow::Result<()> {
     let mut process = spec::read_json(&args.process)?;
     spec::normalise_process(&mut process);
     let parsed: Process = serde_json::from_value(process.clone())
@@ -59,7 +65,10 @@ fn start(global: &Global, log: &Log, args: &Exec, dir: &Dir) -> anyhow::Result<(
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
         .with_root_path(&dir.path)?
         .with_preserved_fds(args.common.preserve_fds)
-        .with_executor(Program::new(Kind::Further, log.file(), global.log_format)?);
+        .with_executor(
+            Program::new(Kind::Further, log.file(), global.log_format)?
+                .in_cgroups(&record.cgroup.joined)?,
+        );
     if let Some(socket) = &args.common.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }

@@ -8,7 +8,9 @@
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
 //! | `program` | the last steps inside the container |
-//! | `cgroup`, `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
+//! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
+//! | `devices` | which devices a container may open |
+//! | `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
 //! | `log` | where errors go |
 //!
 //! # What it can't do, where runc can
@@ -18,10 +20,13 @@
 //!   libcontainer applies none.
 //! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
 //!   in the host's.
-//! - Device rules on cgroup version 2 are not enforced (they take a BPF program, which libcontainer
-//!   builds with libbpf's C sources); on version 1 they are.
-//! - On version 1 the container stays in its caller's cgroup in the hierarchies without controllers
-//!   (`name=systemd` and the unified one).
+//! - A cgroup hierarchy that is mounted nowhere this runtime can see it can't be joined: a container
+//!   shares its caller's cgroup there.
+//! - Without root's rights in the first user namespace device rules are not enforced on cgroup
+//!   version 2. The kernel then refuses to make devices, whatever the rules say; a device of the host
+//!   that the bundle mounts into the container is guarded by its file's permissions alone.
+//! - `exec` into a container that has suspended itself, by its own cgroup of version 2, waits until
+//!   the container goes on or the command is killed.
 //! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
 //! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
 //!   absolute paths) instead of the bundle; later ones, the bundle.
@@ -31,7 +36,9 @@ mod cgroup;
 mod control;
 mod create;
 mod delete;
+mod devices;
 mod exec;
+mod hierarchy;
 mod hooks;
 mod log;
 mod observe;
@@ -93,6 +100,7 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Ps(args) => observe::ps(global, &args.id, args.format),
         Verb::Events(args) => observe::stats(global, &args.id),
         Verb::Features => observe::features(),
+        Verb::Hook(args) => hooks::execute(args),
         Verb::Checkpoint(_) => {
             bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
         }

@@ -8,6 +8,7 @@ use libcgroups::stats::{MemoryData, Stats};
 use serde_json::{Value, json};
 
 use crate::args::{Global, PsFormat};
+use crate::cgroup::is_unified;
 use crate::record::{Dir, Status};
 
 /// Prints what is known of a container.
@@ -50,8 +51,7 @@ pub(crate) fn stats(global: &Global, id: &str) -> anyhow::Result<()> {
         bail!("container with id {id} is not running");
     }
     let stats = record.cgroup.manager(id)?.stats()?;
-    let unified = record.cgroup.dirs.iter().any(|dir| dir.join("cgroup.controllers").exists());
-    print(&json!({ "type": "stats", "id": id, "data": data(&stats, unified) }).to_string())
+    print(&json!({ "type": "stats", "id": id, "data": data(&stats, is_unified()?) }).to_string())
 }
 
 fn data(stats: &Stats, unified: bool) -> Value {

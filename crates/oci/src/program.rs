@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use anyhow::Context;
 use holdfast_sys::PidFd;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
@@ -25,8 +26,8 @@ use nix::unistd::{AccessFlags, faccessat};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::args::LogFormat;
-use crate::log;
 use crate::spec::NO_HOME;
+use crate::{hierarchy, log};
 
 /// Executes the program that the configuration names.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub(crate) struct Program {
     kind: Kind,
     /// The command that this process comes of.
     command: Rc<PidFd>,
+    /// The cgroups that it has yet to enter, opened by the command, whose rights count there.
+    cgroups: Rc<[File]>,
 }
 
 /// Which process of the container it is.
@@ -53,7 +56,18 @@ impl Program {
     pub(crate) fn new(kind: Kind, log: Option<File>, format: LogFormat) -> anyhow::Result<Self> {
         let command = Rc::new(PidFd::open(i32::try_from(std::process::id())?)?);
         let log = log.map(|file| (Rc::new(file), format));
-        Ok(Self { log, env: Rc::default(), kind, command })
+        Ok(Self { log, env: Rc::default(), kind, command, cgroups: Rc::from([]) })
+    }
+
+    /// Has the process enter these cgroups. That of `exec` does so by itself: it finds the container's
+    /// cgroup namespace made, and a command that visited a running container's cgroups could be
+    /// suspended and killed by it.
+    pub(crate) fn in_cgroups(mut self, dirs: &[PathBuf]) -> anyhow::Result<Self> {
+        let open = |dir: &PathBuf| {
+            hierarchy::open(dir).with_context(|| format!("open cgroup {}", dir.display()))
+        };
+        self.cgroups = dirs.iter().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(self)
     }
 
     /// libcontainer's processes don't notice that the command was killed, and would wait for a
@@ -72,6 +86,10 @@ impl Executor for Program {
         let invalid = ExecutorValidationError::ArgValidationError;
         let process = spec.process().as_ref().ok_or_else(|| invalid("no process".to_owned()))?;
         self.depend_on_command().map_err(invalid)?;
+        for mut cgroup in self.cgroups.iter() {
+            let entered = cgroup.write_all(b"0");
+            entered.map_err(|error| invalid(format!("enter the container's cgroup: {error}")))?;
+        }
         reopen_null().map_err(|error| invalid(format!("reopen /dev/null: {error}")))?;
         size_terminal(process).map_err(|error| invalid(format!("size the terminal: {error}")))?;
         find(process).map(drop).map_err(invalid)

@@ -3,14 +3,17 @@
 //! The container keeps this copy: what happens to the bundle later is of no consequence, as the
 //! runtime specification demands.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use serde_json::{Value, json};
 
-use crate::cgroup;
+use crate::args::Global;
+use crate::hierarchy::Hierarchy;
+use crate::{cgroup, devices};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -50,20 +53,26 @@ impl Config {
             json["linux"]["cgroupsPath"] =
                 if systemd { json!(format!(":holdfast:{id}")) } else { json!(format!("/{id}")) };
         }
-        let cgroup = PathBuf::from(json["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+        let mut cgroup = PathBuf::from(json["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+        if !systemd && cgroup.is_relative() {
+            // On version 2 libcontainer would have systemd make it for a user namespace.
+            cgroup = Path::new("/").join(cgroup);
+            json["linux"]["cgroupsPath"] = json!(cgroup);
+        }
         absolute_bind_sources(&mut json["mounts"], &bundle);
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
         normalise_process(&mut json["process"]);
+        devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
         let config = Self { json, spec, bundle, rootfs, cgroup };
-        config.check(systemd)?;
+        config.check()?;
         Ok(config)
     }
 
     /// What libcontainer would do wrong silently is refused here.
-    fn check(&self, systemd: bool) -> anyhow::Result<()> {
+    fn check(&self) -> anyhow::Result<()> {
         let args = self.spec.process().as_ref().and_then(|process| process.args().as_ref());
         if args.is_none_or(Vec::is_empty) {
             bail!("config.json: process.args must not be empty");
@@ -75,16 +84,86 @@ impl Config {
                  it was built; use runc or crun, or build holdfast-oci with the feature seccomp"
             );
         }
-        if !systemd {
-            check_cgroup(&self.cgroup)?;
-        }
-        Ok(())
+        check_cgroup(&self.cgroup)
     }
 
     /// Whether the container gets a user namespace.
     pub(crate) fn has_user_namespace(&self) -> bool {
         let namespaces = self.json["linux"]["namespaces"].as_array();
         namespaces.is_some_and(|all| all.iter().any(|namespace| namespace["type"] == "user"))
+    }
+
+    /// What it says of devices; the first rule denies all.
+    pub(crate) fn device_rules(&self) -> &[LinuxDeviceCgroup] {
+        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
+    }
+
+    /// Has the hooks that libcontainer runs while this process visits the container's cgroups go to
+    /// other ones first: the caller's, as if nobody had gone anywhere. See `hooks::execute`.
+    pub(crate) fn run_hooks_in(&mut self, global: &Global, cgroups: &[PathBuf]) {
+        if cgroups.is_empty() {
+            return;
+        }
+        let mut before = vec![json!("holdfast-oci")];
+        if let Some(log) = global.log.as_ref().and_then(|log| std::path::absolute(log).ok()) {
+            // So that a hook that can't be executed is named there.
+            let format = global.log_format.name();
+            before.extend([json!("--log"), json!(log), json!("--log-format"), json!(format)]);
+        }
+        before.push(json!("hook"));
+        before.extend(cgroups.iter().flat_map(|dir| [json!("--cgroup"), json!(dir)]));
+        before.push(json!("--"));
+        for moment in ["prestart", "createRuntime"] {
+            let hooks = self.json.pointer_mut(&format!("/hooks/{moment}"));
+            for hook in hooks.and_then(Value::as_array_mut).into_iter().flatten() {
+                let mut args = before.clone();
+                args.push(hook["path"].clone());
+                args.extend(hook["args"].as_array().into_iter().flatten().cloned());
+                hook["args"] = json!(args);
+                hook["path"] = json!("/proc/self/exe");
+            }
+        }
+    }
+
+    /// Has a container without a cgroup namespace see its own cgroups where libcontainer might show
+    /// it the host's: it takes for the container's own what lies below the cgroup of the container's
+    /// parent, and that is this process, which is in the same one.
+    pub(crate) fn show_own_cgroups(&mut self, hierarchies: &[Hierarchy]) {
+        let namespaces = self.json["linux"]["namespaces"].as_array();
+        if namespaces.is_some_and(|all| all.iter().any(|it| it["type"] == "cgroup")) {
+            return;
+        }
+        let relative = self.cgroup.strip_prefix("/").unwrap_or(&self.cgroup).to_owned();
+        let shown = hierarchies
+            .iter()
+            .filter(|it| !it.known && !it.is_unified() && it.mount.starts_with("/sys/fs/cgroup"));
+        let shown: Vec<(&OsStr, PathBuf)> = shown
+            .filter_map(|it| Some((it.mount.file_name()?, it.mount.join(&relative))))
+            .collect();
+        let Some(mounts) = self.json["mounts"].as_array_mut() else { return };
+        *mounts = std::mem::take(mounts)
+            .into_iter()
+            .flat_map(|mount| {
+                let destination = mount["destination"].as_str().map(PathBuf::from);
+                let destination = destination.filter(|_| mount["type"] == "cgroup");
+                let covers = destination.into_iter().flat_map(|destination| {
+                    let options = mount["options"].as_array();
+                    let read_only = options.is_some_and(|all| all.iter().any(|it| it == "ro"));
+                    let access = if read_only { "ro" } else { "rw" };
+                    shown.iter().map(move |(name, dir)| {
+                        json!({
+                            "destination": destination.join(name),
+                            "type": "bind",
+                            "source": dir,
+                            "options": ["rbind", "nosuid", "noexec", "nodev", access],
+                        })
+                    })
+                });
+                let covers: Vec<Value> = covers.collect();
+                [mount].into_iter().chain(covers)
+            })
+            .collect();
     }
 
     /// Writes the copy that libcontainer reads.

@@ -10,9 +10,10 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, openat};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::{Mode, mkdirat};
 use serde_json::{Value, json};
 use support::{Fixture, wait};
 
@@ -165,6 +166,36 @@ fn pause_and_resume() {
     container.ok("kill", &[], &["KILL"]);
     assert_eq!(wait(pid), 128 + 9);
     container.delete(&[]);
+}
+
+#[test]
+fn a_signal_to_all_of_a_paused_container_does_not_keep_it_from_being_resumed() {
+    let container = Fixture::script("trap 'exit 3' TERM; echo ready; sleep 1000 & wait");
+    let (pid, _) = container.launch_to_line("run");
+    container.ok("pause", &[], &[]);
+    container.ok("kill", &["--all"], &["TERM"]);
+    assert_eq!(container.status(), "paused");
+    container.ok("resume", &[], &[]);
+    assert_eq!(wait(pid), 3);
+    container.delete(&[]);
+}
+
+#[test]
+fn cgroups_that_are_nested_beyond_any_path_are_removed() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    let (pid, _) = container.launch_to_line("run");
+    let name = "x".repeat(200);
+    let name = name.as_str();
+    for cgroup in container.cgroups() {
+        // One by one, as a container can that goes down as it makes them.
+        let mut at = OwnedFd::from(File::open(cgroup).unwrap());
+        for _ in 0..30 {
+            mkdirat(&at, name, Mode::S_IRWXU).unwrap();
+            at = openat(&at, name, OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        }
+    }
+    container.delete(&["--force"]);
+    assert_eq!(wait(pid), 128 + 9);
 }
 
 #[test]
@@ -425,6 +456,153 @@ fn the_number_of_a_process_that_is_gone_is_nobody_else() {
     kill(pid, None).unwrap();
     kill(pid, Signal::SIGKILL).unwrap();
     assert_eq!(wait(pid), 128 + 9);
+}
+
+#[test]
+fn hooks_begin_in_the_callers_cgroups_and_as_the_bundle_says() {
+    let container = Fixture::script("exit 0").edit(|config| {
+        config["hooks"] = json!({});
+    });
+    let out = |name: &str| container.path(name).display().to_string();
+    let hook = |name: &str| {
+        let script = format!(
+            "{{ cat /proc/self/cgroup; echo \"$0 $1 $MARK\"; tr -d '\\n'; }} > {}",
+            out(name)
+        );
+        json!([{
+            "path": "/bin/sh",
+            "args": ["sh", "-c", script, "zero", "--one"],
+            "env": ["PATH=/usr/bin:/bin", "MARK=7"],
+            "timeout": 5,
+        }])
+    };
+    let hooks = json!({ "prestart": hook("prestart"), "createRuntime": hook("create") });
+    let container = container.edit(|config| config["hooks"] = hooks);
+    assert_eq!(wait(container.launch("run")), 0);
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    for name in ["prestart", "create"] {
+        let text = fs::read_to_string(container.path(name)).unwrap();
+        let rest = text.strip_prefix(&own).unwrap_or_else(|| panic!("{name}: {text}"));
+        let (words, state) = rest.split_once('\n').unwrap();
+        assert_eq!(words, "zero --one 7");
+        let state: Value = serde_json::from_str(state).unwrap();
+        assert_eq!(state["id"], json!(container.id));
+    }
+    container.delete(&[]);
+}
+
+#[test]
+fn a_hook_that_is_not_there_fails_the_container_and_is_named() {
+    for moment in ["prestart", "createRuntime"] {
+        let container = Fixture::script("exit 0")
+            .edit(|config| config["hooks"] = json!({ moment: [{ "path": "/no/such/hook" }] }));
+        let output = container.make("create").arg(&container.id).output().unwrap();
+        assert!(!output.status.success());
+        let errors = container.errors();
+        assert!(errors[0].contains("/no/such/hook: No such file"), "{errors:?}");
+        container.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_command_is_back_in_its_callers_cgroups_when_it_runs_poststart_hooks() {
+    let container = Fixture::script("exit 0");
+    let path = container.path("poststart");
+    let script = format!("cat /proc/self/cgroup > {}", path.display());
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+    let container = container.edit(|config| config["hooks"] = json!({ "poststart": hook }));
+    assert_eq!(wait(container.launch("run")), 0);
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert_eq!(fs::read_to_string(path).unwrap(), own);
+}
+
+#[test]
+fn without_namespaces_of_its_own_a_container_sees_no_cgroups_of_the_host() {
+    let container = Fixture::script(
+        "ls -d /sys/fs/cgroup/*/*/; cat /sys/fs/cgroup/systemd/cgroup.procs | grep -x 1",
+    )
+    .edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({
+            "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"],
+        }));
+        mounts.push(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+        }));
+    });
+    if !std::path::Path::new("/sys/fs/cgroup/systemd/cgroup.procs").exists() {
+        return eprintln!("NOT RUN: it takes cgroups of version 1");
+    }
+    // The first process of the machine would be listed, and every other container's cgroup.
+    assert_eq!(wait(container.launch("run")), 1);
+    assert!(!container.out().lines().any(|line| line.starts_with('/')), "{}", container.out());
+}
+
+#[test]
+fn an_update_changes_nothing_about_devices() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    container.launch_to_line("run");
+    let cgroups = container.cgroups();
+    let Some(dir) = cgroups.iter().find(|dir| dir.join("devices.list").exists()) else {
+        return eprintln!("NOT RUN: it takes cgroups of version 1");
+    };
+    let list = || fs::read_to_string(dir.join("devices.list")).unwrap();
+    assert!(!list().contains('a'), "{}", list());
+    // tun, which is allowed unless somebody takes it away.
+    fs::write(dir.join("devices.deny"), "c 10:200 rwm").unwrap();
+    let before = list();
+    let resources = container.path("resources.json");
+    for devices in [
+        json!([{ "allow": true, "access": "rwm" }]),
+        json!([{ "allow": true, "type": "b", "major": 7, "access": "rwm" }]),
+    ] {
+        let content = json!({ "pids": { "limit": 33 }, "devices": devices });
+        fs::write(&resources, content.to_string()).unwrap();
+        container.ok("update", &["--resources", resources.to_str().unwrap()], &[]);
+        assert_eq!(list(), before);
+    }
+}
+
+#[test]
+fn a_container_of_an_earlier_build_can_be_used_and_deleted() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    let (pid, _) = container.launch_to_line("run");
+    let record = container.path("root").join(&container.id).join("record.json");
+    let mut content: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    let joined = content["cgroup"]["joined"].take();
+    content["cgroup"].as_object_mut().unwrap().remove("joined");
+    let dirs = content["cgroup"]["dirs"].as_array_mut().unwrap();
+    let joined = joined.as_array().unwrap();
+    dirs.retain(|dir| !joined.contains(dir));
+    // It was in its caller's cgroup there.
+    for dir in joined.iter().map(|dir| std::path::Path::new(dir.as_str().unwrap())) {
+        fs::write(dir.parent().unwrap().join("cgroup.procs"), pid.to_string()).unwrap();
+        fs::remove_dir(dir).unwrap();
+    }
+    fs::write(&record, content.to_string()).unwrap();
+    assert_eq!(container.status(), "running");
+    assert_eq!(wait(container.exec(&["true"]).unwrap()), 0);
+    container.delete(&["--force"]);
+    assert_eq!(wait(pid), 128 + 9);
+}
+
+#[test]
+fn a_relative_cgroups_path_is_one_of_its_own_too() {
+    let container = Fixture::script("echo ready; sleep 1000");
+    let path = format!("oci-relative/{}", container.id);
+    let container = container.edit(|config| config["linux"]["cgroupsPath"] = json!(path));
+    let (pid, _) = container.launch_to_line("run");
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(text.lines().all(|line| line.ends_with(&format!("/{path}"))), "{text}");
+    container.delete(&["--force"]);
+    assert_eq!(wait(pid), 128 + 9);
+    for dir in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        _ = fs::remove_dir(dir.path().join("oci-relative"));
+    }
+    _ = fs::remove_dir("/sys/fs/cgroup/oci-relative");
 }
 
 /// Accepts the runtime's connection and takes the descriptor that it sends.

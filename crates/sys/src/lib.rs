@@ -7,6 +7,7 @@
 //! | [`pidfd`] | `pidfd_open(2)`, `pidfd_send_signal(2)`, `pidfd_getfd(2)`, `PIDFD_GET_INFO` |
 //! | [`pidfs`] | handles of processes that can be written down |
 //! | [`ending`] | how a process ended, by whoever knows |
+//! | [`bpf`] | `bpf(2)`: which devices a cgroup may open |
 //! | [`kernel`] | the release |
 //! | [`memory`] | `malloc_trim(3)` |
 //! | [`mount`] | `open_tree(2)`, `mount_setattr(2)` |
@@ -22,6 +23,7 @@
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod command_line;
 pub mod ending;
 pub mod fd;

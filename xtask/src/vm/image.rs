@@ -164,7 +164,7 @@ pub(super) fn payload(scratch: &Path) -> anyhow::Result<PathBuf> {
     let tree = scratch.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;
-    for name in ["holdfast", "holdfast-shim", "fake-runtime"] {
+    for name in ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime"] {
         fs::copy(crate::executables("release").join(name), bin.join(name))?;
     }
     let workspace = crate::workspace();

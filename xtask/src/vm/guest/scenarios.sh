@@ -4,7 +4,9 @@
 . /opt/holdfast/guest/lib.sh
 
 PLAN='kernel info status-runc status-crun not-found-runc not-found-crun signals-runc signals-crun daemon-killed-runc daemon-killed-crun shim-killed
-shim-and-daemon-killed exec-runc exec-crun logs nothing-left criu holdfast-checkpoint'
+shim-and-daemon-killed exec-runc exec-crun logs
+status-holdfast-oci exec-holdfast-oci devices-runc devices-holdfast-oci own-cgroup-runc own-cgroup-holdfast-oci
+nothing-left criu holdfast-checkpoint'
 
 kernel() {
     case $(uname -r) in 6.1.*) ;; *) fail "kernel $(uname -r), not 6.1" ;; esac
@@ -140,6 +142,59 @@ exec_in() {
     hf delete "exec-$1"
 }
 
+# Says which of the devices that are its arguments, as c:1:3, it can open, or can't for another reason
+# than that it may not.
+OPENS='cd /dev
+for device in "$@"; do
+    mknod probe $(echo "$device" | tr : " ") || echo "$device not made"
+    for how in "<" ">>" "<>"; do
+        why=$( (eval "true $how probe") 2>&1 ) && why=opened
+        case $why in *"not permitted") ;; *) echo "$device $how: $why" ;; esac
+    done
+    rm -f probe
+done'
+
+# Memory, the kernel's messages, a terminal of the machine, and all disks.
+devices() {
+    disks=$(for disk in /sys/dev/block/*; do echo "b:${disk##*/}"; done)
+    [ -n "$disks" ] || fail 'there is no disk'
+    # One word each.
+    out=$(hf run --rm --runtime "$1" --rootfs host -- sh -c "$OPENS" sh c:1:1 c:1:11 c:4:0 b:7:0 $disks)
+    is 'what could be opened' "$out" ''
+    out=$(hf run --rm --runtime "$1" --rootfs host -- sh -c "$OPENS" sh c:1:3 c:1:9 | grep -c opened)
+    is 'how often null and urandom could be opened' "$out" 6
+    note "refused: $(echo c:1:1 c:1:11 c:4:0 b:7:0 $disks)"
+}
+
+# A cgroup of its own for the first process and for an exec; and no other is to be seen by whoever mounts
+# the hierarchy.
+own_cgroup() {
+    id=own-$1
+    run_one "$id" "$1"
+    pid=$(pid_of "$id")
+    path=$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+    case $path in /holdfast/"$id".*) ;; *) fail "cgroup of the container is $path" ;; esac
+    hf exec "$id" sh -c 'sleep 1000; :' > /dev/null 2>&1 &
+    # Two shells, and what the second one waits for.
+    soon 30 sh -c "[ \$(wc -l < /sys/fs/cgroup$path/cgroup.procs) -ge 3 ]"
+    mkdir /sys/fs/cgroup/victim
+    sleep 1000 &
+    victim=$!
+    echo $victim > /sys/fs/cgroup/victim/cgroup.procs
+    out=$(hf exec "$id" unshare -UCm --map-root-user sh -c 'mkdir /tmp/c
+        mount -t cgroup2 none /tmp/c && echo mounted
+        grep -x 0 /tmp/c/cgroup.procs
+        cd /tmp/c/victim 2> /dev/null && echo seen && echo 1 > cgroup.kill' 2>&1) || true
+    alive=$(kill -0 $victim && echo yes) || true
+    kill $victim || true
+    wait $victim || true
+    soon 10 rmdir /sys/fs/cgroup/victim
+    is 'what a container could do with its cgroup' "$out" mounted
+    is 'whether a process of another cgroup is alive' "$alive" yes
+    hf delete --force "$id"
+    [ ! -e "/sys/fs/cgroup$path" ] || fail "left over: $path"
+}
+
 logs() {
     hf run --detach --name talker --rootfs host -- sh -c 'seq 1 20000; seq 1 500 >&2' > /dev/null
     is 'status' "$(status_of talker)" '{"code":0}'
@@ -242,6 +297,8 @@ case $1 in
     daemon-killed-*) daemon_killed "${1#daemon-killed-}" ;;
     shim-killed) shim_killed ;;
     shim-and-daemon-killed) shim_and_daemon_killed ;;
+    devices-*) devices "${1#devices-}" ;;
+    own-cgroup-*) own_cgroup "${1#own-cgroup-}" ;;
     exec-*) exec_in "${1#exec-}" ;;
     nothing-left) nothing_left ;;
     holdfast-checkpoint) holdfast_checkpoint ;;
