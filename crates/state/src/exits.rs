@@ -21,6 +21,16 @@ pub struct ContainerEvent {
     pub event: Event,
 }
 
+/// An exit of a container that has been removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptExit {
+    /// The exit.
+    #[serde(flatten)]
+    pub exit: ContainerEvent,
+    /// Whether somebody asked for the removal, and so may be taken to know of the exit.
+    pub asked: bool,
+}
+
 pub(crate) const NAME: &str = ".exits.jsonl";
 
 /// Past this size, in bytes, the older half is dropped: some 5,000 lines are left.
@@ -30,7 +40,7 @@ const LIMIT: u64 = 4 * COMPACT_ABOVE;
 
 impl StateRoot {
     /// Adds exits of a container that is about to be removed. They are on disk when this returns.
-    pub fn keep_exits(&self, exits: &[ContainerEvent]) -> io::Result<()> {
+    pub fn keep_exits(&self, exits: &[KeptExit]) -> io::Result<()> {
         let mut lines = Vec::new();
         for exit in exits {
             serde_json::to_writer(&mut lines, exit)?;
@@ -59,12 +69,12 @@ impl StateRoot {
 
     /// The exits of containers that have been removed, the oldest first. Lines that are torn are
     /// passed over.
-    pub fn kept_exits(&self) -> io::Result<Vec<ContainerEvent>> {
+    pub fn kept_exits(&self) -> io::Result<Vec<KeptExit>> {
         let content = match self.directory.read(NAME, LIMIT) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             content => content?,
         };
-        let mut all: Vec<ContainerEvent> = Vec::new();
+        let mut all: Vec<KeptExit> = Vec::new();
         for line in content.split(|&b| b == b'\n') {
             if let Ok(exit) = serde_json::from_slice(line)
                 // Who died between writing it and the removal has left it to be written again.
@@ -91,11 +101,12 @@ mod tests {
     use super::*;
     use crate::{EventKind, Evidence, ExitStatus, ProcessId, Timestamp};
 
-    fn exit(container: &str, code: u8) -> ContainerEvent {
+    fn exit(container: &str, code: u8) -> KeptExit {
         let kind = EventKind::Exited { status: ExitStatus::Code(code), evidence: Evidence::Shim };
         let (time, process) = (Timestamp::now(), ProcessId::init());
         let event = Event { seq: 3, time, process, kind };
-        ContainerEvent { container: container.parse().unwrap(), event }
+        let exit = ContainerEvent { container: container.parse().unwrap(), event };
+        KeptExit { exit, asked: code == 2 }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub mod time;
 
 pub use directory::Directory;
 pub use event::{Event, EventKind};
-pub use exits::ContainerEvent;
+pub use exits::{ContainerEvent, KeptExit};
 pub use id::{ContainerId, GroupName, InvalidId, ProcessId};
 pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;

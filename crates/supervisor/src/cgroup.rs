@@ -106,10 +106,12 @@ impl Cgroups {
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
-        if self.entry(&[("", "cgroup.events")], "frozen") == Some(1) {
-            return true;
+        // The runtime's freezer. Beside one of version 1 the unified hierarchy's is the container's
+        // own plaything.
+        match self.read(&[("freezer", "freezer.state")]) {
+            Some(state) => state.trim() != "THAWED",
+            None => self.entry(&[("", "cgroup.events")], "frozen") == Some(1),
         }
-        self.read(&[("freezer", "freezer.state")]).is_some_and(|state| state.trim() != "THAWED")
     }
 
     /// All processes in it and in cgroups below it, as the host counts.

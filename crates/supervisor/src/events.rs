@@ -27,8 +27,8 @@ pub struct Lagged {
 /// Whether a stream of events begins with those that the containers have behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
-    /// The exits of containers that have been removed, as far back as they are kept; all events in
-    /// the journals of the containers that exist; then the new ones.
+    /// The exits of containers that have removed themselves, as far back as they are kept; all events
+    /// in the journals of the containers that exist; then the new ones.
     Yes,
     /// The new ones only.
     No,
@@ -164,10 +164,12 @@ impl EventStream {
         let mut stream =
             Self { replay: VecDeque::new(), told: HashMap::new(), live, stop: core.stop.clone() };
         if replay == Replay::Yes {
-            stream.replay.extend(core.root.kept_exits().unwrap_or_else(|error| {
+            let kept = core.root.kept_exits().unwrap_or_else(|error| {
                 tracing::warn!(%error, "the exits of removed containers can't be read");
                 Vec::new()
-            }));
+            });
+            let unseen = kept.into_iter().filter(|kept| !kept.asked);
+            stream.replay.extend(unseen.map(|kept| kept.exit));
             for container in core.ids() {
                 let past = core.root.container(&container).and_then(|dir| journal::read(&dir));
                 for event in past.unwrap_or_default() {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::{
-    ContainerId, EventKind, ExitRecord, GroupName, Launch, Problem, ProcessDir, ProcessId,
-    StateRoot,
+    ContainerEvent, ContainerId, EventKind, ExitRecord, GroupName, KeptExit, Launch, Problem,
+    ProcessDir, ProcessId, StateRoot,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -223,9 +223,12 @@ impl Core {
 
     /// Writes down how the processes of a container ended, for those who ask when it has gone.
     fn keep_exits(&self, container: &ContainerState, removal: Removal) -> io::Result<()> {
-        match self.root.keep_exits(&container.stream.exits(&self.root)) {
+        let asked = removal == Removal::Asked;
+        let exits = container.stream.exits(&self.root).into_iter();
+        let exits: Vec<_> = exits.map(|exit| KeptExit { exit, asked }).collect();
+        match self.root.keep_exits(&exits) {
             // On a full disk a deletion may be what helps.
-            Err(error) if removal == Removal::Asked => {
+            Err(error) if asked => {
                 tracing::warn!(container = %container.id, %error, "its exit is not kept beyond its removal");
                 Ok(())
             }
@@ -476,16 +479,18 @@ impl Supervisor {
         let (core, wanted) = (self.core.clone(), id.clone());
         let kept = blocking(move || core.root.kept_exits()).await;
         let kept = kept.map_err(Error::io("read the exits of removed containers"))?;
-        let of_it = kept.into_iter().rev().filter(|exit| exit.container == wanted);
-        of_it
-            .filter(|exit| exit.event.process.is_init())
-            .find_map(|exit| match exit.event.kind {
-                EventKind::Exited { status, evidence } => {
-                    Some(ExitRecord { status, evidence, time: exit.event.time })
-                }
-                _ => None,
-            })
-            .ok_or_else(|| Error::NotFound(id.clone()))
+        let of_it = kept
+            .into_iter()
+            .rev()
+            .map(|kept| kept.exit)
+            .filter(|exit| exit.container == wanted && exit.event.process.is_init());
+        let record = |exit: ContainerEvent| match exit.event.kind {
+            EventKind::Exited { status, evidence } => {
+                Some(ExitRecord { status, evidence, time: exit.event.time })
+            }
+            _ => None,
+        };
+        of_it.into_iter().find_map(record).ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     /// All containers, ordered by id; but for those that are being deleted by themselves, as long as
