@@ -318,7 +318,7 @@ impl Holdfast {
             // Before a child has become its program it is a copy of its parent.
             let copies = processes::children(daemon.pid).into_iter().filter_map(Proc::of);
             let copies = copies.filter(|child| child.command() == daemon.command());
-            let spares = copies.chain(processes::spares(daemon.pid)).map(|process| process.pid);
+            let spares = copies.chain(processes::companions(daemon.pid)).map(|process| process.pid);
             for pid in spares.chain([daemon.pid]) {
                 left.retain(|name| !name.starts_with(&format!("process {pid} (")));
             }

@@ -152,8 +152,21 @@ pub fn children(pid: i32) -> Vec<i32> {
 /// The shims that wait for something to do, of the process of a supervisor.
 #[must_use]
 pub fn spares(supervisor: i32) -> Vec<Proc> {
-    let all = children(supervisor).into_iter().filter_map(Proc::of);
-    all.filter(|process| process.command.ends_with("holdfast-shim --spare")).collect()
+    helpers(supervisor, &["--spare"])
+}
+
+/// Those, and what closes descriptors for it: no container's, and none of them stays without it.
+#[must_use]
+pub fn companions(supervisor: i32) -> Vec<Proc> {
+    helpers(supervisor, &["--spare", "--closer"])
+}
+
+fn helpers(supervisor: i32, options: &[&str]) -> Vec<Proc> {
+    let is_one = |process: &Proc| {
+        let rest = process.command.rsplit_once("holdfast-shim ");
+        rest.is_some_and(|(_, option)| options.contains(&option))
+    };
+    children(supervisor).into_iter().filter_map(Proc::of).filter(is_one).collect()
 }
 
 /// The shims of the containers below a state root.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use holdfast_supervisor::{
-    Container, ContainerId, Error, EventKind, ExecOptions, ExitStatus, Replay, Status, Supervisor,
+    ContainerId, Error, EventKind, ExecOptions, ExitStatus, Replay, Status, Supervisor,
 };
 use holdfast_tests::processes::shims;
 use holdfast_tests::{
@@ -19,11 +19,16 @@ fn tree(dir: &Path) -> Vec<(String, u32, Vec<u8>)> {
     let mut all = Vec::new();
     let mut ahead = vec![dir.to_owned()];
     while let Some(path) = ahead.pop() {
-        let metadata = path.symlink_metadata().unwrap();
-        let content = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        let metadata = path.symlink_metadata().expect("look at a file");
+        let content =
+            if metadata.is_file() { fs::read(&path).expect("read a file") } else { Vec::new() };
         all.push((path.display().to_string(), metadata.permissions().mode(), content));
         if metadata.is_dir() {
-            ahead.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            ahead.extend(
+                fs::read_dir(&path)
+                    .expect("read a directory")
+                    .map(|entry| entry.expect("an entry").path()),
+            );
         }
     }
     all.sort();
@@ -245,14 +250,13 @@ async fn a_replay_begins_with_the_exits_of_what_has_removed_itself_each_once() {
     scratch.close(supervisor).await;
 }
 
-/// A container without a pid namespace whose first process leaves another one behind.
-async fn with_company(supervisor: &Supervisor, scratch: &Scratch, id: &ContainerId) -> Container {
+/// Leaves the pid namespace out of the bundle.
+fn without_pid_namespace(scratch: &Scratch) {
     edit_json(&scratch.bundle().join("config.json"), |config| {
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.retain(|namespace| namespace["type"] != "pid");
+        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }
     });
-    let options = scratch.script("sleep 4000 & exit 5").id(id.clone()).auto_remove();
-    supervisor.run(options).await.unwrap()
 }
 
 /// At 91d2b83 the process, the directory and the cgroup stayed for ever, and `ps -a` hid it.
@@ -261,7 +265,9 @@ async fn a_container_without_a_pid_namespace_that_is_to_go_ends_and_leaves_nothi
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     let id = unique_id("company");
-    let container = with_company(&supervisor, &scratch, &id).await;
+    without_pid_namespace(&scratch);
+    let options = scratch.script("sleep 4000 & exit 5").id(id.clone()).auto_remove();
+    let container = supervisor.run(options).await.unwrap();
     assert_eq!(status(&container).await, code(5));
     eventually("it to be gone", || supervisor.get(&id).is_err()).await;
     eventually("its cgroups to be gone", || cgroups_of(&id).is_empty()).await;
@@ -274,10 +280,7 @@ async fn so_does_one_whose_end_nobody_was_there_for() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     let gate = scratch.gate();
-    edit_json(&scratch.bundle().join("config.json"), |config| {
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.retain(|namespace| namespace["type"] != "pid");
-    });
+    without_pid_namespace(&scratch);
     let id = unique_id("company");
     let script = gate.script("sleep 4000 & echo ready");
     let container = supervisor.run(scratch.script(&script).id(id.clone()).auto_remove()).await;

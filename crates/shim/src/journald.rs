@@ -16,8 +16,9 @@ use crate::rate::Rate;
 use crate::seat::round_up;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// How long one read's worth of output may wait for a journal that is busy.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long output may wait for a journal that is busy. One that takes nothing for so long is stuck,
+/// and is not waited for again before it takes something.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Journald {
     path: PathBuf,
@@ -28,6 +29,7 @@ pub(crate) struct Journald {
     rate: Option<Rate>,
     message: Vec<u8>,
     dropped: u64,
+    stuck: bool,
 }
 
 impl Journald {
@@ -49,6 +51,7 @@ impl Journald {
             rate: rate.map(Rate::new),
             message: Vec::new(),
             dropped: 0,
+            stuck: false,
         }
     }
 
@@ -69,7 +72,7 @@ impl Journald {
         mark: Mark,
         bytes: &[u8],
     ) {
-        let give_up_at = Instant::now() + PATIENCE;
+        let give_up_at = self.patience();
         self.tell_of_dropped(give_up_at);
         for piece in cri::pieces(bytes) {
             if let Some(notice) = self.rate.as_mut().and_then(|rate| rate.notice(stamp)) {
@@ -84,11 +87,16 @@ impl Journald {
     }
 
     pub(crate) fn finish(&mut self) {
-        let give_up_at = Instant::now() + PATIENCE;
+        let give_up_at = self.patience();
         self.tell_of_dropped(give_up_at);
         if let Some(notice) = self.rate.as_mut().and_then(Rate::last_notice) {
             self.notice(&notice, give_up_at);
         }
+    }
+
+    /// Until when the journal may keep us waiting.
+    fn patience(&self) -> Instant {
+        Instant::now() + if self.stuck { Duration::ZERO } else { PATIENCE }
     }
 
     fn tell_of_dropped(&mut self, give_up_at: Instant) {
@@ -126,8 +134,12 @@ impl Journald {
         let sent = self.send_until(&message, give_up_at);
         self.message = message;
         match sent {
-            Ok(()) => true,
+            Ok(()) => {
+                self.stuck = false;
+                true
+            }
             Err(error) => {
+                self.stuck = error.kind() == io::ErrorKind::WouldBlock;
                 self.socket = None;
                 if self.dropped == 0 {
                     let path = self.path.display();

@@ -4,13 +4,14 @@
 //! can hold that for as long as it likes: splice(2) from a silent socket into its standard output is
 //! enough. A thread that waits so can't be killed, and a process with such a thread never ends. So
 //! what a container can write to is handed to a process that nobody waits for. One that hangs is
-//! replaced; it ends when the container lets go, or is gone.
+//! replaced; it ends when the container lets go, or is gone. One that has nothing to do for a second
+//! ends as well.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,13 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Closer {
     shim: PathBuf,
     spawned: Arc<Spawned>,
-    /// The one that gets what is to be closed; begun when there is something.
+    /// The one that gets what is to be closed, as far as is known; begun when there is something.
     current: Mutex<Option<Current>>,
 }
 
 #[derive(Debug)]
 struct Current {
-    child: Child,
+    /// It ends when this is closed, unless it hangs.
     socket: UnixStream,
     /// How many messages it has not closed yet, and since when that number has not become smaller.
     pending: usize,
@@ -57,9 +58,10 @@ impl Closer {
             match self.send(&mut current, &fds) {
                 // Its copies are the last ones now, or will be.
                 Ok(()) => return,
-                Err(error) => tracing::debug!(%error, "a closer is replaced"),
+                // It hangs; or it has ended, as it had nothing to do.
+                Err(error) => tracing::debug!(%error, "another closer is begun"),
             }
-            self.retire(current.take());
+            *current = None;
         }
         tracing::warn!("no process to close a container's pipes by: closed here");
     }
@@ -82,17 +84,6 @@ impl Closer {
         Ok(())
     }
 
-    /// Reaps it when it ends: at once when its socket is closed, unless it hangs.
-    fn retire(&self, current: Option<Current>) {
-        let Some(Current { mut child, socket, .. }) = current else { return };
-        drop(socket);
-        let spawned = self.spawned.clone();
-        std::thread::spawn(move || {
-            let _ = child.wait();
-            spawned.leave(child.id());
-        });
-    }
-
     fn begin(&self) -> io::Result<Current> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
@@ -100,8 +91,14 @@ impl Closer {
         hide_our_own_manager(&mut command);
         command.arg(CLOSER_OPTION).stdin(OwnedFd::from(theirs));
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let child = self.spawned.spawn(&mut command)?;
-        Ok(Current { child, socket, pending: 0, since: Instant::now() })
+        let mut child = self.spawned.spawn(&mut command)?;
+        let spawned = self.spawned.clone();
+        // It may end at any time, and long after this has been dropped.
+        std::thread::Builder::new().name("closer".to_owned()).spawn(move || {
+            let _ = child.wait();
+            spawned.leave(child.id());
+        })?;
+        Ok(Current { socket, pending: 0, since: Instant::now() })
     }
 }
 
@@ -113,12 +110,5 @@ impl Current {
             self.pending = self.pending.saturating_sub(count);
             self.since = Instant::now();
         }
-    }
-}
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        self.retire(current);
     }
 }

@@ -318,7 +318,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Supervisor {
-    /// Begins with a state root; see [`Builder`].
+    /// Begins with a state root; see [`Builder`]. That is a directory for Holdfast alone: a new one, an
+    /// empty one, or one that has been a state root before. Any other is refused and not touched.
     pub fn builder(root: impl AsRef<Path>) -> Builder {
         Builder::new(root.as_ref())
     }

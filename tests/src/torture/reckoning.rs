@@ -277,7 +277,7 @@ fn left(paths: &Paths, prefix: &str, daemon: &Daemon, descriptors: &[String]) ->
     let scratch = paths.scratch.to_string_lossy();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     left.extend(mounts.lines().filter(|line| line.contains(&*scratch)).map(str::to_owned));
-    let spares = processes::spares(daemon.pid());
+    let spares = processes::companions(daemon.pid());
     let strangers = processes::children(daemon.pid()).into_iter();
     let strangers = strangers.filter(|pid| spares.iter().all(|spare| spare.pid != *pid));
     left.extend(strangers.map(|pid| format!("child {pid} of the daemon")));
