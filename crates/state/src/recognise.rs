@@ -131,6 +131,12 @@ mod tests {
     fn roots_of_earlier_builds_are_known() {
         assert_eq!(of(|_| ()), Verdict::Unmarked);
         assert_eq!(of(|root| file(root.join(".lock"), "")), Verdict::Unmarked);
+        // One that was killed before the marker had its name.
+        let half_marked = |root: &Path| {
+            file(root.join(".lock"), "4711");
+            file(root.join("..holdfast.4711"), "state");
+        };
+        assert_eq!(of(half_marked), Verdict::Unmarked);
         let whatever_is_there = |root: &Path| {
             file(root.join(".lock"), "4711");
             file(root.join(".runtime/.boot-id"), "x");

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::fcntl::OFlag;
 use thiserror::Error;
 
+use crate::exits;
 use crate::lock::{self, Lock, Refusal};
 use crate::recognise::{self, Verdict};
 use crate::{ContainerId, Directory, ProcessDir, ProcessId};
@@ -271,7 +272,13 @@ impl StateRoot {
 }
 
 pub(crate) fn is_leftover(name: &str) -> bool {
-    name.starts_with(STAGED) || name.starts_with(REMOVED)
+    // The last two are files of the root's own that a crash has left before they had their names.
+    let temporary = [recognise::MARKER, exits::NAME].iter().any(|of| {
+        name.strip_prefix('.').and_then(|name| name.strip_prefix(of)).is_some_and(|rest| {
+            rest.strip_prefix('.').is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
+        })
+    });
+    temporary || name.starts_with(STAGED) || name.starts_with(REMOVED)
 }
 
 fn unique(prefix: &str, counter: &AtomicU64) -> String {
