@@ -269,7 +269,7 @@ impl Group {
         if setup::was_asked_to_end(&self.signals)? {
             for key in self.places.keys().copied().collect::<Vec<_>>() {
                 if let Some(place) = self.places.get_mut(&key) {
-                    place.seat.cancelled = true;
+                    place.seat.cancel();
                 }
                 self.settle(key);
             }
@@ -417,15 +417,9 @@ impl Group {
         {
             log::turn_to(Some(&place.seat.home));
             let may_go = place.seat.child_ended(pid, end);
-            match &may_go {
-                Ok(_) => self.settle(key),
-                Err(error) => {
-                    log("error", &error.to_string());
-                    self.unseat(key);
-                }
-            }
+            self.settle(key);
             log::turn_to(None);
-            if matches!(may_go, Ok(false)) {
+            if !may_go {
                 return Ok(false);
             }
         }

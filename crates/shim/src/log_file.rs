@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 
 use crate::home::{Home, Parent};
 use crate::rate::Rate;
-use crate::stdio::{Owner, give};
+use crate::stdio::{Missing, Owner, give};
 
 /// How much is written at once, about.
 const WRITE_SIZE: usize = 128 * 1024;
@@ -42,26 +42,41 @@ pub(crate) struct LogFile {
     rate: Option<Rate>,
     /// Bytes that could not be written and were not told of yet.
     dropped: u64,
+    /// Whether its last entry may be half an entry of a dead shim's.
+    torn: bool,
 }
 
 impl LogFile {
     /// Opens the file of a driver that has one.
-    pub(crate) fn open(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<Self> {
+    pub(crate) fn open(
+        spec: &LogSpec,
+        home: &Home,
+        owner: Owner,
+        missing: Missing,
+    ) -> io::Result<Self> {
         let (parent, name, owner) = place(spec, home, owner)?;
-        let file = named(spec, parent.open().and_then(|parent| open(&parent, &name, owner)))?;
+        let opened = parent.open().and_then(|parent| open(&parent, &name, owner));
+        let opened = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, file) = match named(spec, opened) {
+            Ok((size, file)) => (size, Some(file)),
+            Err(error) if missing == Missing::Fails => return Err(error),
+            // It is opened with the next output, or the one after that.
+            Err(_) => (0, None),
+        };
         Ok(Self {
-            size: file.metadata()?.len(),
+            size,
             parent,
             name,
             owner,
             driver: spec.driver,
-            file: Some(file),
+            file,
             max_size: spec.max_size.unwrap_or(u64::MAX),
             files: spec.files(),
             whole: true,
             out: Vec::new(),
             rate: spec.rate.map(Rate::new),
             dropped: 0,
+            torn: false,
         })
     }
 
@@ -162,6 +177,10 @@ impl LogFile {
 
     /// What can't be written is dropped and counted; of an entry all or nothing.
     fn write(&mut self, bytes: &[u8]) {
+        if self.torn && !bytes.is_empty() {
+            // It was not there then; if it still is not, what follows fails as well, and says so.
+            let _ = self.mend();
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.opened().and_then(|mut file| file.write(rest)) {
@@ -250,10 +269,12 @@ impl LogFile {
         if self.driver == LogDriver::File {
             return Ok(());
         }
+        self.torn = true;
         let tail = self.tail()?;
         let torn = tail.len() - memchr::memrchr(b'\n', &tail).map_or(0, |place| place + 1);
         self.cut(torn as u64);
         self.size = self.opened()?.metadata()?.len();
+        self.torn = false;
         Ok(())
     }
 
@@ -313,7 +334,7 @@ fn place(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<(Parent, Strin
     Ok((parent, name.to_owned(), owner))
 }
 
-fn named(spec: &LogSpec, opened: io::Result<File>) -> io::Result<File> {
+fn named<T>(spec: &LogSpec, opened: io::Result<T>) -> io::Result<T> {
     opened.map_err(|error| io::Error::new(error.kind(), format!("log {spec}: {error}")))
 }
 

@@ -12,7 +12,7 @@ use crate::home::Home;
 use crate::journald::Journald;
 use crate::log_file::LogFile;
 use crate::reader::Reader;
-use crate::stdio::Owner;
+use crate::stdio::{Missing, Owner};
 
 /// How much is read at once: what a pipe holds by default.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
@@ -24,6 +24,27 @@ enum Place {
     Fifo(Reader, Option<Reader>),
 }
 
+impl Place {
+    fn open(spec: &LogSpec, home: &Home, owner: Owner, missing: Missing) -> io::Result<Self> {
+        Ok(match spec.driver {
+            LogDriver::Cri | LogDriver::JsonFile | LogDriver::File | LogDriver::None => {
+                Self::File(LogFile::open(spec, home, owner, missing)?)
+            }
+            LogDriver::Journald => {
+                Self::Journald(Journald::open(spec.path.as_deref(), spec.rate, home))
+            }
+            LogDriver::Fifo => {
+                let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
+                let dir = home.open()?;
+                let reader =
+                    |path, name| Reader::open(path, spec.backpressure, spec.buffered(), &dir, name);
+                let stderr = spec.stderr.as_deref().map(|path| reader(path, "stderr.spill"));
+                Self::Fifo(reader(path, "stdout.spill")?, stderr.transpose()?)
+            }
+        })
+    }
+}
+
 pub(crate) struct Places {
     places: Vec<Place>,
     /// What was read last. There from the first output on until there is none for a while.
@@ -32,29 +53,23 @@ pub(crate) struct Places {
 
 impl Places {
     /// Opens what there is to open. `None` if output goes nowhere.
-    pub(crate) fn open(specs: &[LogSpec], home: &Home, owner: Owner) -> io::Result<Option<Self>> {
+    pub(crate) fn open(
+        specs: &[LogSpec],
+        home: &Home,
+        owner: Owner,
+        missing: Missing,
+    ) -> io::Result<Option<Self>> {
         let mut places = Vec::with_capacity(specs.len());
-        for spec in specs {
-            places.push(match spec.driver {
-                LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
-                    Place::File(LogFile::open(spec, home, owner)?)
-                }
-                LogDriver::Journald => {
-                    Place::Journald(Journald::open(spec.path.as_deref(), spec.rate, home))
-                }
-                LogDriver::Fifo => {
-                    let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
-                    let dir = home.open()?;
-                    let reader = |path, name| {
-                        Reader::open(path, spec.backpressure, spec.buffered(), &dir, name)
-                    };
-                    let stderr = spec.stderr.as_deref().map(|path| reader(path, "stderr.spill"));
-                    Place::Fifo(reader(path, "stdout.spill")?, stderr.transpose()?)
-                }
-                LogDriver::None => continue,
-            });
+        for spec in specs.iter().filter(|spec| spec.driver != LogDriver::None) {
+            match Place::open(spec, home, owner, missing) {
+                Ok(place) => places.push(place),
+                Err(error) if missing == Missing::Fails => return Err(error),
+                // Read all the same, or the process would wait.
+                Err(error) => crate::log::log("error", &format!("output is lost: {error}")),
+            }
         }
-        Ok((!places.is_empty()).then_some(Self { places, chunk: Box::default() }))
+        let nowhere = specs.iter().all(|spec| spec.driver == LogDriver::None);
+        Ok((!nowhere).then_some(Self { places, chunk: Box::default() }))
     }
 
     /// How many descriptors they may come to need.
@@ -133,17 +148,16 @@ impl Places {
     }
 
     /// Hands what was read to every place.
-    pub(crate) fn take(&mut self, stream: Stream, mark: Mark, length: usize) -> io::Result<()> {
+    pub(crate) fn take(&mut self, stream: Stream, mark: Mark, length: usize) {
         let (stamp, bytes) = (time::format(SystemTime::now()), &self.chunk[..length]);
         for place in &mut self.places {
             match place {
                 Place::File(file) => file.take(stream, &stamp, mark, bytes),
                 Place::Journald(journal) => journal.take(stream, &stamp, mark, bytes),
-                Place::Fifo(_, Some(stderr)) if stream == Stream::Stderr => stderr.take(bytes)?,
-                Place::Fifo(stdout, _) => stdout.take(bytes)?,
+                Place::Fifo(_, Some(stderr)) if stream == Stream::Stderr => stderr.take(bytes),
+                Place::Fifo(stdout, _) => stdout.take(bytes),
             }
         }
-        Ok(())
     }
 
     /// The process has ended: what is to be said of what is missing is said.
@@ -185,13 +199,14 @@ impl Places {
     }
 
     /// Hands on what readers take.
-    pub(crate) fn pass(&mut self) -> io::Result<()> {
+    pub(crate) fn pass(&mut self) {
         for place in &mut self.places {
             if let Place::Fifo(stdout, stderr) = place {
-                stdout.pass()?;
-                stderr.as_mut().map_or(Ok(()), Reader::pass)?;
+                stdout.pass();
+                if let Some(stderr) = stderr {
+                    stderr.pass();
+                }
             }
         }
-        Ok(())
     }
 }

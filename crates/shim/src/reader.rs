@@ -69,7 +69,23 @@ impl Reader {
 
     /// Hands on what the reader takes, and keeps the rest for it. What can't be kept (a full disk) is
     /// dropped and counted like what there is no room for.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.try_take(bytes) {
+            self.lose(&error);
+        }
+    }
+
+    /// Gives up what waits, which can't be had any more, or which the FIFO does not take.
+    fn lose(&mut self, error: &io::Error) {
+        crate::log::log("warning", &format!("fifo: what waits for its reader is lost: {error}"));
+        self.dropped += self.len();
+        match &mut self.store {
+            Store::Memory(queue) => queue.clear(),
+            Store::Spill(spill) => (spill.start, spill.length) = (0, 0),
+        }
+    }
+
+    fn try_take(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         if self.is_empty() {
             rest = &rest[self.write(rest)?..];
@@ -109,7 +125,13 @@ impl Reader {
     }
 
     /// Hands on what the reader takes.
-    pub(crate) fn pass(&mut self) -> io::Result<()> {
+    pub(crate) fn pass(&mut self) {
+        if let Err(error) = self.try_pass() {
+            self.lose(&error);
+        }
+    }
+
+    fn try_pass(&mut self) -> io::Result<()> {
         if self.dropped > 0 {
             let notice = format!("\n[holdfast: {} bytes dropped]\n", self.dropped);
             // All or nothing: it is shorter than PIPE_BUF.

@@ -4,6 +4,10 @@
 //! What is in a pipe is copied out of it first, brought to its places, and only then taken out: who
 //! kills us in between leaves it in the pipe for the next shim. That one may find in the log what is
 //! in the pipe as well, and marks it: at most what was read at once.
+//!
+//! The container holds the other end open for reading too, and may take anything out of the pipe at any
+//! moment between two of these steps. What it takes it has taken from itself: its output lacks it,
+//! and nothing else comes of that.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use holdfast_state::cri::{Mark, Stream};
 use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 use crate::places::{Places, READ_SIZE};
@@ -66,10 +71,19 @@ impl Scratch {
         loop {
             let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
             match tee(pipe, &self.writer, limit.min(READ_SIZE), flags) {
-                Ok(length) => {
-                    places.read_exact(&self.reader, length)?;
-                    return Ok(Some(length));
-                }
+                // Nothing was there; which is the end only if there never will be anything.
+                Ok(0) => return Ok(has_ended(pipe)?.then_some(0)),
+                Ok(length) => match places.read_exact(&self.reader, length) {
+                    Ok(()) => return Ok(Some(length)),
+                    // What it has spliced from a failing disk, say.
+                    Err(error) => {
+                        let text = format!("{length} bytes of output can't be read: {error}");
+                        crate::log::log("warning", &text);
+                        self.remove(pipe, length)?;
+                        // Or the next one would find them, who may be another container's.
+                        self.remove(&self.reader, READ_SIZE)?;
+                    }
+                },
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -77,11 +91,12 @@ impl Scratch {
         }
     }
 
-    /// Takes out what was looked at.
-    fn remove(&self, pipe: &OwnedFd, mut length: usize) -> io::Result<()> {
+    /// Takes out what was looked at, or what of it the container has left there.
+    fn remove(&self, pipe: impl AsFd, mut length: usize) -> io::Result<()> {
+        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
         while length > 0 {
-            match splice(pipe, None, &self.null, None, length, SpliceFFlags::SPLICE_F_MOVE) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            match splice(pipe.as_fd(), None, &self.null, None, length, flags) {
+                Ok(0) | Err(nix::Error::EAGAIN) => break,
                 Ok(removed) => length -= removed,
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -89,6 +104,14 @@ impl Scratch {
         }
         Ok(())
     }
+}
+
+/// Whether a pipe is empty and nobody has it open for writing.
+fn has_ended(pipe: &OwnedFd) -> io::Result<bool> {
+    let mut set = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut set, PollTimeout::ZERO)?;
+    let found = set[0].revents().unwrap_or(PollFlags::empty());
+    Ok(found.contains(PollFlags::POLLHUP) && !found.contains(PollFlags::POLLIN))
 }
 
 impl Relay {
@@ -150,17 +173,17 @@ impl Relay {
                     Some(length) => length,
                 };
                 let mark = if again { Mark::Again } else { Mark::Plain };
-                places.take(self.stream, mark, length)?;
+                places.take(self.stream, mark, length);
                 scratch.remove(&self.from, length)?;
                 self.again = self.again.saturating_sub(length);
                 Ok((Progress::Open, length))
             }
             Kind::Terminal => loop {
                 return match nix::unistd::read(&self.from, places.room(limit)) {
-                    // So reads a terminal whose other side nobody has open any more.
+                    // So reads a terminal whose other side nobody has open any more, us included.
                     Ok(0) | Err(nix::Error::EIO) => Ok((Progress::Ended, 0)),
                     Ok(length) => {
-                        places.take(self.stream, Mark::Plain, length)?;
+                        places.take(self.stream, Mark::Plain, length);
                         Ok((Progress::Open, length))
                     }
                     Err(nix::Error::EINTR) => continue,

@@ -141,7 +141,7 @@ impl Seat {
             None => Announcement::Adopted { shim },
         });
         // It may have ended long ago.
-        seat.look_at_orphan()?;
+        seat.look_at_orphan();
         Ok(seat)
     }
 
@@ -149,7 +149,7 @@ impl Seat {
     pub(crate) fn is_over(&self) -> bool {
         match &self.phase {
             Phase::Exited { unrecorded } => {
-                self.cancelled || (self.stdio.is_over() && unrecorded.is_none())
+                unrecorded.is_none() && (self.cancelled || self.stdio.is_over())
             }
             Phase::Moved => true,
             _ => false,
@@ -201,10 +201,10 @@ impl Seat {
         }
         let [first, second, input, reader, other, ..] = ready;
         let of_stdio = [first, second, input, reader, other];
-        self.stdio.pass(of_stdio)?;
+        self.stdio.pass(of_stdio);
         let rested = self.rest(of_stdio.contains(&true));
         if ready[ORPHAN] {
-            self.look_at_orphan()?;
+            self.look_at_orphan();
         }
         self.record_again();
         Ok(rested)
@@ -284,11 +284,11 @@ impl Seat {
             (Control::Signal(signal), Phase::Adopted { process, .. }) => {
                 log_failed_signal(signal, process.send_signal(signal));
             }
-            // Of a start, or of waiting for the last output, enough.
+            // Cancels the start, or the final drain.
             (
                 Control::Signal(SIGKILL),
                 Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited { .. },
-            ) => self.cancelled = true,
+            ) => self.cancel(),
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
             (Control::Resize { width, height }, _) => match self.stdio.terminal() {
                 Some(master) => {
@@ -301,26 +301,32 @@ impl Seat {
         }
     }
 
+    /// Gives up the start, or the output that is still on its way to a reader. To a process that runs it
+    /// means nothing, and is not remembered for its end.
+    pub(crate) fn cancel(&mut self) {
+        self.cancelled |= matches!(
+            self.phase,
+            Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited { .. }
+        );
+    }
+
     /// A child of ours is a zombie; it may be the process. `false` if it has to stay: as long as the
     /// status is not on disk it is the record.
-    pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<bool> {
+    pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> bool {
         if matches!(self.phase, Phase::Running { pid: own } if own == pid) {
             // On disk before it is reaped: should we die in between, the zombie still tells, and
             // as long as there is no status the pid can't be anyone else's.
-            self.process_ended(end.into(), Evidence::Shim)?;
+            self.process_ended(end.into(), Evidence::Shim);
         }
-        Ok(!matches!(self.phase, Phase::Exited { unrecorded: Some(_) }))
+        !matches!(self.phase, Phase::Exited { unrecorded: Some(_) })
     }
 
     /// An adopted process is not our child; its pidfd tells of its end, and others how it ended.
-    pub(crate) fn look_at_orphan(&mut self) -> io::Result<()> {
-        let Phase::Adopted { pid, process, end } = &mut self.phase else { return Ok(()) };
+    pub(crate) fn look_at_orphan(&mut self) {
+        let Phase::Adopted { pid, process, end } = &mut self.phase else { return };
         match ending(*pid, process) {
-            Ending::Alive => Ok(()),
-            Ending::Hidden => {
-                *end = End::Hidden;
-                Ok(())
-            }
+            Ending::Alive => {}
+            Ending::Hidden => *end = End::Hidden,
             Ending::Exact(end, source) => self.process_ended(end.into(), source.into()),
             Ending::Lost => {
                 let unknown = ExitStatus::Unknown(UnknownReason::ReapedByAnother);
@@ -330,9 +336,10 @@ impl Seat {
     }
 
     /// Puts the rest of the output into the log, then the end on disk, then tells of it. One that
-    /// the disk refuses is told all the same: that is no reason to hide an exit.
-    fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) -> io::Result<()> {
-        self.stdio.drain()?;
+    /// the disk refuses is told all the same: that is no reason to hide an exit. Nothing here fails: no
+    /// error on the way may cost the status that we have in hand.
+    fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) {
+        self.stdio.drain();
         let record = ExitRecord::now(status, evidence);
         // Of an orphan someone else may have known better and been faster.
         let standing = self.home.open().and_then(|dir| dir.record_exit(&record));
@@ -342,7 +349,6 @@ impl Seat {
             Unrecorded { record, next: Instant::now() + RETRY }
         });
         self.phase = Phase::Exited { unrecorded };
-        Ok(())
     }
 
     /// Writes a status again that the disk has refused, and tells it to a supervisor that has come

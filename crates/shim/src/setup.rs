@@ -40,7 +40,8 @@ pub(crate) fn without_standard_io() -> io::Result<()> {
 }
 
 /// Signals arrive through a descriptor and in the loop only. Those that end a process by default
-/// are taken as well: a stray SIGHUP or a service manager's SIGTERM must not orphan a container.
+/// are taken as well: a stray SIGHUP, a service manager's SIGTERM or a limit of ours that is reached (a
+/// write beyond RLIMIT_FSIZE then just fails) must not orphan a container.
 fn take_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [
@@ -52,6 +53,14 @@ fn take_signals() -> io::Result<SignalFd> {
         Signal::SIGUSR1,
         Signal::SIGUSR2,
         Signal::SIGPIPE,
+        Signal::SIGALRM,
+        Signal::SIGVTALRM,
+        Signal::SIGPROF,
+        Signal::SIGIO,
+        Signal::SIGPWR,
+        Signal::SIGSTKFLT,
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
     ] {
         set.add(signal);
     }

@@ -104,7 +104,9 @@ impl Shim {
             if console {
                 self.receive_terminal()?;
             }
-            self.seat.cancelled |= setup::was_asked_to_end(&self.signals)?;
+            if setup::was_asked_to_end(&self.signals)? {
+                self.seat.cancel();
+            }
             if let Err(failure) = self.look_at_children()? {
                 return self.give_up(failure);
             }
@@ -162,15 +164,10 @@ impl Shim {
         // As long as its status is not on disk the zombie stays: it is the record then.
         while let Phase::Running { .. } | Phase::Exited { unrecorded: None } = self.seat.phase {
             let Some((pid, end)) = wait::peek_any()? else { break };
-            self.child_ended(pid, end)?;
+            if self.seat.child_ended(pid, end) {
+                wait::reap(Child::Pid(pid))?;
+            }
         }
         Ok(Ok(()))
-    }
-
-    fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<()> {
-        if self.seat.child_ended(pid, end)? {
-            wait::reap(Child::Pid(pid))?;
-        }
-        Ok(())
     }
 }

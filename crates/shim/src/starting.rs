@@ -105,7 +105,7 @@ impl Shim {
         // The runtime may have written a pid down, and nobody be there who hears that we give up.
         let abandoned = self.seat.home.open().and_then(|dir| dir.abandon());
         let killed = self.kill_descendants();
-        self.seat.stdio.drain()?;
+        self.seat.stdio.drain();
         // The supervisor takes the first error that it finds, so what is the runtime's to explain
         // is no error of ours.
         match &failure {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
 use holdfast_state::{LogDriver, LogSpec, legacy};
+use holdfast_sys::terminal::open_peer;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
@@ -62,6 +63,9 @@ pub(crate) struct Stdio {
     /// A FIFO of the caller's until there is a terminal for it.
     waiting_stdout: Option<File>,
     terminal: Option<OwnedFd>,
+    /// Its other side, as long as the process lives: without it the terminal reads as ended whenever
+    /// nobody has it open, and a getty opens it again.
+    other_side: Option<OwnedFd>,
 }
 
 impl Stdio {
@@ -70,7 +74,7 @@ impl Stdio {
         let mut ours = Self::default();
         let direct = direct(args);
         if direct.is_none() && (args.terminal || args.stdout.is_none() || args.stderr.is_none()) {
-            ours.open_places(args, home, None)?;
+            ours.open_places(args, home, None, Missing::Fails)?;
         }
         let mut stdin = null()?;
         if let (Some(path), false) = (&args.stdin, args.terminal) {
@@ -111,6 +115,7 @@ impl Stdio {
 
     /// The terminal has come.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
+        self.other_side = warn("the terminal ends when nobody has it open", open_peer(&master));
         if let Some(fifo) = self.waiting_stdin.take() {
             let pump = Pump::new(fifo.into(), master.try_clone()?);
             self.input = Some(pump.ending_with(END_OF_INPUT));
@@ -130,6 +135,9 @@ impl Stdio {
     }
 
     /// Takes over what another shim read from. What is in the pipes is still there.
+    ///
+    /// Where a log is missing now, that is retried when there is output: a shim that failed for it would
+    /// be followed by one that fails as well, and the process would wait for somebody to read.
     pub(crate) fn adopt(
         args: &Args<'_>,
         home: &Home,
@@ -140,22 +148,22 @@ impl Stdio {
         // One that was handed over left nothing half done.
         let died = args.moved.is_none();
         if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
-            ours.open_places(args, home, scratch)?;
+            ours.open_places(args, home, scratch, Missing::Waits)?;
         }
         if died && let Some(places) = &mut ours.places {
-            places.mend()?;
+            warn("the end of a log is not mended", places.mend());
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
         for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
             let pipe = reading_end(pipe)?;
             let mut relay = Relay::new(pipe, stream, Kind::Pipe);
             if died && let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
-                relay.compare(places, scratch)?;
+                warn("what was logged last is not known", relay.compare(places, scratch));
             }
             ours.outputs[stream as usize] = Some(Output::Logged(relay));
         }
         if let Some(master) = legacy.terminal {
-            ours.open_for_terminal(args)?;
+            warn("a FIFO of the terminal's", ours.open_for_terminal(args));
             ours.take_terminal(master)?;
         }
         Ok(ours)
@@ -167,8 +175,9 @@ impl Stdio {
         args: &Args<'_>,
         home: &Home,
         scratch: Option<Rc<Scratch>>,
+        missing: Missing,
     ) -> io::Result<()> {
-        self.places = Places::open(&args.log, home, args.owner)?;
+        self.places = Places::open(&args.log, home, args.owner, missing)?;
         if self.places.is_some() {
             let own = || Scratch::new().map(Rc::new);
             self.scratch = Some(scratch.map_or_else(own, Ok)?);
@@ -197,7 +206,9 @@ impl Stdio {
         };
         let outputs: u64 = self.outputs.iter().flatten().map(each).sum();
         let input = if self.input.is_some() { 2 } else { 0 };
-        let others = u64::from(self.stdin_holder.is_some()) + u64::from(self.terminal.is_some());
+        // A terminal has two sides.
+        let others =
+            u64::from(self.stdin_holder.is_some()) + 2 * u64::from(self.terminal.is_some());
         outputs + input + others + self.places.as_ref().map_or(0, Places::most_files)
     }
 
@@ -276,36 +287,38 @@ impl Stdio {
         [output(0), output(1), input, reader(first), reader(second)]
     }
 
-    /// Moves what can be moved, by the indices of [`waits_for`](Self::waits_for).
-    pub(crate) fn pass(&mut self, ready: [bool; SOURCES]) -> io::Result<()> {
+    /// Moves what can be moved, by the indices of [`waits_for`](Self::waits_for). An output that can't be
+    /// read ends, and nothing else does.
+    pub(crate) fn pass(&mut self, ready: [bool; SOURCES]) {
         if let Some(places) = &mut self.places
             && (ready[3] || ready[4])
         {
-            places.pass()?;
+            places.pass();
         }
         for (index, output) in self.outputs.iter_mut().enumerate() {
             if !ready[index] {
                 continue;
             }
             let progress = match (&mut *output, &mut self.places, &self.scratch) {
-                (Some(Output::Logged(_)), Some(places), _) if places.are_full() => Progress::Open,
-                (Some(Output::Logged(relay)), Some(places), Some(scratch)) => {
-                    relay.pass(places, scratch)?
+                (Some(Output::Logged(_)), Some(places), _) if places.are_full() => {
+                    Ok(Progress::Open)
                 }
-                (Some(Output::Pumped(pump)), ..) => pump.pass()?,
-                _ => Progress::Open,
+                (Some(Output::Logged(relay)), Some(places), Some(scratch)) => {
+                    relay.pass(places, scratch)
+                }
+                (Some(Output::Pumped(pump)), ..) => pump.pass(),
+                _ => Ok(Progress::Open),
             };
-            if progress == Progress::Ended {
+            if warn("an output ends", progress) != Some(Progress::Open) {
                 self.ended.extend(output.take());
             }
         }
         if ready[2]
             && let Some(input) = &mut self.input
-            && input.pass()? == Progress::Ended
+            && warn("the input ends", input.pass()) != Some(Progress::Open)
         {
             self.ended.extend(self.input.take().map(Output::Pumped));
         }
-        Ok(())
     }
 
     /// Closes what has ended, once nobody waits for it.
@@ -313,17 +326,18 @@ impl Stdio {
         self.ended.clear();
     }
 
-    /// Brings to its places what was written before now, and has them say what is missing.
-    pub(crate) fn drain(&mut self) -> io::Result<()> {
+    /// Brings to its places what was written before the process ended, and has them say what is
+    /// missing. What is written from now on is somebody else's, who may also let the terminal go.
+    pub(crate) fn drain(&mut self) {
         if let (Some(places), Some(scratch)) = (&mut self.places, &self.scratch) {
             for output in self.outputs.iter_mut().flatten() {
                 if let Output::Logged(relay) = output {
-                    relay.drain(places, scratch)?;
+                    warn("the last of an output is lost", relay.drain(places, scratch));
                 }
             }
             places.finish();
         }
-        Ok(())
+        self.other_side = None;
     }
 
     /// Whether there is memory to give back.
@@ -342,6 +356,20 @@ impl Stdio {
     pub(crate) fn reopen_logs(&mut self) -> io::Result<()> {
         self.places.as_mut().map_or(Ok(()), Places::reopen)
     }
+}
+
+/// What is to be done about a place that can't be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The start fails, and says why.
+    Fails,
+    /// It is tried again when there is output.
+    Waits,
+}
+
+/// An error of an output or input is reported, and ends no shim.
+pub(crate) fn warn<T>(what: &str, done: io::Result<T>) -> Option<T> {
+    done.inspect_err(|error| crate::log::log("warning", &format!("{what}: {error}"))).ok()
 }
 
 /// How much a container can write ahead, in bytes: four reads' worth.

@@ -22,6 +22,9 @@ use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream};
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long output of a container that removes itself may wait for its reader.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
 /// Whether a container that runs is killed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Force {
@@ -305,15 +308,32 @@ impl Container {
             self.vanished(&process).await?;
         }
         self.state.runtime.delete(self.id(), DELETE_LIMIT).await?;
+        let drain = match removal {
+            Removal::Asked => Duration::from_secs(1),
+            Removal::OfItself => DRAIN_LIMIT,
+        };
         for process in self.state.processes() {
-            if timeout(KILL_LIMIT, process.unwatched.cancelled()).await.is_err() {
-                tracing::warn!(container = %self.id(), process = %process.id, "its shim does not end");
-            }
+            self.shim_ended(&process, drain).await;
         }
         self.core
             .forget(&self.state, &self.state.init, removal)
             .await
             .map_err(Error::io(format!("remove the directory of container {}", self.id())))
+    }
+
+    /// Waits until the shim of a process that has ended is gone. One that still waits for a slow reader of
+    /// a FIFO is told to give that up; what it has for it is lost.
+    async fn shim_ended(&self, process: &Process, drain: Duration) {
+        if timeout(drain, process.unwatched.cancelled()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(container = %self.id(), process = %process.id, "output that waits for a reader is dropped: the container is deleted");
+        if let Err(error) = stdin::cancel(&self.core, process) {
+            tracing::debug!(container = %self.id(), process = %process.id, %error, "its shim is not told");
+        }
+        if timeout(KILL_LIMIT, process.unwatched.cancelled()).await.is_err() {
+            tracing::warn!(container = %self.id(), process = %process.id, "its shim does not end");
+        }
     }
 
     /// Waits until a process that was killed has ended.

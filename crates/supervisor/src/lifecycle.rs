@@ -108,8 +108,9 @@ pub(crate) enum Shim {
     Gone,
 }
 
-/// How many adopters in a row may die before they have taken over. What kills more than that kills
-/// the next one too.
+/// How many adopters in a row may die over a process that has ended before its last output is given
+/// up. Of one that lives there is always a next one, after a pause that its watch decides: nobody else
+/// reads what it writes.
 const ADOPTERS: u8 = 5;
 
 /// What happened.
@@ -241,13 +242,13 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
         }
 
         (State::Live { activity, shim }, Input::ShimGone) => {
-            let (shim, actions) = shim_gone(nature, *shim);
+            let (shim, actions) = shim_gone(nature, *shim, None);
             (State::Live { activity: *activity, shim }, actions)
         }
         // Its last output may still be in the pipes, so it is adopted all the same.
         (State::Exiting { activity, shim }, Input::ShimGone) => {
             let (shim, mut actions) = match (nature.on_orphan, shim) {
-                (OrphanPolicy::Adopt, shim) => shim_gone(nature, *shim),
+                (OrphanPolicy::Adopt, shim) => shim_gone(nature, *shim, Some(ADOPTERS)),
                 (OrphanPolicy::Kill, _) => (Shim::Gone, vec![]),
             };
             if shim == Shim::Gone {
@@ -276,7 +277,7 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
 /// What follows from the death of a shim. Told once; but who was to be killed or adopted and was
 /// not, because we died, is now. An adopter that dies before it has begun is followed by another: what
 /// is in the pipes is lost if nobody takes it.
-fn shim_gone(nature: Nature, shim: Shim) -> (Shim, Vec<Action>) {
+fn shim_gone(nature: Nature, shim: Shim, most: Option<u8>) -> (Shim, Vec<Action>) {
     let mut actions = Vec::new();
     if shim == Shim::Present {
         actions.push(Action::Publish(EventKind::ShimLost));
@@ -286,12 +287,15 @@ fn shim_gone(nature: Nature, shim: Shim) -> (Shim, Vec<Action>) {
             actions.push(Action::KillOrphan);
             (Shim::Gone, actions)
         }
-        (OrphanPolicy::Adopt, Shim::Adopting(attempt)) if attempt >= ADOPTERS => {
+        (OrphanPolicy::Adopt, Shim::Adopting(attempt))
+            if most.is_some_and(|most| attempt >= most) =>
+        {
             (Shim::Gone, actions)
         }
         (OrphanPolicy::Adopt, shim) => {
             actions.push(Action::Adopt);
-            let attempt = if let Shim::Adopting(attempt) = shim { attempt + 1 } else { 1 };
+            let attempt =
+                if let Shim::Adopting(attempt) = shim { attempt.saturating_add(1) } else { 1 };
             (Shim::Adopting(attempt), actions)
         }
     }

@@ -1,6 +1,7 @@
 //! A task a process: it carries the news of the exit FIFO and the pidfd to the lifecycle, and does
 //! what that decides. While nothing happens it costs no wake-up.
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::Child;
 use std::sync::Arc;
@@ -52,6 +53,41 @@ pub(crate) struct Watch {
     going: bool,
     /// Whether the shim has been given time beyond the limit of the start.
     overtime: bool,
+    adoptions: Adoptions,
+    /// When the next shim is to be begun that adopts.
+    adopt_at: Option<Instant>,
+}
+
+/// How often the process was adopted lately. One that makes its shims die, however it does that, must
+/// not keep the supervisor and the disk busy.
+#[derive(Debug, Default)]
+struct Adoptions(VecDeque<Instant>);
+
+impl Adoptions {
+    /// How long is lately.
+    const WINDOW: Duration = Duration::from_secs(600);
+    /// How many follow each other at once.
+    const AT_ONCE: usize = 5;
+    /// The longest pause.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Counts one more, and returns how long it has to wait: longer and longer.
+    fn pause(&mut self, now: Instant) -> Duration {
+        while self.0.front().is_some_and(|first| now.duration_since(*first) > Self::WINDOW) {
+            self.0.pop_front();
+        }
+        // More of them would make no pause longer.
+        while self.0.len() > 4 * Self::AT_ONCE {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+        let beyond = self.0.len().saturating_sub(Self::AT_ONCE);
+        match u32::try_from(beyond) {
+            Ok(0) => Duration::ZERO,
+            Ok(doublings @ ..=6) => Duration::from_secs(1 << (doublings - 1)).min(Self::LONGEST),
+            _ => Self::LONGEST,
+        }
+    }
 }
 
 /// One piece of news.
@@ -61,6 +97,7 @@ enum News {
     ProcessGone,
     DeadlinePassed,
     OutOfMemory,
+    AdoptionDue,
 }
 
 impl Watch {
@@ -83,6 +120,8 @@ impl Watch {
             oom: None,
             going: false,
             overtime: false,
+            adoptions: Adoptions::default(),
+            adopt_at: None,
         }
     }
 
@@ -103,6 +142,7 @@ impl Watch {
                 // Who waits for it comes first.
                 tokio::task::yield_now().await;
                 (pidfd, deadline) = (None, None);
+                self.adopt_at = None;
                 self.oom = None;
                 if self.process.take_copies().is_some() || self.process.handle().is_some() {
                     self.core.keeping.release(&self.process);
@@ -126,6 +166,7 @@ impl Watch {
                 () = gone(&pidfd), if pidfd.is_some() => News::ProcessGone,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => News::DeadlinePassed,
                 () = out_of_memory(&self.oom), if self.oom.is_some() => News::OutOfMemory,
+                () = sleep_until(self.adopt_at.unwrap_or_else(Instant::now)), if self.adopt_at.is_some() => News::AdoptionDue,
                 () = self.core.stop.cancelled() => return,
             };
             match news {
@@ -159,9 +200,19 @@ impl Watch {
                 }
                 News::ProcessGone => {
                     pidfd = None;
+                    // It makes no more shims die, and its last output is to be had.
+                    if let Some(due) = &mut self.adopt_at {
+                        *due = Instant::now();
+                    }
                     self.feed(Input::ProcessGone, &mut deadline).await;
                 }
                 News::OutOfMemory => self.tell_out_of_memory(),
+                News::AdoptionDue => {
+                    self.adopt_at = None;
+                    if let Some(input) = self.try_to_adopt().await {
+                        self.feed(input, &mut deadline).await;
+                    }
+                }
                 News::DeadlinePassed => {
                     deadline = None;
                     if state != State::Creating {
@@ -215,12 +266,14 @@ impl Watch {
                     }
                     Action::KillOrphan => self.kill_orphan(),
                     Action::Adopt => {
-                        if let Some(record) = self.recorded().await {
-                            // It did its work before it went; the seed's announced nothing.
-                            inputs.push(Input::Recorded(record));
-                        } else if let Err(error) = self.adopt().await {
-                            tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted; watched without a shim");
-                            inputs.push(Input::ShimGone);
+                        let now = Instant::now();
+                        let pause = self.adoptions.pause(now);
+                        let ended = matches!(self.process.state(), State::Exiting { .. });
+                        if pause.is_zero() || ended {
+                            inputs.extend(self.try_to_adopt().await);
+                        } else {
+                            tracing::warn!(container = %self.process.container, process = %self.process.id, ?pause, "its shims die again and again; the next one waits");
+                            self.adopt_at = Some(now + pause);
                         }
                     }
                     Action::ClearAway => {
@@ -231,6 +284,17 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Has the process adopted, and returns what follows from that at once.
+    async fn try_to_adopt(&mut self) -> Option<Input> {
+        if let Some(record) = self.recorded().await {
+            // Its shim did its work before it went; the seed's announced nothing.
+            return Some(Input::Recorded(record));
+        }
+        let error = self.adopt().await.err()?;
+        tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted");
+        Some(Input::ShimGone)
     }
 
     async fn adopt(&mut self) -> io::Result<()> {
@@ -358,5 +422,24 @@ async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
         // An error comes only with the end of the runtime, and this task with it.
         Some(pidfd) => _ = pidfd.readable().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_shims_die_waits_longer_and_longer_for_the_next() {
+        let mut adoptions = Adoptions::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..14 {
+            pauses.push(adoptions.pause(now).as_secs());
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        now += Adoptions::WINDOW + Duration::from_secs(1);
+        assert_eq!(adoptions.pause(now), Duration::ZERO);
     }
 }

@@ -1,7 +1,7 @@
 //! Terminals, by the master's descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// Tells a terminal its size in characters (`TIOCSWINSZ`, ioctl_tty(2)); its foreground processes
 /// get SIGWINCH.
@@ -20,6 +20,19 @@ pub fn size(terminal: impl AsFd) -> io::Result<(u16, u16)> {
     let done =
         unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok((size.ws_col, size.ws_row)) }
+}
+
+/// Opens the other side of a terminal by its master (`TIOCGPTPEER`, Linux 4.13+), close-on-exec and not as
+/// this process's controlling terminal. No path is looked up, so it may be another mount namespace's.
+pub fn open_peer(master: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the borrowed descriptor is open, and TIOCGPTPEER takes flags by value.
+    let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned `fd`, so it is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]
