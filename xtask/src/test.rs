@@ -13,7 +13,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     repeat: u32,
     /// The OCI runtime of the system's tests, by name or path; `embedded` is Holdfast's own
-    /// [default: runc, and the library's tests with the embedded one too]
+    /// [default: runc, and some tests with the embedded one too]
     #[arg(long, value_name = "NAME|PATH")]
     runtime: Option<String>,
     /// As on a machine without runc: it is not installed, and where it is, not found
@@ -24,8 +24,22 @@ pub(crate) struct Options {
 }
 
 /// The tests that say something else where all containers share a shim.
-const IN_A_GROUP: &[&str] =
-    &["adoption", "attach", "faults", "logs", "output", "process", "restore", "stdio", "terminal"];
+const IN_A_GROUP: &[&str] = &[
+    "adoption",
+    "attach",
+    "faults",
+    "hostile_output",
+    "logs",
+    "output",
+    "process",
+    "removal",
+    "restore",
+    "stdio",
+    "terminal",
+];
+
+/// Those that say something else with the embedded runtime.
+const WITH_THE_EMBEDDED: &[&str] = &["library", "removal"];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(if options.without_runc {
@@ -53,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             let embedded = Circumstances::with_runtime(Some(EMBEDDED))?;
             let grouped = Circumstances::with_runtime(None)?.in_a_group();
             for (what, circumstances, of) in [
-                ("the library's tests with the embedded runtime", embedded, &["library"][..]),
+                ("tests with the embedded runtime", embedded, WITH_THE_EMBEDDED),
                 ("tests with one shim for all", grouped, IN_A_GROUP),
             ] {
                 println!("{what}");
