@@ -4,7 +4,7 @@
 //! it says whether a container had been started. It is no ledger: statuses live in their own files,
 //! and lines are not synced (after a power loss the boot id says all there is to say).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use crate::{ContainerDir, Event, EventKind, ProcessId};
@@ -34,8 +34,10 @@ pub fn append(container: &ContainerDir, events: &[Event]) -> io::Result<()> {
         return Err(error);
     }
     if length > COMPACT_ABOVE {
-        let content = directory.read(NAME, LIMIT)?;
-        directory.write_atomic(NAME, &newest_half(&content))?;
+        // The events are written, whatever comes of this; the next one tries it again.
+        let _ = directory
+            .read(NAME, LIMIT)
+            .and_then(|content| directory.write_atomic(NAME, &newest_half(&content)));
     }
     Ok(())
 }
@@ -47,19 +49,21 @@ pub fn newest_half(content: &[u8]) -> Vec<u8> {
     let lines: Vec<&[u8]> = content.split_inclusive(|&b| b == b'\n').collect();
     let (older, newer) = lines.split_at(lines.len() / 2);
     let event = |line: &[u8]| serde_json::from_slice::<Event>(line).ok();
-    let ended: HashSet<ProcessId> = lines
-        .iter()
-        .filter_map(|line| event(line))
-        .filter(|event| matches!(event.kind, EventKind::Exited { .. }))
-        .map(|event| event.process)
-        .collect();
-    let matters = |line: &&&[u8]| {
+    // By their places: the id of an exec that has ended may be used again.
+    let mut ends: HashMap<ProcessId, usize> = HashMap::new();
+    for (place, event) in lines.iter().enumerate().filter_map(|(at, it)| Some((at, event(it)?))) {
+        if matches!(event.kind, EventKind::Exited { .. }) {
+            ends.insert(event.process, place);
+        }
+    }
+    let matters = |(place, line): &(usize, &&[u8])| {
         event(line).is_some_and(|event| {
-            !ended.contains(&event.process)
+            ends.get(&event.process).is_none_or(|end| end < place)
                 && matches!(event.kind, EventKind::Created { .. } | EventKind::Started)
         })
     };
-    older.iter().filter(matters).chain(newer).flat_map(|line| line.iter().copied()).collect()
+    let kept = older.iter().enumerate().filter(matters).map(|(_, line)| line);
+    kept.chain(newer).flat_map(|line| line.iter().copied()).collect()
 }
 
 /// The events of a journal's content. Lines that are torn or foreign are passed over.
@@ -133,5 +137,30 @@ mod tests {
         assert!(
             container.directory().read(NAME, LIMIT).unwrap().len() as u64 <= COMPACT_ABOVE + 200
         );
+    }
+
+    #[test]
+    fn an_exec_whose_id_was_used_before_keeps_its_beginning() {
+        let id: ProcessId = "probe".parse().unwrap();
+        let of = |seq: u64, kind: EventKind| Event {
+            seq,
+            time: Timestamp::now(),
+            process: id.clone(),
+            kind,
+        };
+        let exited = EventKind::Exited { status: ExitStatus::Code(3), evidence: Evidence::Shim };
+        let mut all = vec![
+            of(1, EventKind::Created { pid: 7 }),
+            of(2, exited),
+            of(3, EventKind::Created { pid: 8 }),
+            of(4, EventKind::Started),
+        ];
+        all.extend((5..=9).map(|seq| of(seq, EventKind::OutOfMemory)));
+        let lines: Vec<u8> = all
+            .iter()
+            .flat_map(|event| [serde_json::to_vec(event).unwrap(), vec![b'\n']].concat())
+            .collect();
+        let kept: Vec<u64> = events(&newest_half(&lines)).map(|event| event.seq).collect();
+        assert_eq!(kept, [3, 4, 5, 6, 7, 8, 9]);
     }
 }

@@ -380,8 +380,8 @@ impl Past {
         for event in events.iter().filter(|event| event.process == *id) {
             let activity = match event.kind {
                 EventKind::Created { pid } => {
-                    past.created = true;
-                    past.pid = Some(pid);
+                    // What an exec of the same id had behind it before is another's.
+                    past = Self { created: true, pid: Some(pid), ..Self::default() };
                     continue;
                 }
                 EventKind::Starting => Activity::Starting,

@@ -166,13 +166,19 @@ fn living_process(
     if dir.is_some_and(|dir| dir.exit().is_ok_and(|exit| exit.is_some())) {
         return None;
     }
-    let mut told = Vec::new();
+    let (mut told, mut ended) = (None, false);
     for event in journal::read(container).unwrap_or_default() {
         match event.kind {
-            EventKind::Created { pid } if event.process == *id => told.push(pid),
-            EventKind::Exited { .. } if event.process == *id => return None,
+            // An exec may have the id of one that has ended.
+            EventKind::Created { pid } if event.process == *id => {
+                (told, ended) = (Some(pid), false)
+            }
+            EventKind::Exited { .. } if event.process == *id => ended = true,
             _ => {}
         }
+    }
+    if ended {
+        return None;
     }
     let record = dir.and_then(|dir| dir.load().ok());
     let may_be_it = |pid: &i32| {
