@@ -3,28 +3,13 @@
 
 use std::io;
 
+use holdfast_sys::stray;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Those that ask it to end.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
-
-/// Those that end a process unless it wants them, and mean nothing here. SIGPIPE is ignored by every
-/// Rust program.
-const MEANINGLESS: [Signal; 11] = [
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGIO,
-    Signal::SIGPWR,
-    Signal::SIGSTKFLT,
-    Signal::SIGXCPU,
-    Signal::SIGXFSZ,
-];
 
 /// What is sent to this process, from `begin` on until it has ended.
 #[derive(Debug)]
@@ -48,7 +33,7 @@ impl Signals {
                 }
             });
         }
-        for each in MEANINGLESS {
+        for each in stray::SIGNALS {
             let mut stream = signal(SignalKind::from_raw(each as i32))?;
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use holdfast_sys::stray;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
@@ -44,24 +45,15 @@ pub(crate) fn without_standard_io() -> io::Result<()> {
 /// write beyond RLIMIT_FSIZE then just fails) must not orphan a container.
 fn take_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [
+    let own = [
         Signal::SIGCHLD,
         Signal::SIGTERM,
         Signal::SIGINT,
-        Signal::SIGHUP,
         Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
+        // Without the standard library's start it is not ignored.
         Signal::SIGPIPE,
-        Signal::SIGALRM,
-        Signal::SIGVTALRM,
-        Signal::SIGPROF,
-        Signal::SIGIO,
-        Signal::SIGPWR,
-        Signal::SIGSTKFLT,
-        Signal::SIGXCPU,
-        Signal::SIGXFSZ,
-    ] {
+    ];
+    for signal in own.into_iter().chain(stray::SIGNALS) {
         set.add(signal);
     }
     set.thread_block()?;

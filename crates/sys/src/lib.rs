@@ -19,7 +19,8 @@
 //! | [`fd_passing`] | `SCM_RIGHTS` |
 //! | [`spawn`] | what a child begins with |
 //! | [`start`] | a `main` of one's own |
-//! | [`terminal`] | the size of a terminal |
+//! | [`stray`] | signals that are sent by mistake |
+//! | [`terminal`] | the size of a terminal, and its other side |
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
@@ -39,6 +40,7 @@ pub mod random;
 pub mod reactor;
 pub mod spawn;
 pub mod start;
+pub mod stray;
 pub mod terminal;
 pub mod wait;
 
