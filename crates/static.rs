@@ -29,8 +29,8 @@ fn main() -> io::Result<()> {
         println!("cargo::warning=there is no static C library, so a dynamic one is used");
         return Ok(());
     }
-    // Of the programs alone: tests are linked as usual, and must not find these. Of the tests' own
-    // programs one runs in containers whose root file system has no libraries.
+    // Only for programs: tests are linked as usual and must not find these. One program of the tests runs
+    // in containers whose root file system has no libraries.
     let programs =
         if variable("CARGO_PKG_NAME") == "holdfast-tests" { "bin=hostile" } else { "bins" };
     println!("cargo::rustc-link-arg-{programs}=-L{}", dir.display());

@@ -244,7 +244,7 @@ async fn a_replay_begins_with_the_exits_of_what_has_removed_itself_each_once() {
     soon("the delete", container.delete()).await.unwrap();
     soon("the shutdown", supervisor.shutdown()).await;
     let supervisor = scratch.open().await;
-    // Who deleted the third knew of it.
+    // The caller that deleted the third one knew of its exit.
     assert_eq!(told(&supervisor, &id).await, [code(3), code(4)]);
     assert_eq!(soon("a past exit", supervisor.past_exit(&id)).await.unwrap().status, code(5));
     scratch.close(supervisor).await;

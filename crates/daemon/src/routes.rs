@@ -204,7 +204,7 @@ async fn wait(
 ) -> Answer<Json<ExitRecord>> {
     match find(&supervisor, &id) {
         Ok(container) => Ok(Json(container.exit().await?)),
-        // It may have been removed, by itself perhaps, while nobody was there to be told of its end.
+        // It may have been removed, with `--rm` perhaps, while nobody waited for its end.
         Err(unknown) => match supervisor.past_exit(&id.parse().map_err(Error::from)?).await {
             Err(Error::NotFound(_)) => Err(unknown),
             past => Ok(Json(past?)),

@@ -77,7 +77,7 @@ impl StateRoot {
         let mut all: Vec<KeptExit> = Vec::new();
         for line in content.split(|&b| b == b'\n') {
             if let Ok(exit) = serde_json::from_slice(line)
-                // Who died between writing it and the removal has left it to be written again.
+                // A supervisor that died between this line and the removal wrote it again.
                 && !all.iter().rev().take(RECENT).any(|known| *known == exit)
             {
                 all.push(exit);

@@ -132,10 +132,10 @@ impl Lock {
         fcntl(file, how(&WHOLE_FILE)).map(drop)
     }
 
-    /// Who has it, as that wrote it.
+    /// The holder's pid, as the holder wrote it, and its kind of lock.
     fn holder(&self) -> (String, Kind) {
         let mut text = String::new();
-        // Of an unreadable one nothing is known but that there is one.
+        // If it can't be read, all we know is that there is a holder.
         let _ = self.file().and_then(|mut file| {
             file.rewind()?;
             file.take(64).read_to_string(&mut text)

@@ -321,8 +321,8 @@ impl Container {
             .map_err(Error::io(format!("remove the directory of container {}", self.id())))
     }
 
-    /// Waits until the shim of a process that has ended is gone. One that still waits for a slow reader of
-    /// a FIFO is told to give that up; what it has for it is lost.
+    /// Waits until the shim of an ended process is gone. A shim that still waits for a slow reader of a
+    /// FIFO is made to stop; the output that it holds for that reader is lost.
     async fn shim_ended(&self, process: &Process, drain: Duration) {
         if timeout(drain, process.unwatched.cancelled()).await.is_ok() {
             return;
