@@ -119,7 +119,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Wait until containers end; print one status a line
+    /// Wait until containers end; print one status per line. Knows those that were removed, too
     Wait {
         /// The containers
         #[arg(required = true, value_name = "ID")]
