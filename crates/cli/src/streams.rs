@@ -1,7 +1,7 @@
 //! Our own standard output and standard error. A write that fails is a value here, never a panic:
 //! the print macros are forbidden in this crate.
 //!
-//! Both are written without a buffer of ours, so that every error shows where it happens and nothing
+//! This module writes to both without a buffer, so that every error shows where it happens and nothing
 //! is left to be flushed at the exit.
 
 use std::fmt::Display;

@@ -336,7 +336,7 @@ impl Seat {
     }
 
     /// Puts the rest of the output into the log, then the end on disk, then tells of it. One that
-    /// the disk refuses is told all the same: that is no reason to hide an exit. Nothing here fails: no
+    /// the disk refuses is announced all the same: that is no reason to hide an exit. Nothing here fails: no
     /// error on the way may cost the status that we have in hand.
     fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) {
         self.stdio.drain();

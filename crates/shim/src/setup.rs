@@ -41,7 +41,7 @@ pub(crate) fn without_standard_io() -> io::Result<()> {
 }
 
 /// Signals arrive through a descriptor and in the loop only. Those that end a process by default
-/// are taken as well: a stray SIGHUP, a service manager's SIGTERM or a limit of ours that is reached (a
+/// are taken as well: a stray SIGHUP, a service manager's SIGTERM or a limit that this process reaches (a
 /// write beyond RLIMIT_FSIZE then just fails) must not orphan a container.
 fn take_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();

@@ -4,6 +4,7 @@
 //! end here: the lines are synced before the directory goes. The file has a bound; the oldest lines
 //! are dropped first.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::PoisonError;
 
@@ -56,8 +57,14 @@ impl StateRoot {
                 return Err(error);
             }
             if length > COMPACT_ABOVE {
-                let content = self.directory.read(NAME, LIMIT).unwrap_or_default();
-                return self.directory.write_atomic(NAME, newer_half(&content));
+                // What was added is in it; if this fails, the next one tries it again.
+                let compacted = self
+                    .directory
+                    .read(NAME, LIMIT)
+                    .and_then(|content| self.directory.write_atomic(NAME, newer_half(&content)));
+                if compacted.is_ok() {
+                    return Ok(());
+                }
             }
             if length == 0 {
                 self.directory.sync()?;
@@ -74,21 +81,12 @@ impl StateRoot {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             content => content?,
         };
-        let mut all: Vec<KeptExit> = Vec::new();
-        for line in content.split(|&b| b == b'\n') {
-            if let Ok(exit) = serde_json::from_slice(line)
-                // A supervisor that died between this line and the removal wrote it again.
-                && !all.iter().rev().take(RECENT).any(|known| *known == exit)
-            {
-                all.push(exit);
-            }
-        }
-        Ok(all)
+        // A supervisor that died between such a line and the removal wrote it again.
+        let mut known = HashSet::new();
+        let lines = content.split(|&b| b == b'\n').filter(|line| known.insert(*line));
+        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 }
-
-/// How far back a line that was written again can be: as many removals can have been under way.
-const RECENT: usize = 1024;
 
 fn newer_half(content: &[u8]) -> &[u8] {
     let middle = content.len() / 2;

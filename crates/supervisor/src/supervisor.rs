@@ -480,7 +480,7 @@ impl Supervisor {
         let (core, wanted) = (self.core.clone(), id.clone());
         let kept = blocking(move || core.root.kept_exits()).await;
         let kept = kept.map_err(Error::io("read the exits of removed containers"))?;
-        let of_it = kept
+        let mut of_it = kept
             .into_iter()
             .rev()
             .map(|kept| kept.exit)
@@ -491,7 +491,7 @@ impl Supervisor {
             }
             _ => None,
         };
-        of_it.into_iter().find_map(record).ok_or_else(|| Error::NotFound(id.clone()))
+        of_it.find_map(record).ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     /// All containers, ordered by id; but for those that are being deleted by themselves, as long as
