@@ -16,9 +16,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use holdfast_state::legacy::{self, MESSAGE_LIMIT};
-use holdfast_state::{Evidence, ExitRecord};
 use holdfast_sys::wait::{self, Child};
-use holdfast_sys::{Termination, fd_passing};
+use holdfast_sys::{Termination, fd_passing, kernel};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -27,11 +26,13 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::args::{self, Args};
+use crate::exit::{Exit, reap};
 use crate::home::Home;
+use crate::interest::{Ready, Wait};
 use crate::legacy::Legacy;
 use crate::log::{self, log};
-use crate::relay::Scratch;
-use crate::seat::{Phase, REST, Seat, WAITS, round_up};
+use crate::output::Scratch;
+use crate::seat::{Phase, REST, Seat, round_up};
 use crate::setup;
 
 /// How many descriptors a process may need that is only being started.
@@ -45,7 +46,7 @@ const INDEX_BITS: u32 = 3;
 /// What is told of the group itself; the keys of seats are above it.
 const OWN: u64 = 0;
 
-const _: () = assert!(WAITS <= 1 << INDEX_BITS);
+const _: () = assert!(Wait::ALL.len() <= 1 << INDEX_BITS);
 
 pub(crate) struct Group {
     /// Where supervisors ask.
@@ -67,7 +68,7 @@ pub(crate) struct Group {
     /// The shims that are starting a process, and have not handed it over.
     starters: HashSet<i32>,
     /// Children that have lost their seat by an error and wait for another.
-    seatless: HashMap<i32, Home>,
+    seatless: HashMap<i32, Seatless>,
     timers: BTreeSet<(Instant, u64)>,
     /// When to give back memory.
     rest: Option<Instant>,
@@ -79,10 +80,29 @@ pub(crate) struct Group {
 /// A seat, and what of it the kernel and the timers know.
 struct Place {
     seat: Seat,
+    /// The process, as long as it is our child or about to be.
+    child: Option<i32>,
     /// How many descriptors it may come to need.
     files: u64,
-    registered: [Option<(RawFd, PollFlags)>; WAITS],
+    registered: [Option<(RawFd, PollFlags)>; Wait::ALL.len()],
     timer: Option<Instant>,
+}
+
+struct Seatless {
+    home: Home,
+    /// There once it has ended.
+    exit: Option<Exit>,
+}
+
+impl Seatless {
+    /// Whether it has ended, and nothing of that is left to do.
+    fn is_settled(&mut self) -> bool {
+        let Some(exit) = &mut self.exit else { return false };
+        log::turn_to(Some(&self.home));
+        exit.settle(&self.home, |_| {});
+        log::turn_to(None);
+        exit.is_settled()
+    }
 }
 
 impl Group {
@@ -155,9 +175,10 @@ impl Group {
     }
 
     /// Waits, and returns what is ready of which seats.
-    fn wait(&self) -> io::Result<Vec<(u64, [bool; WAITS])>> {
+    fn wait(&self) -> io::Result<Vec<(u64, Ready)>> {
         let first = self.timers.first().map(|(due, _)| *due);
-        let due = first.into_iter().chain(self.rest).min();
+        let seatless = self.seatless.values().filter_map(|seatless| seatless.exit.as_ref()?.due());
+        let due = first.into_iter().chain(self.rest).chain(seatless).min();
         let timeout = due.map_or(EpollTimeout::NONE, round_up);
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, timeout) {
@@ -165,7 +186,7 @@ impl Group {
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
-        let mut ready: Vec<(u64, [bool; WAITS])> = Vec::new();
+        let mut ready: Vec<(u64, Ready)> = Vec::new();
         for event in &events[..count] {
             let key = event.data() >> INDEX_BITS;
             let index = usize::try_from(event.data() & ((1 << INDEX_BITS) - 1)).unwrap_or_default();
@@ -173,36 +194,34 @@ impl Group {
                 continue;
             }
             // At once, so that one seat's events keep their order.
-            match ready.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, of_seat)) => of_seat[index] = true,
-                None => ready.push((key, std::array::from_fn(|other| other == index))),
-            }
+            let place = ready.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+                ready.push((key, Ready::default()));
+                ready.len() - 1
+            });
+            ready[place].1.set(index);
         }
         Ok(ready)
     }
 
-    fn look_after(&mut self, key: u64, ready: [bool; WAITS]) {
+    fn look_after(&mut self, key: u64, ready: Ready) {
         let Some(place) = self.places.get_mut(&key) else { return };
         log::turn_to(Some(&place.seat.home));
-        match place.seat.look_after(ready) {
-            Ok(rested) => {
-                if rested {
-                    self.rest_later();
-                }
-                self.settle(key);
-            }
-            Err(error) => {
-                // A shim of its own would end here, and be followed by another.
-                log("error", &error.to_string());
-                self.unseat(key);
-            }
+        if place.seat.look_after(ready) {
+            self.rest_later();
         }
+        self.settle(key);
         log::turn_to(None);
     }
 
     /// Tells the kernel and the timers what a seat waits for now; one that is done goes.
     fn settle(&mut self, key: u64) {
         let Some(place) = self.places.get_mut(&key) else { return };
+        // Once it is reaped, its number may be another's.
+        if matches!(&place.seat.phase, Phase::Exited { exit } if exit.is_settled())
+            && let Some(pid) = place.child.take()
+        {
+            self.children.remove(&pid);
+        }
         if place.seat.is_over() {
             self.remove(key);
             return;
@@ -223,7 +242,7 @@ impl Group {
         }
     }
 
-    fn remove(&mut self, key: u64) -> Option<Seat> {
+    fn remove(&mut self, key: u64) -> Option<Place> {
         let mut place = self.places.remove(&key)?;
         place.unregister(&self.epoll);
         if let Some(timer) = place.timer {
@@ -231,16 +250,20 @@ impl Group {
         }
         self.files -= place.files;
         self.rest_later();
-        Some(place.seat)
+        Some(place)
     }
 
     /// Lets the supervisor know by a closed exit FIFO that a seat is lost, so that it has the process
     /// adopted; which may be by us again.
     fn unseat(&mut self, key: u64) {
-        let Some(seat) = self.remove(key) else { return };
-        if let Phase::Running { pid } | Phase::Arriving { pid } = seat.phase {
+        let Some(place) = self.remove(key) else { return };
+        if let Some(pid) = place.child {
             self.children.remove(&pid);
-            self.seatless.insert(pid, seat.home);
+            let exit = match place.seat.phase {
+                Phase::Exited { exit } => Some(exit),
+                _ => None,
+            };
+            self.seatless.insert(pid, Seatless { home: place.seat.home, exit });
         }
     }
 
@@ -257,8 +280,9 @@ impl Group {
             if let Some(place) = self.places.get_mut(&key) {
                 place.timer = None;
             }
-            self.look_after(key, [false; WAITS]);
+            self.look_after(key, Ready::default());
         }
+        self.seatless.retain(|_, seatless| !seatless.is_settled());
         if self.rest.is_some_and(|rest| rest <= now) {
             self.rest = None;
             holdfast_sys::memory::trim();
@@ -360,7 +384,11 @@ impl Group {
         let seat = Seat::adopt(args, exit, legacy, Some(self.scratch.clone()))?;
         self.last_key += 1;
         let key = self.last_key;
-        if let Phase::Running { pid } | Phase::Arriving { pid } = seat.phase {
+        let child = match seat.phase {
+            Phase::Running { pid } | Phase::Arriving { pid } => Some(pid),
+            _ => None,
+        };
+        if let Some(pid) = child {
             self.seatless.remove(&pid);
             self.children.insert(pid, key);
         }
@@ -369,7 +397,8 @@ impl Group {
         }
         let files = seat.most_files();
         self.files += files;
-        self.places.insert(key, Place { seat, files, registered: [None; WAITS], timer: None });
+        let registered = [None; Wait::ALL.len()];
+        self.places.insert(key, Place { seat, child, files, registered, timer: None });
         self.settle(key);
         Ok(())
     }
@@ -416,22 +445,22 @@ impl Group {
             && let Some(place) = self.places.get_mut(&key)
         {
             log::turn_to(Some(&place.seat.home));
-            let may_go = place.seat.child_ended(pid, end);
+            let is_gone = place.seat.child_ended(pid, end);
             self.settle(key);
             log::turn_to(None);
-            if !may_go {
-                return Ok(false);
-            }
+            return Ok(is_gone);
         }
-        self.children.remove(&pid);
-        if let Some(home) = self.seatless.remove(&pid) {
-            let record = ExitRecord::now(end.into(), Evidence::Shim);
-            if let Err(error) = home.open().and_then(|dir| dir.record_exit(&record)) {
-                log("error", &format!("exit ({}) not recorded: {error}", record.status));
+        if let Some(seatless) = self.seatless.get_mut(&pid) {
+            let exit = || Exit::of_child(pid, end, kernel::tells_before_reap());
+            seatless.exit.get_or_insert_with(exit);
+            let is_settled = seatless.is_settled();
+            if is_settled {
+                self.seatless.remove(&pid);
             }
+            return Ok(is_settled);
         }
         self.starters.remove(&pid);
-        wait::reap(Child::Pid(pid))?;
+        reap(pid);
         Ok(true)
     }
 }
@@ -439,8 +468,9 @@ impl Group {
 impl Place {
     fn register(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
         for (index, (wait, registered)) in
-            self.seat.waits_for().into_iter().zip(&mut self.registered).enumerate()
+            Wait::ALL.into_iter().zip(&mut self.registered).enumerate()
         {
+            let wait = self.seat.interest(wait);
             let wanted = wait.map(|(fd, events)| (fd.as_raw_fd(), events));
             if wanted == *registered {
                 continue;

@@ -67,3 +67,21 @@ impl Parent {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The home of a process in this directory, with new FIFOs if it has none.
+    pub(crate) fn home(path: &Path) -> Home {
+        std::fs::create_dir_all(path).unwrap();
+        let dir = ProcessDir::open(path).unwrap();
+        let fifo = |name| {
+            if !dir.directory().contains(name).unwrap() {
+                dir.directory().make_fifo(name).unwrap();
+            }
+            File::options().read(true).write(true).open(path.join(name)).unwrap()
+        };
+        Home::new(&dir, &fifo(EXIT), &fifo(CONTROL)).unwrap()
+    }
+}

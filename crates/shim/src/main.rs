@@ -11,11 +11,9 @@
 //! | `runtime` | starting the OCI runtime with them |
 //! | `stdio` | the pipes or FIFOs that the container gets, and our side of them |
 //! | `terminal` | how a terminal comes from the runtime |
-//! | `relay` | from a pipe or terminal to where output goes |
-//! | `places` | all of those together |
-//! | `log_file`, `journald`, `reader` | each of them |
-//! | `rate` | how many lines a second a log takes |
-//! | `pump` | between a terminal and a FIFO |
+//! | `output` | how output and input move: sources, sinks, and the way from the ones to the others |
+//! | `exit` | the end of a process, as one transaction |
+//! | `interest` | what there is to wait for |
 //! | `home` | the process's directory, by its path |
 //! | `seat` | what is done for one process: messages, output, its end |
 //! | `shim` | the shim of one process: a loop around one `poll` |
@@ -36,18 +34,14 @@
 
 mod args;
 mod closer;
+mod exit;
 mod group;
 mod handover;
 mod home;
-mod journald;
+mod interest;
 mod legacy;
 mod log;
-mod log_file;
-mod places;
-mod pump;
-mod rate;
-mod reader;
-mod relay;
+mod output;
 mod runtime;
 mod seat;
 mod setup;

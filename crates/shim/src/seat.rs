@@ -15,21 +15,23 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use holdfast_state::ProcessDir;
 use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::control::{self, Control};
-use holdfast_state::{Evidence, ExitRecord, ExitStatus, ProcessDir, UnknownReason};
 use holdfast_sys::ending::{Ending, ending};
 use holdfast_sys::wait::{self, Child};
-use holdfast_sys::{PidFd, Termination};
+use holdfast_sys::{PidFd, Termination, kernel};
 use nix::libc::SIGKILL;
 use nix::poll::{PollFlags, PollTimeout};
 
 use crate::args::Args;
+use crate::exit::{Exit, reap};
 use crate::home::Home;
+use crate::interest::{Ready, Wait};
 use crate::legacy::Legacy;
 use crate::log::log;
-use crate::relay::Scratch;
-use crate::stdio::{SOURCES, Stdio};
+use crate::output::Scratch;
+use crate::stdio::Stdio;
 
 /// When a start must be done, and how much time that was.
 pub(crate) type Deadline = Option<(Instant, Duration)>;
@@ -51,7 +53,7 @@ pub(crate) enum Phase {
     /// As running, of a process whose first shim died. It is not our child.
     Adopted { pid: i32, process: PidFd, end: End },
     /// It has ended. Background processes may still write, and the disk may refuse the status.
-    Exited { unrecorded: Option<Unrecorded> },
+    Exited { exit: Exit },
 }
 
 /// What is known of the end of an adopted process.
@@ -62,17 +64,6 @@ pub(crate) enum End {
     /// It has come, and the kernel tells how once someone has reaped it.
     Hidden,
 }
-
-/// A status that the disk has refused.
-#[derive(Debug)]
-pub(crate) struct Unrecorded {
-    record: ExitRecord,
-    /// When to try again.
-    next: Instant,
-}
-
-/// After how much time a status that the disk refused is written again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// After how much time without output the memory that it took is given back.
 pub(crate) const REST: Duration = Duration::from_secs(1);
@@ -94,11 +85,6 @@ pub(crate) struct Seat {
     rest: Option<Instant>,
     pub(crate) phase: Phase,
 }
-
-/// What there is to wait for: [`Stdio`]'s, the control FIFO, and an adopted process.
-pub(crate) const WAITS: usize = SOURCES + 2;
-const CONTROL: usize = SOURCES;
-const ORPHAN: usize = SOURCES + 1;
 
 impl Seat {
     pub(crate) fn new(home: Home, exit: File, control: File, stdio: Stdio, phase: Phase) -> Self {
@@ -136,7 +122,7 @@ impl Seat {
         let mut seat = Self::new(home, exit, control, stdio, phase);
         seat.rest_later();
         let shim = seat.announcer();
-        seat.announce(match args.moved {
+        seat.announce(&match args.moved {
             Some(_) => Announcement::Created { pid, shim },
             None => Announcement::Adopted { shim },
         });
@@ -148,9 +134,7 @@ impl Seat {
     /// Whether all is done and told.
     pub(crate) fn is_over(&self) -> bool {
         match &self.phase {
-            Phase::Exited { unrecorded } => {
-                unrecorded.is_none() && (self.cancelled || self.stdio.is_over())
-            }
+            Phase::Exited { exit } => exit.is_settled() && (self.cancelled || self.stdio.is_over()),
             Phase::Moved => true,
             _ => false,
         }
@@ -166,48 +150,46 @@ impl Seat {
         self.control_line.is_empty() && self.stdio.can_move()
     }
 
-    pub(crate) fn waits_for(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; WAITS] {
-        let [first, second, input, reader, other] = self.stdio.waits_for();
-        let orphan = match &self.phase {
-            Phase::Adopted { process, end: End::Ahead, .. } => for_input(process),
+    /// What is to be waited for, of that.
+    pub(crate) fn interest(&self, wait: Wait) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match (wait, &self.phase) {
+            (Wait::Control, _) => Some((self.control.as_fd(), PollFlags::POLLIN)),
+            (Wait::Process, Phase::Adopted { process, end: End::Ahead, .. }) => {
+                Some((process.as_fd(), PollFlags::POLLIN))
+            }
             // That it was reaped shows without being asked for.
-            Phase::Adopted { process, .. } => Some((process.as_fd(), PollFlags::empty())),
-            _ => None,
-        };
-        // The control FIFO behind the input, as the kernel looks in this order: input that is seen
-        // has not overtaken what was said here before it.
-        [first, second, input, reader, other, for_input(&self.control), orphan]
+            (Wait::Process, Phase::Adopted { process, .. }) => {
+                Some((process.as_fd(), PollFlags::empty()))
+            }
+            _ => self.stdio.interest(wait),
+        }
     }
 
     /// When it is to be looked after, whatever happens until then.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let due = match self.phase {
-            Phase::Starting { deadline: Some((deadline, _)), .. }
-            | Phase::TakingOver { deadline: Some((deadline, _)) }
-            | Phase::Exited { unrecorded: Some(Unrecorded { next: deadline, .. }) } => {
-                Some(deadline)
+        let due = match &self.phase {
+            Phase::Starting { deadline, .. } | Phase::TakingOver { deadline } => {
+                deadline.map(|(deadline, _)| deadline)
             }
+            Phase::Exited { exit } => exit.due(),
             _ => None,
         };
-        due.into_iter().chain(self.rest).min()
+        [due, self.rest, self.stdio.due()].into_iter().flatten().min()
     }
 
-    /// Does what there is to do, by the indices of [`waits_for`](Self::waits_for). `true` if there is
-    /// memory to give back since.
-    pub(crate) fn look_after(&mut self, ready: [bool; WAITS]) -> io::Result<bool> {
+    /// Does what there is to do. `true` if there is memory to give back since.
+    pub(crate) fn look_after(&mut self, ready: Ready) -> bool {
         // Before the input: who resizes the terminal and then types means it in this order.
-        if ready[CONTROL] {
-            self.obey()?;
+        if ready.has(Wait::Control) {
+            self.obey();
         }
-        let [first, second, input, reader, other, ..] = ready;
-        let of_stdio = [first, second, input, reader, other];
-        self.stdio.pass(of_stdio);
-        let rested = self.rest(of_stdio.contains(&true));
-        if ready[ORPHAN] {
+        self.stdio.pass(ready);
+        let rested = self.rest(ready.has_output_or_input());
+        if ready.has(Wait::Process) {
             self.look_at_orphan();
         }
-        self.record_again();
-        Ok(rested)
+        self.settle_exit();
+        rested
     }
 
     /// Whose child the process was has ended, so it may be ours by now.
@@ -219,7 +201,7 @@ impl Seat {
         }
     }
 
-    /// Gives up what is not needed once there is nothing to do.
+    /// Gives up what is not needed once there has been no output for a while.
     fn rest(&mut self, worked: bool) -> bool {
         if worked && self.stdio.holds_memory() {
             self.rest_later();
@@ -238,13 +220,10 @@ impl Seat {
     }
 
     /// Reads control messages, however they are cut. A line that makes no sense is logged and skipped.
-    fn obey(&mut self) -> io::Result<()> {
+    fn obey(&mut self) {
         let mut chunk = [0; 512];
-        let length = match self.control.read(&mut chunk) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        // It is open for both, so it has no end; and is looked at again when there is something.
+        let length = self.control.read(&mut chunk).unwrap_or(0);
         for &byte in &chunk[..length] {
             if byte != b'\n' {
                 // One byte more than a message may have marks the line as too long to be one.
@@ -265,7 +244,6 @@ impl Seat {
             }
             self.control_line.clear();
         }
-        Ok(())
     }
 
     fn act(&mut self, message: Control) {
@@ -313,72 +291,41 @@ impl Seat {
     /// A child of ours is a zombie; it may be the process. `false` if it has to stay: as long as the
     /// status is not on disk it is the record.
     pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> bool {
-        if matches!(self.phase, Phase::Running { pid: own } if own == pid) {
-            // On disk before it is reaped: should we die in between, the zombie still tells, and
-            // as long as there is no status the pid can't be anyone else's.
-            self.process_ended(end.into(), Evidence::Shim);
+        match &self.phase {
+            Phase::Running { pid: own } if *own == pid => {
+                // As long as there is no status the pid can't be anyone else's.
+                self.end(|| Exit::of_child(pid, end, kernel::tells_before_reap()));
+            }
+            Phase::Exited { exit } if exit.is_of(pid) => {}
+            _ => _ = reap(pid),
         }
-        !matches!(self.phase, Phase::Exited { unrecorded: Some(_) })
+        !matches!(&self.phase, Phase::Exited { exit } if exit.is_of(pid))
     }
 
     /// An adopted process is not our child; its pidfd tells of its end, and others how it ended.
     pub(crate) fn look_at_orphan(&mut self) {
         let Phase::Adopted { pid, process, end } = &mut self.phase else { return };
-        match ending(*pid, process) {
-            Ending::Alive => {}
-            Ending::Hidden => *end = End::Hidden,
-            Ending::Exact(end, source) => self.process_ended(end.into(), source.into()),
-            Ending::Lost => {
-                let unknown = ExitStatus::Unknown(UnknownReason::ReapedByAnother);
-                self.process_ended(unknown, Evidence::None)
-            }
+        let ending = ending(*pid, process);
+        if ending == Ending::Hidden {
+            *end = End::Hidden;
+        }
+        if let Some(exit) = Exit::of_orphan(ending) {
+            self.end(|| exit);
         }
     }
 
-    /// Puts the rest of the output into the log, then the end on disk, then tells of it. One that
-    /// the disk refuses is announced all the same: that is no reason to hide an exit. Nothing here fails: no
-    /// error on the way may cost the status that we have in hand.
-    fn process_ended(&mut self, status: ExitStatus, evidence: Evidence) {
+    /// Puts the rest of the output where it goes, and then the end on disk.
+    fn end(&mut self, exit: impl FnOnce() -> Exit) {
         self.stdio.drain();
-        let record = ExitRecord::now(status, evidence);
-        // Of an orphan someone else may have known better and been faster.
-        let standing = self.home.open().and_then(|dir| dir.record_exit(&record));
-        self.tell_end(standing.as_ref().unwrap_or(&record));
-        let unrecorded = standing.err().map(|error| {
-            log("error", &format!("exit ({status}) not recorded: {error}"));
-            Unrecorded { record, next: Instant::now() + RETRY }
-        });
-        self.phase = Phase::Exited { unrecorded };
+        self.phase = Phase::Exited { exit: exit() };
+        self.settle_exit();
     }
 
-    /// Writes a status again that the disk has refused, and tells it to a supervisor that has come
-    /// since.
-    fn record_again(&mut self) {
-        let Phase::Exited { unrecorded: Some(owed) } = &mut self.phase else { return };
-        if Instant::now() < owed.next {
-            return;
+    /// Records and tells the end, if that is to be done now.
+    fn settle_exit(&mut self) {
+        if let Phase::Exited { exit } = &mut self.phase {
+            exit.settle(&self.home, |announcement| announce(&self.exit, &announcement));
         }
-        let standing = match self.home.open().and_then(|dir| dir.record_exit(&owed.record)) {
-            Ok(standing) => standing,
-            // Deleted, and nobody will ask for it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => owed.record.clone(),
-            Err(_) => {
-                owed.next = Instant::now() + RETRY;
-                return;
-            }
-        };
-        self.phase = Phase::Exited { unrecorded: None };
-        self.tell_end(&standing);
-    }
-
-    fn tell_end(&mut self, record: &ExitRecord) {
-        let end = match record.status {
-            ExitStatus::Code(code) => Termination::Exited(code),
-            ExitStatus::Signal(signal) => Termination::Signaled(signal),
-            // The file says why; its reader finds it when we are gone.
-            ExitStatus::Unknown(_) => return,
-        };
-        self.announce(Announcement::Exited { end, evidence: record.evidence });
     }
 
     /// Who we are, for the supervisor to keep copies of what we read from.
@@ -387,24 +334,24 @@ impl Seat {
     }
 
     /// Tells the supervisor, if there is one: the files have said it already.
-    pub(crate) fn announce(&mut self, announcement: Announcement) {
-        // On the stack: the smallest allocation can be the one that keeps a page.
-        let mut line = [0; ANNOUNCEMENT];
-        let mut rest = line.as_mut_slice();
-        let _ = write!(rest, "{announcement}");
-        let length = ANNOUNCEMENT - rest.len();
-        let _ = self.exit.write_all(&line[..length]);
+    pub(crate) fn announce(&self, announcement: &Announcement) {
+        announce(&self.exit, announcement);
     }
+}
+
+fn announce(mut exit: &File, announcement: &Announcement) {
+    // On the stack: the smallest allocation can be the one that keeps a page.
+    let mut line = [0; ANNOUNCEMENT];
+    let mut rest = line.as_mut_slice();
+    let _ = write!(rest, "{announcement}");
+    let length = ANNOUNCEMENT - rest.len();
+    let _ = exit.write_all(&line[..length]);
 }
 
 fn log_failed_signal(signal: i32, sent: io::Result<()>) {
     if let Err(error) = sent {
         log("warning", &format!("control: signal {signal}: {error}"));
     }
-}
-
-fn for_input(fd: &impl AsFd) -> Option<(BorrowedFd<'_>, PollFlags)> {
-    Some((fd.as_fd(), PollFlags::POLLIN))
 }
 
 /// The time until `deadline` in whole milliseconds, rounded up so that a wait never ends before it.

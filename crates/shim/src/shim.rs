@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use holdfast_state::ProcessDir;
 use holdfast_sys::Termination;
-use holdfast_sys::wait::{self, Child};
+use holdfast_sys::wait;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signalfd::SignalFd;
@@ -15,9 +15,10 @@ use nix::sys::signalfd::SignalFd;
 use crate::args::Args;
 use crate::handover::Handover;
 use crate::home::Home;
+use crate::interest::{Ready, Wait};
 use crate::legacy::Legacy;
 use crate::runtime;
-use crate::seat::{Deadline, Phase, Seat, WAITS, round_up};
+use crate::seat::{Deadline, Phase, Seat, round_up};
 use crate::setup;
 use crate::stdio::Stdio;
 use crate::terminal::ConsoleSocket;
@@ -31,6 +32,10 @@ pub(crate) enum Failure {
     /// The runtime took too long.
     TimedOut(Duration),
 }
+
+/// The places in what is polled of what is not the seat's.
+const WAITS: usize = Wait::ALL.len();
+const CONSOLE: usize = WAITS + 1;
 
 pub(crate) struct Shim {
     pub(crate) seat: Seat,
@@ -97,7 +102,7 @@ impl Shim {
     pub(crate) fn run(&mut self) -> io::Result<u8> {
         while !self.seat.is_over() {
             let (ready, console) = self.wait()?;
-            if self.seat.look_after(ready)? {
+            if self.seat.look_after(ready) {
                 holdfast_sys::memory::trim();
             }
             self.seat.stdio.close_ended();
@@ -116,34 +121,33 @@ impl Shim {
 
     /// What of the seat's there is to do, and whether there is news of the terminal. Signals are not
     /// in it: they are read in any case.
-    fn wait(&self) -> io::Result<([bool; WAITS], bool)> {
+    fn wait(&self) -> io::Result<(Ready, bool)> {
         let timeout = self.seat.due().map_or(PollTimeout::NONE, round_up);
-        let input = |fd| (fd, PollFlags::POLLIN);
+        let interests = Wait::ALL.map(|wait| self.seat.interest(wait));
+        let console = self.console.as_ref().map(|console| (console.as_fd(), PollFlags::POLLIN));
+        let signals = (self.signals.as_fd(), PollFlags::POLLIN);
         // What is not waited for keeps its place in the set and asks for nothing.
         let nothing = (self.signals.as_fd(), PollFlags::empty());
-        let seat = self.seat.waits_for();
-        let console = self.console.as_ref().map(ConsoleSocket::as_fd);
-        let [first, second, stdin, reader, other, control, orphan] =
-            seat.map(|wait| wait.unwrap_or(nothing));
-        let waits: [(BorrowedFd<'_>, PollFlags); WAITS + 2] = [
-            first,
-            second,
-            stdin,
-            reader,
-            other,
-            control,
-            orphan,
-            input(self.signals.as_fd()),
-            console.map_or(nothing, input),
-        ];
-        let mut set = waits.map(|(fd, events)| PollFd::new(fd, events));
+        let mut set: [PollFd<'_>; WAITS + 2] = std::array::from_fn(|index| {
+            let (fd, events) = match index {
+                WAITS => signals,
+                CONSOLE => console.unwrap_or(nothing),
+                index => interests[index].unwrap_or(nothing),
+            };
+            PollFd::new(fd, events)
+        });
         match poll(&mut set, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let happened = |index: usize| set[index].revents().is_some_and(|events| !events.is_empty());
-        let ready = std::array::from_fn(|index| seat[index].is_some() && happened(index));
-        Ok((ready, console.is_some() && happened(WAITS + 1)))
+        let mut ready = Ready::default();
+        for (index, interest) in interests.iter().enumerate() {
+            if interest.is_some() && happened(index) {
+                ready.set(index);
+            }
+        }
+        Ok((ready, console.is_some() && happened(CONSOLE)))
     }
 
     pub(crate) fn receive_terminal(&mut self) -> io::Result<()> {
@@ -161,11 +165,10 @@ impl Shim {
         if let Err(failure) = self.look_at_start()? {
             return Ok(Err(failure));
         }
-        // As long as its status is not on disk the zombie stays: it is the record then.
-        while let Phase::Running { .. } | Phase::Exited { unrecorded: None } = self.seat.phase {
+        while let Phase::Running { .. } | Phase::Exited { .. } = self.seat.phase {
             let Some((pid, end)) = wait::peek_any()? else { break };
-            if self.seat.child_ended(pid, end) {
-                wait::reap(Child::Pid(pid))?;
+            if !self.seat.child_ended(pid, end) {
+                break;
             }
         }
         Ok(Ok(()))

@@ -96,7 +96,7 @@ impl Shim {
         self.seat.phase = Phase::Running { pid };
         self.seat.rest_later();
         let shim = self.seat.announcer();
-        self.seat.announce(Announcement::Created { pid, shim });
+        self.seat.announce(&Announcement::Created { pid, shim });
         Ok(Ok(Taken::Over))
     }
 
@@ -120,7 +120,7 @@ impl Shim {
         }
         killed?;
         let timed_out = matches!(failure, Failure::TimedOut(_));
-        self.seat.announce(Announcement::GivenUp { timed_out });
+        self.seat.announce(&Announcement::GivenUp { timed_out });
         Ok(FAILED)
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Instant;
 
 use holdfast_state::announce::StdioFds;
 use holdfast_state::cri::Stream;
@@ -18,12 +19,9 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::Args;
 use crate::home::Home;
+use crate::interest::{Ready, Wait};
 use crate::legacy::LegacyStdio;
-use crate::log_file;
-use crate::places::Places;
-use crate::pump::Pump;
-use crate::relay::{Kind, Progress, Relay, Scratch};
-use crate::terminal::END_OF_INPUT;
+use crate::output::{self, Missing, Pipeline, Queue, Scratch, Sinks, Source, warn};
 
 /// What the runtime inherits; closed on our side once it runs.
 pub(crate) struct ContainerEnds {
@@ -35,33 +33,18 @@ pub(crate) struct ContainerEnds {
 /// To whom files and pipes are given, as the host counts.
 pub(crate) type Owner = Option<(u32, u32)>;
 
-/// One of the streams that a process writes.
-enum Output {
-    /// To the places where output goes.
-    Logged(Relay),
-    /// From the terminal into a FIFO of the caller's.
-    Pumped(Pump),
-}
-
 /// Our side.
 #[derive(Default)]
 pub(crate) struct Stdio {
-    outputs: [Option<Output>; 2],
-    /// Those that have ended, until nobody waits for them any more.
-    ended: Vec<Output>,
-    places: Option<Places>,
-    scratch: Option<Rc<Scratch>>,
+    /// What the process writes, to where output goes.
+    output: Pipeline,
     /// From the stdin FIFO into the terminal. Without a terminal the process reads the FIFO itself.
-    input: Option<Pump>,
+    input: Option<Pipeline>,
     /// The stdin FIFO, opened for writing: it does not end when a client goes, but when someone
     /// says that it is over.
     stdin_holder: Option<File>,
-    /// A terminal's output goes into a FIFO of the caller's.
-    feeds_a_fifo: bool,
     /// The stdin FIFO until there is a terminal for it.
     waiting_stdin: Option<File>,
-    /// A FIFO of the caller's until there is a terminal for it.
-    waiting_stdout: Option<File>,
     terminal: Option<OwnedFd>,
     /// Its other side, as long as the process lives: without it the terminal reads as ended whenever
     /// nobody has it open, and a getty opens it again.
@@ -72,10 +55,6 @@ impl Stdio {
     /// Opens what there is to open before the runtime starts.
     pub(crate) fn open(args: &Args<'_>, home: &Home) -> io::Result<(ContainerEnds, Self)> {
         let mut ours = Self::default();
-        let direct = direct(args);
-        if direct.is_none() && (args.terminal || args.stdout.is_none() || args.stderr.is_none()) {
-            ours.open_places(args, home, None, Missing::Fails)?;
-        }
         let mut stdin = null()?;
         if let (Some(path), false) = (&args.stdin, args.terminal) {
             stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
@@ -83,53 +62,61 @@ impl Stdio {
             // The container expects a descriptor that waits.
             fcntl(&stdin, FcntlArg::F_SETFL(OFlag::empty()))?;
         }
-        let (stdout, stderr) = if args.terminal {
+        if let Some(spec) = direct(args) {
+            let (stdout, stderr) = direct_outputs(spec, args, home)?;
+            return Ok((ContainerEnds { stdin, stdout, stderr }, ours));
+        }
+        let is_fifo = !args.terminal && args.stdout.is_some() && args.stderr.is_some();
+        let log = if is_fifo { &[] } else { args.log.as_slice() };
+        ours.output = Pipeline::new(Sinks::open(log, home, args.owner, Missing::Fails)?);
+        if args.terminal {
             ours.open_for_terminal(args)?;
+        }
+        let goes_nowhere = log.iter().all(|spec| spec.driver == LogDriver::None);
+        let scratch = (!goes_nowhere).then(|| Scratch::new().map(Rc::new)).transpose()?;
+        let mut end = |fifo: Option<&Path>, stream| match (fifo, &scratch) {
+            // Opened for both, so a reader that goes away costs the container no SIGPIPE.
+            (Some(path), _) => open_fifo(path, OFlag::O_RDWR),
+            (None, None) => null(),
+            (None, Some(scratch)) => {
+                let (reader, theirs) = output_pipe(args.owner)?;
+                ours.output.set(stream, Source::pipe(reader, scratch));
+                Ok(theirs)
+            }
+        };
+        let (stdout, stderr) = match args.terminal {
             // What the runtime itself has to say before there is a terminal.
-            (null()?, ours.output(args, None, Stream::Stderr)?)
-        } else if let Some(spec) = direct {
-            direct_outputs(spec, args, home)?
-        } else {
-            (
-                ours.output(args, args.stdout, Stream::Stdout)?,
-                ours.output(args, args.stderr, Stream::Stderr)?,
-            )
+            true => (null()?, end(None, Stream::Stderr)?),
+            false => (end(args.stdout, Stream::Stdout)?, end(args.stderr, Stream::Stderr)?),
         };
         Ok((ContainerEnds { stdin, stdout, stderr }, ours))
     }
 
-    /// The container's end of one output.
-    fn output(&mut self, args: &Args<'_>, fifo: Option<&Path>, stream: Stream) -> io::Result<File> {
-        match fifo {
-            // Opened for both, so a reader that goes away costs the container no SIGPIPE.
-            Some(path) => open_fifo(path, OFlag::O_RDWR),
-            None if self.places.is_none() => null(),
-            None => {
-                let (ours, theirs) = output_pipe(args.owner)?;
-                let relay = Relay::new(ours, stream, Kind::Pipe);
-                self.outputs[stream as usize] = Some(Output::Logged(relay));
-                Ok(theirs)
-            }
+    /// Opens the FIFOs that are to be joined to a terminal.
+    fn open_for_terminal(&mut self, args: &Args<'_>) -> io::Result<()> {
+        // One that was handed over without its holder has been closed.
+        if let Some(path) = &args.stdin
+            && (self.stdin_holder.is_some() || args.moved.is_none())
+        {
+            self.waiting_stdin = Some(open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+            self.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         }
+        if let Some(path) = &args.stdout {
+            self.output.sinks.divert(path)?;
+        }
+        Ok(())
     }
 
     /// The terminal has come.
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         self.other_side = warn("the terminal ends when nobody has it open", open_peer(&master));
         if let Some(fifo) = self.waiting_stdin.take() {
-            let pump = Pump::new(fifo.into(), master.try_clone()?);
-            self.input = Some(pump.ending_with(END_OF_INPUT));
+            let mut input = Pipeline::new(Sinks::only(Queue::of_terminal(master.try_clone()?)));
+            input.set(INPUT, Source::Fifo(fifo));
+            self.input = Some(input);
         }
-        self.outputs[Stream::Stdout as usize] = match self.waiting_stdout.take() {
-            Some(fifo) => Some(Output::Pumped(Pump::new(master.try_clone()?, fifo.into()))),
-            None if self.places.is_some() => Some(Output::Logged(Relay::new(
-                master.try_clone()?,
-                Stream::Stdout,
-                Kind::Terminal,
-            ))),
-            // Read by nobody, the terminal would fill up and stall the process.
-            None => Some(Output::Pumped(Pump::new(master.try_clone()?, null()?.into()))),
-        };
+        // Read in any case: one that nobody reads would fill up and stall the process.
+        self.output.set(Stream::Stdout, Source::Terminal(master.try_clone()?));
         self.terminal = Some(master);
         Ok(())
     }
@@ -148,19 +135,22 @@ impl Stdio {
         // One that was handed over left nothing half done.
         let died = args.moved.is_none();
         if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
-            ours.open_places(args, home, scratch, Missing::Waits)?;
+            let sinks = Sinks::open(&args.log, home, args.owner, Missing::Waits)?;
+            ours.output = Pipeline::new(sinks);
         }
-        if died && let Some(places) = &mut ours.places {
-            warn("the end of a log is not mended", places.mend());
+        if died {
+            warn("the end of a log is not mended", ours.output.sinks.mend());
         }
         let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
-        for (pipe, stream) in pipes.into_iter().filter_map(|(pipe, stream)| Some((pipe?, stream))) {
-            let pipe = reading_end(pipe)?;
-            let mut relay = Relay::new(pipe, stream, Kind::Pipe);
-            if died && let (Some(places), Some(scratch)) = (&mut ours.places, &ours.scratch) {
-                warn("what was logged last is not known", relay.compare(places, scratch));
+        if pipes.iter().any(|(pipe, _)| pipe.is_some()) {
+            let scratch = scratch.map_or_else(|| Scratch::new().map(Rc::new), Ok)?;
+            for (pipe, stream) in pipes {
+                let Some(pipe) = pipe else { continue };
+                ours.output.set(stream, Source::pipe(reading_end(pipe)?, &scratch));
+                if died {
+                    ours.output.compare(stream);
+                }
             }
-            ours.outputs[stream as usize] = Some(Output::Logged(relay));
         }
         if let Some(master) = legacy.terminal {
             warn("a FIFO of the terminal's", ours.open_for_terminal(args));
@@ -169,47 +159,22 @@ impl Stdio {
         Ok(ours)
     }
 
-    /// With a scratch of its own, if there is none to share.
-    fn open_places(
-        &mut self,
-        args: &Args<'_>,
-        home: &Home,
-        scratch: Option<Rc<Scratch>>,
-        missing: Missing,
-    ) -> io::Result<()> {
-        self.places = Places::open(&args.log, home, args.owner, missing)?;
-        if self.places.is_some() {
-            let own = || Scratch::new().map(Rc::new);
-            self.scratch = Some(scratch.map_or_else(own, Ok)?);
-        }
-        Ok(())
-    }
-
     /// Whether another shim can take over without missing anything: what waits in our memory, or in
     /// a FIFO that nobody has open but us, would be lost.
     pub(crate) fn can_move(&self) -> bool {
-        let pumps = self.outputs.iter().flatten().filter_map(|output| match output {
-            Output::Pumped(pump) => Some(pump),
-            Output::Logged(_) => None,
-        });
-        self.places.as_ref().is_none_or(Places::can_move)
-            && pumps.chain(&self.input).all(Pump::is_idle)
-            && !self.feeds_a_fifo
-            && (self.input.is_none() || self.stdin_holder.is_some())
+        let input_can = |input: &Pipeline| {
+            let ended = input.source(INPUT).is_none();
+            input.sinks.can_move() && (ended || self.stdin_holder.is_some())
+        };
+        self.output.sinks.can_move() && self.input.as_ref().is_none_or(input_can)
     }
 
     /// How many descriptors it may come to need.
     pub(crate) fn most_files(&self) -> u64 {
-        let each = |output: &Output| match output {
-            Output::Logged(_) => 1,
-            Output::Pumped(_) => 2,
-        };
-        let outputs: u64 = self.outputs.iter().flatten().map(each).sum();
-        let input = if self.input.is_some() { 2 } else { 0 };
+        let pipelines = [Some(&self.output), self.input.as_ref()];
+        let moved: u64 = pipelines.into_iter().flatten().map(Pipeline::most_files).sum();
         // A terminal has two sides.
-        let others =
-            u64::from(self.stdin_holder.is_some()) + 2 * u64::from(self.terminal.is_some());
-        outputs + input + others + self.places.as_ref().map_or(0, Places::most_files)
+        moved + u64::from(self.stdin_holder.is_some()) + 2 * u64::from(self.terminal.is_some())
     }
 
     /// What another shim needs, each with what it is.
@@ -221,22 +186,6 @@ impl Stdio {
             (legacy::STDIN, self.stdin_holder.as_ref().map(AsFd::as_fd)),
         ];
         all.into_iter().filter_map(|(kind, fd)| Some((kind, fd?)))
-    }
-
-    /// Opens the FIFOs that are to be joined to a terminal.
-    fn open_for_terminal(&mut self, args: &Args<'_>) -> io::Result<()> {
-        // One that was handed over without its holder has been closed.
-        if let Some(path) = &args.stdin
-            && (self.stdin_holder.is_some() || args.moved.is_none())
-        {
-            self.waiting_stdin = Some(open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
-            self.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
-        }
-        if let Some(path) = &args.stdout {
-            self.feeds_a_fifo = true;
-            self.waiting_stdout = Some(open_fifo(path, OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
-        }
-        Ok(())
     }
 
     /// What we read from, for the supervisor to keep copies.
@@ -251,10 +200,8 @@ impl Stdio {
 
     /// Our end of an output that comes through a pipe.
     fn pipe(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
-        match &self.outputs[stream as usize] {
-            Some(Output::Logged(relay)) if relay.kind() == Kind::Pipe => Some(relay.as_fd()),
-            _ => None,
-        }
+        let source = self.output.source(stream)?;
+        matches!(source, Source::Pipe { .. }).then(|| source.as_fd())
     }
 
     pub(crate) fn terminal(&self) -> Option<&OwnedFd> {
@@ -263,8 +210,7 @@ impl Stdio {
 
     /// Whether all has been written that a process can have written, and readers have got it.
     pub(crate) fn is_over(&self) -> bool {
-        self.outputs.iter().all(Option::is_none)
-            && self.places.as_ref().is_none_or(Places::are_empty)
+        self.output.is_over()
     }
 
     /// No more input comes once all who write to the FIFO have closed it.
@@ -272,111 +218,67 @@ impl Stdio {
         self.stdin_holder = None;
     }
 
-    /// What to wait for: two outputs, the input, and two readers of the output.
-    pub(crate) fn waits_for(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; SOURCES] {
-        let full = self.places.as_ref().is_some_and(Places::are_full);
-        let output = |index: usize| match &self.outputs[index] {
-            Some(Output::Logged(_)) if full => None,
-            Some(Output::Logged(relay)) => Some((relay.as_fd(), PollFlags::POLLIN)),
-            Some(Output::Pumped(pump)) => Some(pump.waits_for()),
-            None => None,
-        };
-        let [first, second] = self.places.as_ref().map_or([None, None], Places::waits_for);
-        let reader = |fd: Option<_>| fd.map(|fd| (fd, PollFlags::POLLOUT));
-        let input = self.input.as_ref().map(Pump::waits_for);
-        [output(0), output(1), input, reader(first), reader(second)]
+    /// What is to be waited for, of that.
+    pub(crate) fn interest(&self, wait: Wait) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match wait {
+            Wait::Output(slot) => self.output.interest(slot),
+            Wait::Input(slot) => self.input.as_ref()?.interest(slot),
+            Wait::Control | Wait::Process => None,
+        }
     }
 
-    /// Moves what can be moved, by the indices of [`waits_for`](Self::waits_for). An output that can't be
-    /// read ends, and nothing else does.
-    pub(crate) fn pass(&mut self, ready: [bool; SOURCES]) {
-        if let Some(places) = &mut self.places
-            && (ready[3] || ready[4])
-        {
-            places.pass();
+    /// Moves what can be moved of what is ready.
+    pub(crate) fn pass(&mut self, ready: Ready) {
+        self.output.pass(|slot| ready.has(Wait::Output(slot)));
+        if let Some(input) = &mut self.input {
+            input.pass(|slot| ready.has(Wait::Input(slot)));
         }
-        for (index, output) in self.outputs.iter_mut().enumerate() {
-            if !ready[index] {
-                continue;
-            }
-            let progress = match (&mut *output, &mut self.places, &self.scratch) {
-                (Some(Output::Logged(_)), Some(places), _) if places.are_full() => {
-                    Ok(Progress::Open)
-                }
-                (Some(Output::Logged(relay)), Some(places), Some(scratch)) => {
-                    relay.pass(places, scratch)
-                }
-                (Some(Output::Pumped(pump)), ..) => pump.pass(),
-                _ => Ok(Progress::Open),
-            };
-            if warn("an output ends", progress) != Some(Progress::Open) {
-                self.ended.extend(output.take());
-            }
-        }
-        if ready[2]
-            && let Some(input) = &mut self.input
-            && warn("the input ends", input.pass()) != Some(Progress::Open)
-        {
-            self.ended.extend(self.input.take().map(Output::Pumped));
-        }
+    }
+
+    /// When it is to be looked after, whatever happens until then.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.output.due()
     }
 
     /// Closes what has ended, once nobody waits for it.
     pub(crate) fn close_ended(&mut self) {
-        self.ended.clear();
+        self.output.close_ended();
+        if let Some(input) = &mut self.input {
+            input.close_ended();
+        }
     }
 
     /// Brings to its places what was written before the process ended, and has them say what is
     /// missing. What is written from now on is somebody else's, who may also let the terminal go.
     pub(crate) fn drain(&mut self) {
-        if let (Some(places), Some(scratch)) = (&mut self.places, &self.scratch) {
-            for output in self.outputs.iter_mut().flatten() {
-                if let Output::Logged(relay) = output {
-                    warn("the last of an output is lost", relay.drain(places, scratch));
-                }
-            }
-            places.finish();
-        }
+        self.output.drain();
         self.other_side = None;
     }
 
     /// Whether there is memory to give back.
     pub(crate) fn holds_memory(&self) -> bool {
-        self.places.as_ref().is_some_and(Places::hold_memory)
+        self.output.holds_memory() || self.input.as_ref().is_some_and(Pipeline::holds_memory)
     }
 
     /// Gives back the memory that only output needs.
     pub(crate) fn rest(&mut self) {
-        if let Some(places) = &mut self.places {
-            places.rest();
+        self.output.rest();
+        if let Some(input) = &mut self.input {
+            input.rest();
         }
     }
 
     /// Opens the logs anew by their names.
     pub(crate) fn reopen_logs(&mut self) -> io::Result<()> {
-        self.places.as_mut().map_or(Ok(()), Places::reopen)
+        self.output.sinks.reopen()
     }
 }
 
-/// What is to be done about a place that can't be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// The start fails, and says why.
-    Fails,
-    /// It is tried again when there is output.
-    Waits,
-}
-
-/// An error of an output or input is reported, and ends no shim.
-pub(crate) fn warn<T>(what: &str, done: io::Result<T>) -> Option<T> {
-    done.inspect_err(|error| crate::log::log("warning", &format!("{what}: {error}"))).ok()
-}
+/// The input is one stream, with the first one's place.
+const INPUT: Stream = Stream::Stdout;
 
 /// How much a container can write ahead, in bytes: four reads' worth.
 const PIPE_SIZE: i32 = 256 * 1024;
-
-/// How many descriptors of ours there are to wait for.
-pub(crate) const SOURCES: usize = 5;
 
 /// The one place where the process itself can write, without us.
 fn direct<'a>(args: &'a Args<'_>) -> Option<&'a LogSpec> {
@@ -389,7 +291,7 @@ fn direct_outputs(spec: &LogSpec, args: &Args<'_>, home: &Home) -> io::Result<(F
     let open = |spec: &LogSpec| match spec.driver {
         // Opened for both, so a reader that goes away costs the container no SIGPIPE.
         LogDriver::Fifo => open_fifo(spec.path.as_deref().unwrap_or(Path::new("")), OFlag::O_RDWR),
-        _ => log_file::open_direct(spec, home, args.owner),
+        _ => output::open_direct(spec, home, args.owner),
     };
     let fifo = |path: Option<&Path>| path.map(|path| open_fifo(path, OFlag::O_RDWR)).transpose();
     let stdout = match fifo(args.stdout)? {

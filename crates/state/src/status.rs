@@ -34,6 +34,9 @@ pub enum UnknownReason {
     ExitedUnwatched,
     /// Its shim died, it was reaped by another process, and this kernel does not tell (below 6.15).
     ReapedByAnother,
+    /// Its shim died, and this kernel (below 5.17) shows of another's child the status of the main
+    /// thread, which may not be that of the process.
+    MainThreadOnly,
     /// The status file holds something that is no status.
     UnreadableRecord,
     /// The status file holds 255, the seed's number for a status that it did not know.
@@ -46,6 +49,9 @@ impl fmt::Display for UnknownReason {
             Self::MachineRebooted => "machine rebooted",
             Self::ExitedUnwatched => "exited while shim and daemon were dead",
             Self::ReapedByAnother => "reaped by another process after its shim died",
+            Self::MainThreadOnly => {
+                "its shim died, and this kernel shows the status of the main thread only"
+            }
             Self::UnreadableRecord => "the recorded status is unreadable",
             Self::RecordedAsUnknown => "recorded as unknown",
         })

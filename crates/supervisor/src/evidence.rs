@@ -26,6 +26,7 @@ pub(crate) async fn from_kernel(handle: Option<&Handle>) -> ExitRecord {
     loop {
         match ending(handle.pid, &handle.pidfd) {
             Ending::Exact(end, source) => return ExitRecord::now(end.into(), source.into()),
+            Ending::Doubtful => return unknown(UnknownReason::MainThreadOnly),
             Ending::Lost => return unknown(UnknownReason::ReapedByAnother),
             Ending::Alive | Ending::Hidden => {}
         }

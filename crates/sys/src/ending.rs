@@ -14,6 +14,9 @@ pub enum Ending {
     Exact(Termination, Source),
     /// It is a zombie whose status is not shown to us. The kernel will tell once it is reaped.
     Hidden,
+    /// It is a zombie of another's that shows an exit status which may be that of its main thread only
+    /// (below Linux 5.17).
+    Doubtful,
     /// It was reaped, and this kernel does not tell (below Linux 6.15).
     Lost,
 }
@@ -21,7 +24,8 @@ pub enum Ending {
 /// Who told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// `waitid(2)`: it is our child, by birth or by adoption, and still to be reaped.
+    /// `waitid(2)`: it is our child, by birth or by adoption, and still to be reaped, unless only the reap
+    /// tells (below Linux 5.17).
     Parent,
     /// `PIDFD_GET_INFO`, after it was reaped by whomever.
     Pidfd,
@@ -35,16 +39,26 @@ pub fn ending(pid: i32, pidfd: &PidFd) -> Ending {
     if pidfd.is_alive() {
         return Ending::Alive;
     }
+    let is_shown = kernel::tells_before_reap();
     let parent = || {
-        let (_, end) = wait::peek(wait::Child::Held(pidfd)).ok()??;
+        let child = wait::Child::Held(pidfd);
+        let end = if is_shown { wait::peek(child).ok()??.1 } else { wait::reap(child).ok()?? };
         Some(Ending::Exact(end, Source::Parent))
     };
     let reaped = || Some(Ending::Exact(pidfd.termination().ok()??, Source::Pidfd));
-    let zombie = || Some(Ending::Exact(zombie_stat(pid, pidfd)?.zombie()?, Source::Zombie));
+    let zombie = || Some(of_zombie(zombie_stat(pid, pidfd)?.zombie()?, is_shown));
     // Who reaps it may do so between two looks, so the kernel is asked once more at the end.
     parent().or_else(reaped).or_else(zombie).or_else(reaped).unwrap_or_else(|| {
         if is_reaped(pidfd) || !kernel::tells_endings() { Ending::Lost } else { Ending::Hidden }
     })
+}
+
+/// What a zombie's entry in `/proc` tells. A signal ends all threads alike.
+fn of_zombie(end: Termination, is_shown: bool) -> Ending {
+    match end {
+        Termination::Exited(_) if !is_shown => Ending::Doubtful,
+        end => Ending::Exact(end, Source::Zombie),
+    }
 }
 
 /// Whether nobody can have mistaken the process's number for another's up to now: a zombie still
@@ -67,6 +81,14 @@ fn zombie_stat(pid: i32, pidfd: &PidFd) -> Option<Stat> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn below_linux_5_17_a_zombie_of_anothers_tells_signals_only() {
+        let (code, signal) = (Termination::Exited(0), Termination::Signaled(9));
+        assert_eq!(of_zombie(code, false), Ending::Doubtful);
+        assert_eq!(of_zombie(signal, false), Ending::Exact(signal, Source::Zombie));
+        assert_eq!(of_zombie(code, true), Ending::Exact(code, Source::Zombie));
+    }
 
     #[test]
     fn a_child_tells_while_it_is_a_zombie_and_the_kernel_after_it_was_reaped() {

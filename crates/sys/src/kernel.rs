@@ -19,6 +19,14 @@ pub fn tells_endings() -> bool {
     release() >= (6, 15)
 }
 
+/// Whether a zombie shows the status of its process before it is reaped (Linux 5.17+). Before that
+/// `waitid(2)` with `WNOWAIT` and `/proc/PID/stat` show the status of its main thread, which is another
+/// one, and mostly 0, where that thread has called `pthread_exit(3)`.
+#[must_use]
+pub fn tells_before_reap() -> bool {
+    release() >= (5, 17)
+}
+
 fn parse(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

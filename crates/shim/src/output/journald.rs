@@ -7,12 +7,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use holdfast_state::cri::{self, Mark, Stream};
-use holdfast_state::time::TEXT_LEN;
+use holdfast_state::cri::{Mark, Stream};
 use nix::poll::{PollFd, PollFlags, poll};
 
+use super::rate::Rate;
+use super::{Chunk, Stamp};
 use crate::home::Home;
-use crate::rate::Rate;
 use crate::seat::round_up;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -20,20 +20,20 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// and is not waited for again before it takes something.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub(crate) struct Journald {
+pub(super) struct Journald {
     path: PathBuf,
     /// Connected from the first entry on until there is none for a while.
     socket: Option<UnixDatagram>,
     /// The fields that all entries have.
     fields: Vec<u8>,
-    rate: Option<Rate>,
+    rate: Rate,
     message: Vec<u8>,
     dropped: u64,
     stuck: bool,
 }
 
 impl Journald {
-    pub(crate) fn open(path: Option<&Path>, rate: Option<u32>, home: &Home) -> Self {
+    pub(super) fn open(path: Option<&Path>, rate: Option<u32>, home: &Home) -> Self {
         let name = |path: Option<&Path>| {
             path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned())
         };
@@ -48,50 +48,43 @@ impl Journald {
             path: path.unwrap_or(Path::new(SOCKET)).to_owned(),
             socket: None,
             fields,
-            rate: rate.map(Rate::new),
+            rate: Rate::new(rate),
             message: Vec::new(),
             dropped: 0,
             stuck: false,
         }
     }
 
-    pub(crate) fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         self.message = Vec::new();
         self.socket = None;
     }
 
     /// Whether there is nothing to say of what is missing.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.dropped == 0 && self.rate.as_ref().is_none_or(Rate::is_clean)
+    pub(super) fn is_clean(&self) -> bool {
+        self.dropped == 0 && self.rate.is_clean()
     }
 
-    pub(crate) fn take(
-        &mut self,
-        stream: Stream,
-        stamp: &[u8; TEXT_LEN],
-        mark: Mark,
-        bytes: &[u8],
-    ) {
+    pub(super) fn take(&mut self, chunk: Chunk<'_>) {
         let give_up_at = self.patience();
-        self.tell_of_dropped(give_up_at);
-        for piece in cri::pieces(bytes) {
-            if let Some(notice) = self.rate.as_mut().and_then(|rate| rate.notice(stamp)) {
-                self.notice(&notice, give_up_at);
-            }
-            if self.rate.as_mut().is_none_or(|rate| rate.admits(stream, piece, stamp))
-                && !self.send(stream, mark, piece, give_up_at)
-            {
-                self.dropped += 1;
-            }
-        }
+        self.tell_of_dropped(chunk.stamp, give_up_at);
+        let mut rate = std::mem::take(&mut self.rate);
+        rate.each_line(chunk, |line| self.enter(line, give_up_at));
+        self.rate = rate;
     }
 
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self, stamp: &Stamp) {
         let give_up_at = self.patience();
-        self.tell_of_dropped(give_up_at);
-        if let Some(notice) = self.rate.as_mut().and_then(Rate::last_notice) {
-            self.notice(&notice, give_up_at);
-        }
+        self.tell_of_dropped(stamp, give_up_at);
+        let mut rate = std::mem::take(&mut self.rate);
+        rate.tell(stamp, |notice| self.enter(notice, give_up_at));
+        self.rate = rate;
+    }
+
+    /// Sends an entry, or counts it as dropped.
+    fn enter(&mut self, entry: Chunk<'_>, give_up_at: Instant) {
+        let sent = self.send(entry, give_up_at);
+        self.dropped += u64::from(!sent);
     }
 
     /// Until when the journal may keep us waiting.
@@ -99,36 +92,32 @@ impl Journald {
         Instant::now() + if self.stuck { Duration::ZERO } else { PATIENCE }
     }
 
-    fn tell_of_dropped(&mut self, give_up_at: Instant) {
+    fn tell_of_dropped(&mut self, stamp: &Stamp, give_up_at: Instant) {
         if self.dropped > 0 {
             let text = format!("[holdfast: {} entries could not be sent]\n", self.dropped);
-            if self.notice(&text, give_up_at) {
+            if self.send(Chunk::notice(stamp, &text), give_up_at) {
                 self.dropped = 0;
             }
         }
     }
 
-    fn notice(&mut self, text: &str, give_up_at: Instant) -> bool {
-        self.send(Stream::Stderr, Mark::Notice, text.as_bytes(), give_up_at)
-    }
-
     /// Whether the journal has got it.
-    fn send(&mut self, stream: Stream, mark: Mark, piece: &[u8], give_up_at: Instant) -> bool {
-        let (partial, content) = match piece {
+    fn send(&mut self, entry: Chunk<'_>, give_up_at: Instant) -> bool {
+        let (partial, content) = match entry.bytes {
             [content @ .., b'\n'] => (false, content),
             content => (true, content),
         };
         let mut message = std::mem::take(&mut self.message);
         message.clear();
         message.extend_from_slice(&self.fields);
-        let priority = if stream == Stream::Stdout { "6" } else { "3" };
+        let priority = if entry.stream == Stream::Stdout { "6" } else { "3" };
         field(&mut message, "PRIORITY", priority.as_bytes());
-        field(&mut message, "HOLDFAST_STREAM", stream.name());
+        field(&mut message, "HOLDFAST_STREAM", entry.stream.name());
         if partial {
             field(&mut message, "CONTAINER_PARTIAL_MESSAGE", b"true");
         }
-        if mark != Mark::Plain {
-            field(&mut message, "HOLDFAST_MARK", mark.name().as_bytes());
+        if entry.mark != Mark::Plain {
+            field(&mut message, "HOLDFAST_MARK", entry.mark.name().as_bytes());
         }
         field(&mut message, "MESSAGE", content);
         let sent = self.send_until(&message, give_up_at);

@@ -1,0 +1,209 @@
+//! All the sinks of a pipeline, as one.
+
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use holdfast_state::cri::{Mark, Stream};
+use holdfast_state::{LogDriver, LogSpec, time};
+
+use super::file::LogFile;
+use super::journald::Journald;
+use super::tail::Last;
+use super::{Chunk, Queue};
+use crate::home::Home;
+use crate::stdio::Owner;
+
+/// What is to be done about a sink that can't be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The start fails, and says why.
+    Fails,
+    /// It is tried again when there is output.
+    Waits,
+}
+
+#[derive(Default)]
+pub(crate) struct Sinks {
+    files: Vec<LogFile>,
+    journals: Vec<Journald>,
+    /// The readers of the two streams. One that takes both has the place of the first.
+    queues: [Option<Queue>; 2],
+    /// Standard output goes to its reader alone.
+    is_diverted: bool,
+}
+
+impl Sinks {
+    /// Opens what there is to open.
+    pub(crate) fn open(
+        specs: &[LogSpec],
+        home: &Home,
+        owner: Owner,
+        missing: Missing,
+    ) -> io::Result<Self> {
+        let mut sinks = Self::default();
+        for spec in specs {
+            match sinks.add(spec, home, owner, missing) {
+                Ok(()) => {}
+                Err(error) if missing == Missing::Fails => return Err(error),
+                // Read all the same, or the process would wait.
+                Err(error) => crate::log::log("error", &format!("output is lost: {error}")),
+            }
+        }
+        Ok(sinks)
+    }
+
+    fn add(
+        &mut self,
+        spec: &LogSpec,
+        home: &Home,
+        owner: Owner,
+        missing: Missing,
+    ) -> io::Result<()> {
+        match spec.driver {
+            LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
+                self.files.extend(LogFile::open(spec, home, owner, missing)?);
+            }
+            LogDriver::Journald => {
+                self.journals.push(Journald::open(spec.path.as_deref(), spec.rate, home));
+            }
+            LogDriver::Fifo => {
+                let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
+                self.queues[0] = Some(Queue::open(path, spec, home, "stdout.spill")?);
+                if let Some(path) = &spec.stderr {
+                    self.queues[1] = Some(Queue::open(path, spec, home, "stderr.spill")?);
+                }
+            }
+            LogDriver::None => {}
+        }
+        Ok(())
+    }
+
+    /// Has standard output go to a FIFO of the caller's and nowhere else.
+    pub(crate) fn divert(&mut self, path: &Path) -> io::Result<()> {
+        let queue = Queue::of_fifo(path)?;
+        let [first, second] = &mut self.queues;
+        // What took both takes standard error from now on.
+        if let Some(other) = first.replace(queue) {
+            second.get_or_insert(other);
+        }
+        self.is_diverted = true;
+        Ok(())
+    }
+
+    /// The one sink that there is.
+    pub(crate) fn only(queue: Queue) -> Self {
+        Self { queues: [Some(queue), None], ..Self::default() }
+    }
+
+    /// How many descriptors they may come to need.
+    pub(crate) fn most_files(&self) -> u64 {
+        let queues: u64 = self.queues.iter().flatten().map(Queue::most_files).sum();
+        (self.files.len() + self.journals.len()) as u64 + queues
+    }
+
+    /// Whether another shim can take over without missing anything: a FIFO keeps nothing once we close
+    /// it, and of what is missing only we know.
+    pub(crate) fn can_move(&self) -> bool {
+        self.files.iter().all(LogFile::is_clean)
+            && self.journals.iter().all(Journald::is_clean)
+            && self.queues.iter().flatten().all(Queue::can_move)
+    }
+
+    /// Makes good what a dead shim left half done.
+    pub(crate) fn mend(&mut self) -> io::Result<()> {
+        self.files.iter_mut().try_for_each(LogFile::mend)
+    }
+
+    /// What was logged of a stream last, where that can be read back.
+    pub(super) fn last_read(&self, stream: Stream) -> io::Result<Option<Last>> {
+        self.files.iter().find_map(|file| file.last_read(stream)).transpose()
+    }
+
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        self.files.iter_mut().try_for_each(LogFile::reopen)
+    }
+
+    /// Hands what was read to every sink.
+    pub(super) fn take(&mut self, stream: Stream, mark: Mark, bytes: &[u8]) {
+        let is_diverted = self.is_diverted && stream == Stream::Stdout;
+        if !is_diverted {
+            let stamp = &time::format(SystemTime::now());
+            let chunk = Chunk { stream, mark, stamp, bytes };
+            self.files.iter_mut().for_each(|file| file.take(chunk));
+            self.journals.iter_mut().for_each(|journal| journal.take(chunk));
+        }
+        if let Some(queue) = self.queue_of(stream) {
+            queue.take(bytes);
+        }
+    }
+
+    /// The queue that takes a stream.
+    fn queue_of(&mut self, stream: Stream) -> Option<&mut Queue> {
+        match &mut self.queues {
+            [_, Some(second)] if stream == Stream::Stderr => Some(second),
+            [_, None] if stream == Stream::Stderr && self.is_diverted => None,
+            [first, _] => first.as_mut(),
+        }
+    }
+
+    /// No more of a stream will come.
+    pub(super) fn end(&mut self, stream: Stream) {
+        if let Some(queue) = self.queue_of(stream) {
+            queue.end();
+        }
+    }
+
+    /// The process has ended: what is to be said of what is missing is said.
+    pub(super) fn finish(&mut self) {
+        let stamp = &time::format(SystemTime::now());
+        self.files.iter_mut().for_each(|file| file.finish(stamp));
+        self.journals.iter_mut().for_each(|journal| journal.finish(stamp));
+    }
+
+    /// Gives back the memory that only output needs.
+    pub(super) fn rest(&mut self) {
+        self.files.iter_mut().for_each(LogFile::rest);
+        self.journals.iter_mut().for_each(Journald::rest);
+        self.queues.iter_mut().flatten().for_each(Queue::rest);
+    }
+
+    /// The queue of its own that a stream has.
+    pub(super) fn queue(&self, stream: Stream) -> Option<&Queue> {
+        self.queues[stream as usize].as_ref()
+    }
+
+    /// Hands on what a reader takes.
+    pub(super) fn pass(&mut self, stream: Stream) {
+        if let Some(queue) = &mut self.queues[stream as usize] {
+            queue.pass();
+        }
+    }
+
+    /// Whether nothing more is to be read at the moment.
+    pub(super) fn are_full(&self) -> bool {
+        self.queues.iter().flatten().any(Queue::is_full)
+    }
+
+    /// Whether readers have got everything.
+    pub(crate) fn are_empty(&self) -> bool {
+        self.queues.iter().flatten().all(Queue::is_empty)
+    }
+
+    /// From now on there is a limit to what waits for a reader.
+    pub(super) fn bound(&mut self) {
+        self.queues.iter_mut().flatten().for_each(Queue::bound);
+    }
+
+    /// Whether a reader has taken something on since this was asked last.
+    pub(super) fn progressed(&mut self) -> bool {
+        let taken = self.queues.iter_mut().flatten().map(Queue::progressed);
+        // Each is asked.
+        taken.fold(false, |any, taken| any | taken)
+    }
+
+    /// Drops what waits for readers that take nothing.
+    pub(super) fn give_up(&mut self) {
+        self.queues.iter_mut().flatten().for_each(Queue::give_up);
+    }
+}
