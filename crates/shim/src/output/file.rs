@@ -314,6 +314,8 @@ impl LogFile {
             return Ok(());
         }
         self.is_torn = true;
+        // A rotation that was cut short has left none.
+        self.opened()?;
         let directory = self.parent.open()?;
         let file = directory.open_file(&self.name, OFlag::O_RDONLY)?;
         if let Some(torn) = Backwards::of(file, LONGEST_ENTRY)?.next()? {
@@ -333,11 +335,16 @@ impl LogFile {
     fn try_last_read(&self, stream: Stream) -> io::Result<Last> {
         let directory = self.parent.open()?;
         let (mut pieces, mut time, mut left) = (Vec::new(), String::new(), LIMIT);
+        // A rotation that was cut short has left one out.
+        let mut missing = 0;
         let aside = (1..).map(|number| logging::set_aside(&self.name, number));
         // In the middle of it a new file may have been begun.
         for name in std::iter::once(self.name.clone()).chain(aside) {
             let file = match directory.open_file(&name, OFlag::O_RDONLY) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    missing += 1;
+                    if missing > 1 { break } else { continue }
+                }
                 file => file?,
             };
             let mut lines = Backwards::of(file, left)?;
@@ -439,6 +446,19 @@ mod tests {
             assert_eq!(last.end_in(&content), content.len(), "{spec}");
             let other = file.last_read(Stream::Stderr).unwrap().unwrap();
             assert_eq!(other.bytes, b"another\n");
+            // A rotation that was cut short: before there was a new file, and before the old one went.
+            for number in (0..200).rev() {
+                let name = |number| match number {
+                    0 => temp.path().join(&file.name),
+                    number => temp.path().join(logging::set_aside(&file.name, number)),
+                };
+                let _ = fs::rename(name(number), name(number + 1));
+                if number > 1 {
+                    continue;
+                }
+                let last = file.last_read(Stream::Stdout).unwrap().unwrap();
+                assert_eq!(last.end_in(&content), content.len(), "{spec}: without {number}");
+            }
         }
         let temp = tempfile::tempdir().unwrap();
         let mut file = open_of(temp.path(), "cri,max-size=4096,max-files=1");
