@@ -10,7 +10,9 @@ use holdfast_supervisor::{
     Container, Error, ExecOptions, ExitStatus, LogOptions, LogReader, Logging, Mark, OutputStream,
     Stdin, Stdio, Supervisor,
 };
-use holdfast_tests::{Gate, Holdfast, Output, Scratch, eventually, read_all, said, soon, status};
+use holdfast_tests::{
+    Gate, Holdfast, Output, Scratch, edit_json, eventually, read_all, said, soon, status,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An entry in the CRI's format, of that second of 1970.
@@ -347,6 +349,43 @@ async fn who_follows_has_every_line_across_the_shims_own_rotations() {
         assert_eq!(holdfast.ok(&["logs", &id]).await, all);
     }
     holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_before_there_was_a_default_bound_has_none_and_those_to_come_have_one() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let gate = scratch.gate();
+    let script = gate.script("echo ready");
+    let container = supervisor.run(scratch.script(&script)).await.unwrap();
+    said(&container, "ready").await;
+    assert_eq!(text(&container.info().log), r#""cri,max-size=10485760,max-files=5""#);
+    let id = container.id().clone();
+    drop(container);
+    supervisor.shutdown().await;
+    let record = scratch.root().join(id.as_str()).join("init/process.json");
+    edit_json(&record, |record| record["holdfast"]["log"] = "cri".into());
+
+    for (max_size, max_files) in [(Some(100), 5), (Some(1 << 20), 0)] {
+        let error = scratch.builder().log_rotation(max_size, max_files).open().await.unwrap_err();
+        assert!(matches!(error, Error::InvalidLog(_)), "{error}");
+    }
+    let builder = scratch.builder().log_rotation(Some(1 << 20), 2);
+    let supervisor = soon("the supervisor", builder.open()).await.unwrap();
+    let container = supervisor.get(&id).unwrap();
+    assert_eq!(text(&container.info().log), r#""cri,max-size=0""#);
+    let exec = ExecOptions::new(["echo", "of the exec"]);
+    soon("the exec", container.exec(exec).await.unwrap().wait()).await.unwrap();
+    assert_eq!(text(&container.info().execs[0].log), r#""cri,max-size=1048576,max-files=2""#);
+    gate.open(0);
+    assert_eq!(status(&container).await, ExitStatus::Code(0));
+    assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+    drop(container);
+    scratch.close(supervisor).await;
+}
+
+fn text(log: &Logging) -> String {
+    serde_json::to_string(log).expect("JSON")
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use holdfast_state::cri::{Mark, Stream};
@@ -209,8 +210,15 @@ impl LogFiles {
             return Ok(());
         }
         let found = self.place.newer(newest, HELD - self.held.len(), from)?;
-        // Who else moves files away may give them any name, and has lost nothing.
-        let mut after_gap = newest.is_some() && !found.joined && self.place.rotates;
+        // Rotation takes the last name away. Who else moves files may give them any name, and has
+        // lost nothing.
+        let is_removed = match self.held.back() {
+            Some(newest) if self.place.rotates && !found.joined => {
+                newest.file.metadata()?.nlink() == 0
+            }
+            _ => false,
+        };
+        let mut after_gap = is_removed;
         for (file, id) in found.files {
             let length = file.metadata()?.len();
             let serial = self.next_serial;
@@ -524,7 +532,6 @@ mod tests {
         let scratch = Scratch::new();
         scratch.append(0, &line("a"));
         let mut files = scratch.open(LogOptions::new());
-        files.place.rotates = false;
         assert_eq!(rest(&mut files), "a\n");
         scratch.append(0, &line("b"));
         fs::rename(scratch.path(0), scratch.path(99)).unwrap();
