@@ -388,6 +388,39 @@ fn text(log: &Logging) -> String {
     serde_json::to_string(log).expect("JSON")
 }
 
+/// Seen before: a container that makes its own log 8 TiB long had all readers print zeros without end.
+#[tokio::test]
+async fn a_container_that_makes_its_raw_log_terabytes_long_has_nobody_print_zeros() {
+    let holdfast = Holdfast::start().await;
+    let gate = holdfast.scratch.gate();
+    let script = format!(
+        "echo before; truncate -s 8796093022208 /proc/self/fd/1; {}; truncate -s 0 /proc/self/fd/1; echo end",
+        gate.wait("echo after")
+    );
+    let id = holdfast.run_detached(&["--log", "file"], &["sh", "-c", &script]).await;
+    let mut following = holdfast.begin(&["logs", "-f", &id]);
+    assert_eq!(following.line().await, "before");
+    assert_eq!(following.line().await.trim_start_matches('\0'), "after");
+    for (args, shown) in
+        [(&["logs", &id][..], "before\nafter\n"), (&["logs", "--tail=1", &id], "after\n")]
+    {
+        let ran = soon("the output", holdfast.run(args)).await;
+        assert_eq!(ran.stdout.replace('\0', ""), shown);
+        assert!(ran.stdout.len() < 100_000 && ran.stderr.ends_with("never written]\n"), "{ran:?}");
+    }
+    gate.open(0);
+    assert_eq!(following.line().await, "end");
+    let ended = following.end().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
+    let said: Vec<_> = ended.stderr.lines().collect();
+    assert!(
+        said[0].contains(" bytes are left out here") && said[1].contains("cut off"),
+        "{said:?}"
+    );
+    assert_eq!(said.len(), 2);
+    holdfast.close().await;
+}
+
 #[tokio::test]
 async fn who_follows_goes_on_in_the_new_file_after_reopen_logs() {
     let holdfast = Holdfast::start().await;
