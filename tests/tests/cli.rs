@@ -412,6 +412,7 @@ async fn inspect_shows_all_about_each_container_as_json() {
     assert_eq!((&info["id"], &info["status"]), (&json!(id), &json!("stopped")));
     assert_eq!(info["exit"]["status"], json!({ "code": 4 }));
     assert_eq!(info["runtime"], runtime_name());
+    assert_eq!(info["log"], "cri,max-size=10485760,max-files=5");
     let both = lines_of_json(&holdfast.ok(&["inspect", "--json", &other, &id]).await);
     assert_eq!(both.iter().map(|one| &one["id"]).collect::<Vec<_>>(), [&json!(other), &json!(id)]);
     holdfast.close().await;

@@ -10,7 +10,9 @@ use holdfast_supervisor::{
     Container, Error, ExecOptions, ExitStatus, LogOptions, LogReader, Logging, Mark, OutputStream,
     Stdin, Stdio, Supervisor,
 };
-use holdfast_tests::{Gate, Holdfast, Output, Scratch, eventually, read_all, said, soon, status};
+use holdfast_tests::{
+    Gate, Holdfast, Output, Scratch, edit_json, eventually, read_all, said, soon, status,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An entry in the CRI's format, of that second of 1970.
@@ -346,6 +348,76 @@ async fn who_follows_has_every_line_across_the_shims_own_rotations() {
         let all: String = (0..=LINES).map(|number| format!("{number}\n")).collect();
         assert_eq!(holdfast.ok(&["logs", &id]).await, all);
     }
+    holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_before_there_was_a_default_bound_has_none_and_those_to_come_have_one() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let gate = scratch.gate();
+    let script = gate.script("echo ready");
+    let container = supervisor.run(scratch.script(&script)).await.unwrap();
+    said(&container, "ready").await;
+    assert_eq!(text(&container.info().log), r#""cri,max-size=10485760,max-files=5""#);
+    let id = container.id().clone();
+    drop(container);
+    supervisor.shutdown().await;
+    let record = scratch.root().join(id.as_str()).join("init/process.json");
+    edit_json(&record, |record| record["holdfast"]["log"] = "cri".into());
+
+    for (max_size, max_files) in [(Some(100), 5), (Some(1 << 20), 0)] {
+        let error = scratch.builder().log_rotation(max_size, max_files).open().await.unwrap_err();
+        assert!(matches!(error, Error::InvalidLog(_)), "{error}");
+    }
+    let builder = scratch.builder().log_rotation(Some(1 << 20), 2);
+    let supervisor = soon("the supervisor", builder.open()).await.unwrap();
+    let container = supervisor.get(&id).unwrap();
+    assert_eq!(text(&container.info().log), r#""cri,max-size=0""#);
+    let exec = ExecOptions::new(["echo", "of the exec"]);
+    soon("the exec", container.exec(exec).await.unwrap().wait()).await.unwrap();
+    assert_eq!(text(&container.info().execs[0].log), r#""cri,max-size=1048576,max-files=2""#);
+    gate.open(0);
+    assert_eq!(status(&container).await, ExitStatus::Code(0));
+    assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+    drop(container);
+    scratch.close(supervisor).await;
+}
+
+fn text(log: &Logging) -> String {
+    serde_json::to_string(log).expect("JSON")
+}
+
+/// Seen before: a container that makes its own log 8 TiB long had all readers print zeros without end.
+#[tokio::test]
+async fn a_container_that_makes_its_raw_log_terabytes_long_has_nobody_print_zeros() {
+    let holdfast = Holdfast::start().await;
+    let gate = holdfast.scratch.gate();
+    let script = format!(
+        "echo before; truncate -s 8796093022208 /proc/self/fd/1; {}; truncate -s 0 /proc/self/fd/1; echo end",
+        gate.wait("echo after")
+    );
+    let id = holdfast.run_detached(&["--log", "file"], &["sh", "-c", &script]).await;
+    let mut following = holdfast.begin(&["logs", "-f", &id]);
+    assert_eq!(following.line().await, "before");
+    assert_eq!(following.line().await.trim_start_matches('\0'), "after");
+    for (args, shown) in
+        [(&["logs", &id][..], "before\nafter\n"), (&["logs", "--tail=1", &id], "after\n")]
+    {
+        let ran = soon("the output", holdfast.run(args)).await;
+        assert_eq!(ran.stdout.replace('\0', ""), shown);
+        assert!(ran.stdout.len() < 100_000 && ran.stderr.ends_with("never written]\n"), "{ran:?}");
+    }
+    gate.open(0);
+    assert_eq!(following.line().await, "end");
+    let ended = following.end().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
+    let said: Vec<_> = ended.stderr.lines().collect();
+    assert!(
+        said[0].contains(" bytes are left out here") && said[1].contains("cut off"),
+        "{said:?}"
+    );
+    assert_eq!(said.len(), 2);
     holdfast.close().await;
 }
 

@@ -190,7 +190,9 @@ async fn every_file_takes_all_while_no_daemon_is_there() {
     let lines = count();
     for log in ["cri", "json-file", "file"] {
         let mut holdfast = Holdfast::start().await;
-        let mut writer = Writer::new(&holdfast, &[log], lines).await;
+        // All of it, however much that is.
+        let spec = if log == "file" { log.to_owned() } else { format!("{log},max-size=0") };
+        let mut writer = Writer::new(&holdfast, &[&spec], lines).await;
         let shim = shim_of(&holdfast.root(), &writer.id, "init");
         let before = peak(&shim);
         holdfast.kill_daemon().await;
@@ -321,17 +323,80 @@ async fn a_rotated_log_stays_below_its_cap_and_keeps_the_newest() {
     holdfast.close().await;
 }
 
+/// How large a log is unless somebody says otherwise: seen before, 40 MB of short lines were 820 MB in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_bounded_by_what_the_daemon_says_unless_it_says_something_else() {
+    let mut holdfast = Holdfast::without_daemon();
+    let args = ["--log-max-size", "64k", "--log-max-files=2"].map(AsRef::as_ref);
+    holdfast.try_start_daemon(&binary("holdfast"), &args).await.expect("the daemon starts");
+    let whole = 20_000 * LINE as u64;
+    for (log, files, shown) in [
+        ("cri", 2, "cri,max-size=65536,max-files=2"),
+        ("json-file,rate=1000000", 2, "json-file,max-size=65536,max-files=2,rate=1000000"),
+        ("cri,max-size=100k", 2, "cri,max-size=102400,max-files=2"),
+        ("cri,max-size=64k,max-files=3", 3, "cri,max-size=65536,max-files=3"),
+        ("cri,max-size=0", 1, "cri,max-size=0"),
+    ] {
+        let mut writer = Writer::new(&holdfast, &[log], 20_000).await;
+        let info = holdfast.inspect(&writer.id).await;
+        assert_eq!(info["log"], shown);
+        // A record without a bound is one that an older build reads, and has always read, as that.
+        let record = writer.dir(&holdfast).join("process.json");
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(record).expect("a record")).expect("JSON");
+        assert_eq!(record["holdfast"]["log"], shown.trim_end_matches(",max-size=0"));
+        writer.begin();
+        writer.wrote().await;
+        let name = if log.starts_with("cri") { "output.log" } else { "output.json" };
+        let path = writer.dir(&holdfast).join(name);
+        writer.end().await;
+        let found = rotated(&path);
+        assert_eq!(found.len(), files, "{log}");
+        let size: u64 = found.iter().map(|file| file.metadata().expect("a file").len()).sum();
+        if files == 1 {
+            assert!(size > whole, "{log}: {size} bytes");
+        } else {
+            assert!(size <= files as u64 * 102_400, "{log}: {size} bytes");
+        }
+    }
+    holdfast.close().await;
+}
+
+/// Seen before: a file of the name up to the comma, and options that nobody had given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_with_a_comma_and_a_backslash_is_that_path() {
+    let holdfast = Holdfast::start().await;
+    let directory = holdfast.scratch.path().join(r"x,rate=1\y");
+    fs::create_dir(&directory).expect("make a directory");
+    let path = directory.join(r"a\,stderr=b");
+    let escaped = path.display().to_string().replace('\\', r"\\").replace(',', r"\,");
+    for driver in ["cri", "file"] {
+        let log = format!("{driver}:{escaped}");
+        let id = holdfast.run_detached(&["--log", &log], &["echo", "hello"]).await;
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "0\n");
+        assert_eq!(holdfast.ok(&["logs", &id]).await, "hello\n");
+        assert!(fs::read_to_string(&path).expect("its file").ends_with("hello\n"));
+        fs::remove_file(&path).expect("remove it");
+    }
+    assert_eq!(fs::read_dir(&directory).expect("list it").count(), 0);
+    holdfast.close().await;
+}
+
 /// What a shim that is killed in the middle of its work had read stands in the log once, or twice
 /// and marked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shim_killed_under_load_loses_no_byte_and_marks_what_it_repeats() {
-    for log in [&["cri"][..], &["json-file"], &["cri,max-size=1m,max-files=1000"], &["cri", "file"]]
-    {
+    for log in [
+        &["cri,max-size=0"][..],
+        &["json-file,max-size=0"],
+        &["cri,max-size=1m,max-files=1000"],
+        &["cri,max-size=0", "file"],
+    ] {
         let holdfast = Holdfast::start().await;
         let mut writer = Writer::new(&holdfast, log, count()).await;
         writer.begin();
         let dir = writer.dir(&holdfast);
-        let name = if log[0] == "json-file" { "output.json" } else { "output.log" };
+        let name = if log[0].starts_with("json-file") { "output.json" } else { "output.log" };
         let path = dir.join(name);
         let size = || -> u64 {
             rotated(&path).iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum()
@@ -504,7 +569,8 @@ async fn a_log_that_makes_no_sense_or_has_no_place_is_refused_and_leaves_nothing
     let holdfast = Holdfast::start().await;
     let bundle = holdfast.scratch.bundle().display().to_string();
     let run = |log: &'static str| vec!["run", "--log", log, "--bundle"];
-    for log in ["syslog", "cri:relative", "file,max-size=1m", "fifo"] {
+    let odd = ["syslog", "cri:relative", "file,max-size=1m", "fifo", "cri,max-size=0,max-files=2"];
+    for log in odd {
         let args = [&run(log)[..], &[&bundle, "--", "true"]].concat();
         let said = holdfast.fails(125, &args).await;
         assert!(said.contains("DRIVER[:PATH]"), "{said}");

@@ -44,6 +44,12 @@ pub(crate) enum Command {
         /// How many shims are kept ready for containers to come
         #[arg(long, value_name = "N", default_value_t = holdfast_daemon::SPARE_SHIMS)]
         spare_shims: usize,
+        /// The size of the files of a log that does not say so itself; 0 for no bound
+        #[arg(long, value_name = "SIZE", default_value = "10m", value_parser = LogSpec::parse_size)]
+        log_max_size: u64,
+        /// How many files such a log has
+        #[arg(long, value_name = "N", default_value_t = LogSpec::MAX_FILES, value_parser = clap::value_parser!(u32).range(1..))]
+        log_max_files: u32,
     },
     /// Show the daemon, what it restored and how fast
     Info {
@@ -312,8 +318,10 @@ pub(crate) struct StdioArgs {
     /// Where its output goes [default: cri]
     ///
     /// `DRIVER[:PATH][,option=value…]`, several times for several places. Drivers: cri, json-file,
-    /// file, fifo, journald, none. Options: max-size=SIZE and max-files=N (rotation), rate=LINES (a
-    /// second), stderr=PATH, backpressure=block|drop-oldest|spill and buffer=SIZE (fifo).
+    /// file, fifo, journald, none. Options: max-size=SIZE and max-files=N (rotation; by default 10m and
+    /// 5, or what the daemon says; max-size=0 for none), rate=LINES (a second), stderr=PATH,
+    /// backpressure=block|drop-oldest|spill and buffer=SIZE (fifo). A comma in a PATH is written `\,`,
+    /// a backslash `\\`.
     #[arg(long, value_name = "DRIVER[:PATH][,…]")]
     log: Vec<LogSpec>,
     /// A FIFO from which it reads

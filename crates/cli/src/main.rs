@@ -109,10 +109,18 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     let address = args.address(&root);
     let client = Client::new(address.clone());
     match args.command {
-        Command::Daemon { runtime, shim, shim_group, spare_shims } => {
+        Command::Daemon { runtime, shim, shim_group, spare_shims, log_max_size, log_max_files } => {
             init_log();
-            let config =
-                holdfast_daemon::Config { root, address, runtime, shim, shim_group, spare_shims };
+            let config = holdfast_daemon::Config {
+                root,
+                address,
+                runtime,
+                shim,
+                shim_group,
+                spare_shims,
+                log_max_size,
+                log_max_files,
+            };
             // As a text: it says its causes itself, and `fail` would say them again.
             holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
         }

@@ -23,6 +23,7 @@ impl From<Error> for Failure {
             Error::NotFound(_) => ErrorKind::NotFound,
             Error::Exists(_) | Error::ProcessExists(..) => ErrorKind::Exists,
             Error::InvalidId(_)
+            | Error::InvalidLog(_)
             | Error::Bundle { .. }
             | Error::Rootfs { .. }
             | Error::NotFifo(_)

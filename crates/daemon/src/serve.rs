@@ -33,6 +33,10 @@ pub struct Config {
     pub shim_group: Option<GroupName>,
     /// How many shims are kept ready for containers to come.
     pub spare_shims: usize,
+    /// The size in bytes of the files of a log that does not say so itself; 0 for no bound.
+    pub log_max_size: u64,
+    /// How many files such a log has.
+    pub log_max_files: u32,
 }
 
 /// The daemon can't start.
@@ -76,6 +80,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .container_nofile(raise_nofile())
         .shim_group(config.shim_group)
         .spare_shims(config.spare_shims)
+        .log_rotation(Some(config.log_max_size).filter(|size| *size > 0), config.log_max_files)
         .subreaper();
     if let Some(runtime) = &config.runtime {
         builder = builder.runtime(runtime);

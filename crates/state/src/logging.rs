@@ -1,5 +1,9 @@
 //! Where the output of a process goes: `DRIVER[:PATH][,option=value…]`, one or several.
+//!
+//! In a path a comma is written `\,` and a backslash `\\`; before anything else a backslash stands
+//! for itself.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -51,8 +55,12 @@ pub struct LogSpec {
     /// Where its standard error goes, if not there too.
     pub stderr: Option<PathBuf>,
     /// In bytes: a file that would become larger is set aside as `PATH.1`, that as `PATH.2`, …
+    ///
+    /// Where a log is asked for, `None` stands for the default of the supervisor and 0 for no bound.
+    /// In a record of a process and on the command line of its shim `None` stands for no bound: see
+    /// [`Logging::resolved`].
     pub max_size: Option<u64>,
-    /// How many such files there are at the most, the newest included.
+    /// How many such files there are at the most, the newest included. The oldest is removed.
     pub max_files: Option<u32>,
     /// In lines a second: what is beyond is dropped and counted.
     pub rate: Option<u32>,
@@ -68,14 +76,17 @@ pub fn set_aside(name: &str, rotations: u32) -> String {
     format!("{name}.{rotations}")
 }
 
-/// How many files a rotated log has unless it is said.
-const MAX_FILES: u32 = 5;
 /// How much waits for a reader unless it is said, in bytes.
 const BUFFER: u64 = 1024 * 1024;
 /// The smallest file that is rotated: the longest entry fits.
 const MIN_SIZE: u64 = 4096;
 
 impl LogSpec {
+    /// The size of a file, in bytes, at which it is set aside unless something else is said.
+    pub const MAX_SIZE: u64 = 10 * 1024 * 1024;
+    /// How many files a rotated log has unless something else is said.
+    pub const MAX_FILES: u32 = 5;
+
     /// A place of this kind with nothing special about it.
     #[must_use]
     pub fn new(driver: LogDriver) -> Self {
@@ -94,10 +105,22 @@ impl LogSpec {
         Some(self.path.as_deref().unwrap_or(Path::new(own)))
     }
 
+    /// Whether it has files that can be set aside.
+    #[must_use]
+    pub fn can_rotate(&self) -> bool {
+        matches!(self.driver, LogDriver::Cri | LogDriver::JsonFile)
+    }
+
+    /// The size in bytes at which a file is set aside; `None` if none ever is.
+    #[must_use]
+    pub fn bound(&self) -> Option<u64> {
+        self.max_size.filter(|size| *size > 0)
+    }
+
     /// How many files there are at the most.
     #[must_use]
     pub fn files(&self) -> u32 {
-        self.max_files.unwrap_or(MAX_FILES)
+        self.max_files.unwrap_or(Self::MAX_FILES)
     }
 
     /// How much waits for a reader.
@@ -116,19 +139,25 @@ impl LogSpec {
         }
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let number = |value: &str| {
-            value.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{value:?} is no number"))
+    /// Reads a number of bytes: digits, then perhaps `k`, `m` or `g` for powers of 1024.
+    pub fn parse_size(text: &str) -> Result<u64, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            _ => return Err(format!("{text:?} is no size: 10m, say")),
         };
+        let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        number.ok_or_else(|| format!("{text:?} is no size: 10m, say"))
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let number = |value: &str| value.parse().map_err(|_| no_number(value));
         match name {
-            "stderr" => self.stderr = Some(absolute(value)?),
-            "max-size" => {
-                let size = size(value)?;
-                if size < MIN_SIZE {
-                    return Err(format!("max-size must be at least {MIN_SIZE} bytes"));
-                }
-                self.max_size = Some(size);
-            }
+            "stderr" => self.stderr = Some(unescaped(value).into_owned().into()),
+            "max-size" => self.max_size = Some(Self::parse_size(value)?),
             "max-files" => self.max_files = Some(number(value)?),
             "rate" => self.rate = Some(number(value)?),
             "backpressure" => {
@@ -139,18 +168,13 @@ impl LogSpec {
                     _ => return Err("backpressure is block, drop-oldest or spill".to_owned()),
                 }
             }
-            "buffer" => {
-                self.buffer = Some(size(value)?).filter(|size| *size > 0);
-                if self.buffer.is_none() {
-                    return Err("buffer must hold something".to_owned());
-                }
-            }
+            "buffer" => self.buffer = Some(Self::parse_size(value)?),
             _ => return Err(format!("there is no option {name:?}")),
         }
         Ok(())
     }
 
-    /// Refuses what its driver can't do.
+    /// Refuses what its driver can't do, and what its text could not say.
     fn check(&self) -> Result<(), String> {
         use LogDriver::{Cri, Fifo, File, Journald, JsonFile};
         let name = self.driver.name();
@@ -167,10 +191,18 @@ impl LogSpec {
         only(self.rate.is_some(), "rate", &[Cri, JsonFile, Journald])?;
         let waits = self.backpressure != Backpressure::Block || self.buffer.is_some();
         only(waits, "backpressure", &[Fifo])?;
+        self.path.iter().chain(&self.stderr).try_for_each(|path| check_path(path))?;
+        if let Some(number) = [self.max_files, self.rate].into_iter().flatten().find(|n| *n == 0) {
+            return Err(no_number(number));
+        }
         match () {
+            () if self.bound().is_some_and(|size| size < MIN_SIZE) => {
+                Err(format!("max-size must be at least {MIN_SIZE} bytes, or 0 for no bound"))
+            }
+            () if self.buffer == Some(0) => Err("buffer must hold something".to_owned()),
             () if self.driver == Fifo && self.path.is_none() => Err("fifo needs a path".to_owned()),
-            () if self.max_files.is_some() && self.max_size.is_none() => {
-                Err("max-files needs max-size".to_owned())
+            () if self.max_files.is_some() && self.bound().is_none() => {
+                Err("max-files needs max-size, and that not 0".to_owned())
             }
             () if self.buffer.is_some() && self.backpressure == Backpressure::Block => {
                 Err("buffer needs backpressure=drop-oldest or spill".to_owned())
@@ -198,23 +230,56 @@ impl LogDriver {
     }
 }
 
-fn absolute(path: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(path);
-    if path.is_absolute() { Ok(path) } else { Err(format!("{} is not absolute", path.display())) }
+fn no_number(value: impl fmt::Display) -> String {
+    format!("{:?} is no number", value.to_string())
 }
 
-/// A number of bytes: digits, then perhaps `k`, `m` or `g` for powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return Err(format!("{text:?} is no size: 10m, say")),
-    };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    number.ok_or_else(|| format!("{text:?} is no size: 10m, say"))
+fn check_path(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    match path.to_str() {
+        None => Err(format!("{shown} is not UTF-8")),
+        Some(path) if path.contains('\0') => Err(format!("{path:?} has a zero byte in it")),
+        Some(_) if path.is_absolute() => Ok(()),
+        Some(_) => Err(format!("{shown} is not absolute")),
+    }
+}
+
+/// A path as it stands in a text.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', r"\\").replace(',', r"\,")
+}
+
+/// What stands for such a path in a text.
+fn unescaped(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return text.into();
+    }
+    let mut path = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let is_escape = c == '\\' && matches!(chars.peek(), Some(',' | '\\'));
+        path.push(if is_escape { chars.next().unwrap_or(c) } else { c });
+    }
+    path.into()
+}
+
+/// The parts between commas that no backslash escapes.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut bytes = text.bytes().enumerate();
+        while let Some((place, byte)) = bytes.next() {
+            if byte == b',' {
+                rest = Some(&text[place + 1..]);
+                return Some(&text[..place]);
+            }
+            if byte == b'\\' && matches!(text.as_bytes().get(place + 1), Some(b',' | b'\\')) {
+                bytes.next();
+            }
+        }
+        rest.take()
+    })
 }
 
 /// A text that names no place for output.
@@ -232,7 +297,7 @@ impl FromStr for LogSpec {
 
     fn from_str(text: &str) -> Result<Self, InvalidLog> {
         let invalid = |reason: String| InvalidLog { text: text.to_owned(), reason };
-        let mut parts = text.split(',');
+        let mut parts = parts(text);
         let place = parts.next().unwrap_or_default();
         let (name, path) = match place.split_once(':') {
             Some((name, path)) => (name, Some(path)),
@@ -241,7 +306,7 @@ impl FromStr for LogSpec {
         let driver = LogDriver::ALL.into_iter().find(|driver| driver.name() == name);
         let driver = driver.ok_or_else(|| invalid(format!("there is no driver {name:?}")))?;
         let mut spec = Self::new(driver);
-        spec.path = path.map(absolute).transpose().map_err(invalid)?;
+        spec.path = path.map(|path| unescaped(path).into_owned().into());
         for option in parts {
             let (name, value) = option
                 .split_once('=')
@@ -257,10 +322,10 @@ impl fmt::Display for LogSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.driver.name())?;
         if let Some(path) = &self.path {
-            write!(f, ":{}", path.display())?;
+            write!(f, ":{}", escaped(path))?;
         }
         if let Some(path) = &self.stderr {
-            write!(f, ",stderr={}", path.display())?;
+            write!(f, ",stderr={}", escaped(path))?;
         }
         let numbers = [
             ("max-size", self.max_size),
@@ -291,8 +356,12 @@ impl fmt::Display for LogSpec {
 pub struct Logging(Vec<LogSpec>);
 
 impl Logging {
-    /// These places, or `cri` if there are none.
+    /// These places, or `cri` if there are none. Refused are places that no text could describe or
+    /// that their driver can't serve, and those that do not go together.
     pub fn new(specs: Vec<LogSpec>) -> Result<Self, InvalidLog> {
+        for spec in &specs {
+            spec.check().map_err(|reason| InvalidLog { text: spec.to_string(), reason })?;
+        }
         let nowhere = specs.iter().find(|spec| spec.driver == LogDriver::None);
         if let (Some(spec), 2..) = (nowhere, specs.len()) {
             let reason = "it is not to be had together with others".to_owned();
@@ -318,6 +387,35 @@ impl Logging {
     #[must_use]
     pub fn specs(&self) -> &[LogSpec] {
         &self.0
+    }
+
+    /// These as they are written down when a process is made. A log that does not say when it is
+    /// rotated has this size of a file, `None` for no bound, and at the most so many files. One that
+    /// has no bound does not say so any more: records have always been read that way.
+    #[must_use]
+    pub fn resolved(&self, max_size: Option<u64>, max_files: u32) -> Self {
+        let resolve = |spec: &LogSpec| {
+            let mut spec = spec.clone();
+            if spec.can_rotate() {
+                spec.max_size = spec.max_size.or(max_size);
+                spec.max_size = spec.bound();
+                let files = spec.max_files.unwrap_or(max_files);
+                spec.max_files = spec.max_size.map(|_| files);
+            }
+            spec
+        };
+        Self(self.0.iter().map(resolve).collect())
+    }
+
+    /// These as somebody would ask for them: the opposite of [`resolved`](Self::resolved), where
+    /// 0 says that there is no bound.
+    #[must_use]
+    pub fn spelled_out(&self) -> Self {
+        let mut spelled = self.clone();
+        for spec in spelled.0.iter_mut().filter(|spec| spec.can_rotate()) {
+            spec.max_size = spec.max_size.or(Some(0));
+        }
+        spelled
     }
 
     /// The one that can be read back.
@@ -368,7 +466,56 @@ impl From<Logging> for OneOrMany {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::option;
     use proptest::prelude::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    /// Any fields at all, most of which go together now and then.
+    fn specs() -> impl Strategy<Value = LogSpec> {
+        let path = || {
+            let bytes = prop_oneof![
+                Just(b','),
+                Just(b'\\'),
+                Just(b'='),
+                Just(b':'),
+                Just(b'/'),
+                any::<u8>()
+            ];
+            let odd = proptest::collection::vec(bytes, 0..12);
+            let odd = odd.prop_map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes)));
+            let text = r"/[,\\=:/a é.]{0,12}".prop_map(PathBuf::from);
+            option::of(prop_oneof![9 => text, 1 => odd])
+        };
+        let block = Backpressure::Block;
+        let waits = vec![block, block, block, Backpressure::DropOldest, Backpressure::Spill];
+        (
+            proptest::sample::select(&LogDriver::ALL[..]),
+            path(),
+            path(),
+            option::weighted(0.3, prop_oneof![Just(0), 4000_u64..5000, any::<u64>()]),
+            option::weighted(0.2, 0_u32..9),
+            option::weighted(0.2, 0_u32..9),
+            proptest::sample::select(waits),
+            option::weighted(0.2, 0_u64..9),
+        )
+            .prop_map(
+                |(driver, path, stderr, max_size, max_files, rate, backpressure, buffer)| {
+                    let stderr =
+                        stderr.filter(|_| matches!(driver, LogDriver::File | LogDriver::Fifo));
+                    LogSpec {
+                        driver,
+                        path,
+                        stderr,
+                        max_size,
+                        max_files,
+                        rate,
+                        backpressure,
+                        buffer,
+                    }
+                },
+            )
+    }
 
     #[test]
     fn what_is_written_reads_back() {
@@ -380,9 +527,15 @@ mod tests {
             "fifo:/tmp/f,backpressure=spill,buffer=65536",
             "journald,rate=5",
             "none",
+            "cri,max-size=0",
+            r"cri:/a\,rate=1,rate=2",
+            r"file:/a\\,stderr=/\\\,b\\c",
         ] {
             assert_eq!(text.parse::<LogSpec>().unwrap().to_string(), text);
         }
+        let comma: LogSpec = r"file:/x/a\,rate=1\\,stderr=/\e\\\,".parse().unwrap();
+        assert_eq!(comma.path.as_deref(), Some(Path::new(r"/x/a,rate=1\")));
+        assert_eq!(comma.stderr.as_deref(), Some(Path::new(r"/\e\,")));
         assert_eq!("cri,max-size=10m".parse::<LogSpec>().unwrap().max_size, Some(10 << 20));
     }
 
@@ -395,7 +548,11 @@ mod tests {
             ("fifo", "needs a path"),
             ("file,max-size=1m", "file has no max-size"),
             ("cri,max-files=3", "needs max-size"),
+            ("cri,max-size=0,max-files=3", "needs max-size"),
             ("cri,max-size=12", "at least"),
+            ("fifo:/x,backpressure=spill,buffer=0", "hold something"),
+            ("cri,max-size=1m,max-files=0", "\"0\" is no number"),
+            ("file:/x,stderr=y", "not absolute"),
             ("cri,max-size=1x", "no size"),
             ("cri,max-size", "no option=value"),
             ("cri,rate=0", "no number"),
@@ -416,6 +573,60 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_built_in_code_is_refused_for_the_same_reasons() {
+        let cri = || LogSpec::new(LogDriver::Cri);
+        let path = |path: &[u8]| Some(PathBuf::from(OsStr::from_bytes(path)));
+        for (spec, reason) in [
+            (LogSpec { path: path(b"here"), ..cri() }, "here is not absolute"),
+            (LogSpec { path: path(b""), ..cri() }, "not absolute"),
+            (LogSpec { path: path(b"/a\xff"), ..cri() }, "is not UTF-8"),
+            (LogSpec { path: path(b"/a\0"), ..cri() }, "zero byte"),
+            (LogSpec { stderr: path(b"/a"), ..cri() }, "cri has no stderr"),
+            (LogSpec { max_size: Some(12), ..cri() }, "at least 4096"),
+            (LogSpec { max_files: Some(3), ..cri() }, "needs max-size"),
+            (LogSpec { rate: Some(0), ..cri() }, "\"0\" is no number"),
+            (LogSpec::new(LogDriver::Fifo), "fifo needs a path"),
+        ] {
+            let error = Logging::new(vec![spec]).unwrap_err().to_string();
+            assert!(error.contains(reason), "{reason}: {error}");
+        }
+        // Seen before: a file /x/a, and a rate.
+        let logging = Logging::new(vec![LogSpec { path: path(b"/x/a,rate=1"), ..cri() }]).unwrap();
+        let text = serde_json::to_string(&logging).unwrap();
+        assert_eq!(serde_json::from_str::<Logging>(&text).unwrap(), logging);
+    }
+
+    #[test]
+    fn a_log_has_a_bound_unless_it_says_that_it_has_none() {
+        for (asked, default, resolved, spelled) in [
+            ("cri", Some(8192), "cri,max-size=8192,max-files=3", "cri,max-size=8192,max-files=3"),
+            ("json-file,rate=1", None, "json-file,rate=1", "json-file,max-size=0,rate=1"),
+            ("cri,max-size=0", Some(8192), "cri", "cri,max-size=0"),
+            (
+                "cri,max-size=5k",
+                Some(8192),
+                "cri,max-size=5120,max-files=3",
+                "cri,max-size=5120,max-files=3",
+            ),
+            (
+                "cri,max-size=5k,max-files=9",
+                None,
+                "cri,max-size=5120,max-files=9",
+                "cri,max-size=5120,max-files=9",
+            ),
+            ("file", Some(8192), "file", "file"),
+            ("journald", Some(8192), "journald", "journald"),
+            ("none", Some(8192), "none", "none"),
+        ] {
+            let logging = Logging::new(vec![asked.parse().unwrap()]).unwrap();
+            let record = logging.resolved(default, 3);
+            assert_eq!(record.specs()[0].to_string(), resolved);
+            assert_eq!(record.spelled_out().specs()[0].to_string(), spelled);
+            assert_eq!(record.spelled_out().resolved(default, 3), record);
+        }
+    }
+
+    #[test]
     fn one_is_a_text_and_several_are_a_list() {
         let one: Logging = serde_json::from_str("\"cri\"").unwrap();
         assert_eq!(one, Logging::default());
@@ -427,7 +638,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(cri|fifo|file)?:?/?[a-z]{0,4}(,[a-z-]{0,9}=[0-9a-zé]{0,9}){0,3}") {
+        fn any_place_is_refused_or_survives_as_text(spec in specs()) {
+            let text = spec.to_string();
+            match Logging::new(vec![spec.clone()]) {
+                Ok(logging) => {
+                    // As text: a path compares equal to one that has a slash more.
+                    let read: LogSpec = text.parse().unwrap();
+                    prop_assert_eq!(read.path.as_ref().map(|p| p.as_os_str()), spec.path.as_ref().map(|p| p.as_os_str()));
+                    prop_assert_eq!(read.stderr.as_ref().map(|p| p.as_os_str()), spec.stderr.as_ref().map(|p| p.as_os_str()));
+                    prop_assert_eq!(&read, &spec);
+                    let json = serde_json::to_string(&logging).unwrap();
+                    prop_assert_eq!(serde_json::from_str::<Logging>(&json).unwrap(), logging);
+                }
+                // What is refused is no other place as text either.
+                Err(_) => if let Ok(read) = text.parse::<LogSpec>() {
+                    prop_assert_ne!(&read, &spec);
+                    prop_assert!(spec.path.iter().chain(&spec.stderr).any(|p| p.to_str().is_none()));
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "(cri|fifo|file)?:?/?[a-z\\\\,]{0,4}(,[a-z-]{0,9}=[0-9a-zé]{0,9}){0,3}") {
             if let Ok(spec) = text.parse::<LogSpec>() {
                 prop_assert_eq!(spec.to_string().parse::<LogSpec>().unwrap(), spec);
             }

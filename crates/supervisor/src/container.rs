@@ -64,6 +64,7 @@ impl Container {
             created: init.created.clone(),
             restored: init.origin == Origin::Restored,
             runtime: self.state.runtime.program().to_owned(),
+            log: init.log.spelled_out(),
             execs: self
                 .state
                 .execs()
@@ -73,6 +74,7 @@ impl Container {
                     status: exec.status(),
                     pid: pid_of(exec),
                     exit: exit_of(exec),
+                    log: exec.log.spelled_out(),
                 })
                 .collect(),
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, InvalidId, LockError, ProcessId};
+use holdfast_state::{ContainerId, InvalidId, InvalidLog, LockError, ProcessId};
 use thiserror::Error;
 
 /// What can go wrong. The seed's names stand in brackets.
@@ -14,6 +14,9 @@ pub enum Error {
     /// The name is no id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
+    /// Output can't go there, or not in that way.
+    #[error(transparent)]
+    InvalidLog(#[from] InvalidLog),
     /// The state root can't be taken.
     #[error(transparent)]
     Root(#[from] LockError),

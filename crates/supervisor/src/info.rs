@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use holdfast_state::{ContainerId, ExitRecord, ProcessId, Timestamp};
+use holdfast_state::{ContainerId, ExitRecord, Logging, ProcessId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What this kernel can do for Holdfast; see docs/reliability.md for what follows.
@@ -90,6 +90,10 @@ pub struct ContainerInfo {
     pub restored: bool,
     /// Its runtime.
     pub runtime: PathBuf,
+    /// Where the output of its first process goes, with the bound of each log, default or not; a
+    /// `max_size` of 0 is none.
+    #[serde(default)]
+    pub log: Logging,
     /// Its further processes.
     pub execs: Vec<ExecInfo>,
 }
@@ -106,4 +110,7 @@ pub struct ExecInfo {
     pub pid: Option<i32>,
     /// How it ended, exactly, and how that is known.
     pub exit: Option<ExitRecord>,
+    /// Where its output goes, as for a container.
+    #[serde(default)]
+    pub log: Logging,
 }

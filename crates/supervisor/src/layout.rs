@@ -178,7 +178,7 @@ fn policies(
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
-        log: stdio.log.clone(),
+        log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         start_timeout_ms: millis(timeout),

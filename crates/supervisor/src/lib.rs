@@ -51,6 +51,7 @@ mod exec;
 mod exit_fifo;
 mod file_watch;
 mod groups;
+mod holes;
 mod identity;
 mod info;
 mod keeper;

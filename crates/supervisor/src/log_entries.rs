@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::{LogDriver, json_file};
 
-use crate::LogChunk;
+use crate::{LogChunk, holes};
 
 /// How much of a log is read at once.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
@@ -124,6 +124,12 @@ pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<u6
     let mut last = true;
     while end > 0 {
         let (from, block) = block_before(file, end)?;
+        if block.iter().all(|byte| *byte == 0)
+            && let Some(begin) = holes::begin_of_hole(file, from, end)?
+        {
+            (end, last) = (begin, false);
+            continue;
+        }
         for place in memchr::memrchr_iter(b'\n', &block) {
             if !std::mem::take(&mut last) || place + 1 < block.len() {
                 line_feeds += 1;
@@ -245,6 +251,21 @@ mod tests {
         ] {
             let end = content.len() as u64;
             assert_eq!(last_lines(&file(content), end, lines).unwrap(), begins);
+        }
+    }
+
+    #[test]
+    fn the_last_lines_before_a_hole_of_terabytes_are_found_at_once() {
+        let file = file(b"a\nb\nc\n");
+        let length = 8 << 40;
+        file.set_len(length).unwrap();
+        file.write_all_at(b"d\n", length).unwrap();
+        for (lines, begins) in [(1, 6), (2, 4), (4, 0)] {
+            assert_eq!(last_lines(&file, length + 2, lines).unwrap(), begins);
+        }
+        file.set_len(length).unwrap();
+        for (lines, begins) in [(1, 6), (2, 4), (4, 0)] {
+            assert_eq!(last_lines(&file, length, lines).unwrap(), begins);
         }
     }
 }

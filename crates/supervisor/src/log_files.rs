@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use holdfast_state::cri::{Mark, Stream};
 use holdfast_state::time;
 
 use crate::LogChunk;
+use crate::holes::{self, Stretch};
 use crate::log_entries::{
     Format, LANES, MAX_ENTRY, READ_SIZE, backwards, end_of_lines, last_lines, raw, read_at,
 };
@@ -23,6 +25,8 @@ use crate::logs::LogOptions;
 const HELD: usize = 64;
 /// So far back, in bytes of output, the beginnings of the last lines are looked for.
 const MAX_LINE: usize = 16 * 1024 * 1024;
+/// Zeros that nobody has written are left out from so many bytes on.
+const HOLE: u64 = 64 * 1024;
 /// A modification time is that of the last tick of the clock, and may lag behind an entry's.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -37,6 +41,8 @@ pub(crate) struct LogFiles {
     offset: u64,
     /// Where the line began in whose middle `offset` is, since it is too long to be an entry.
     too_long: Option<u64>,
+    /// Up to here what is read as it comes is known to have no hole.
+    data_end: u64,
     /// Whether the newest of them was the one of the plain name when that was last looked at.
     is_current: bool,
     next_serial: u64,
@@ -80,6 +86,7 @@ impl LogFiles {
             held: VecDeque::new(),
             offset: 0,
             too_long: None,
+            data_end: 0,
             is_current: false,
             next_serial: 0,
             tail: options.tail,
@@ -118,15 +125,17 @@ impl LogFiles {
             };
         let Some(first) = self.held.front() else { return Ok(Progress::End) };
         let step = match self.place.format {
-            Format::Raw(stream) => read_raw(&first.file, &mut self.offset, stream)?,
+            Format::Raw(stream) => {
+                read_raw(&first.file, &mut self.offset, &mut self.data_end, stream)?
+            }
             _ => self.read_lines()?,
         };
         match step {
             Progress::End if is_over => {
                 self.held.pop_front();
-                (self.offset, self.too_long) = (0, None);
+                (self.offset, self.too_long, self.data_end) = (0, None, 0);
                 let gap = self.held.front().is_some_and(|held| held.after_gap);
-                Ok(Progress::Read(if gap { vec![missing()] } else { Vec::new() }))
+                Ok(Progress::Read(if gap { vec![self.notice(MISSING)] } else { Vec::new() }))
             }
             step => Ok(step),
         }
@@ -135,13 +144,20 @@ impl LogFiles {
     /// Reads a block, or as much more as a line takes, and takes its lines apart.
     fn read_lines(&mut self) -> io::Result<Progress> {
         let Some(Held { file, serial, .. }) = self.held.front() else { return Ok(Progress::End) };
+        // With the end of the line before: if that is not there, the file was emptied and has grown
+        // beyond this place again.
+        let before = usize::from(self.offset > 0 && self.too_long.is_none());
         let mut size = READ_SIZE;
         loop {
-            let mut block = vec![0; size];
-            let length = read_at(file, &mut block, self.offset)?;
-            if let Some(last) = memchr::memrchr(b'\n', &block[..length]) {
-                block.truncate(last + 1);
-                let chunks = self.take_apart(*serial, &block);
+            let mut block = vec![0; before + size];
+            let read = read_at(file, &mut block, self.offset - before as u64)?;
+            if before > 0 && block[..read].first().is_some_and(|byte| *byte != b'\n') {
+                return Ok(self.begin_anew());
+            }
+            let length = read.saturating_sub(before);
+            if let Some(last) = memchr::memrchr(b'\n', &block[before..before + length]) {
+                let block = &block[before..=before + last];
+                let chunks = self.take_apart(*serial, block);
                 self.offset += block.len() as u64;
                 self.too_long = None;
                 return Ok(Progress::Read(chunks));
@@ -158,6 +174,12 @@ impl LogFiles {
         }
     }
 
+    /// What Holdfast itself says at this place.
+    fn notice(&self, text: &str) -> LogChunk {
+        let has_times = !matches!(self.place.format, Format::Raw(_));
+        notice(text.to_owned(), has_times.then(|| self::text(SystemTime::now())))
+    }
+
     /// At the end of a file: has it become shorter than what was read of it?
     fn was_cut_off(&mut self) -> io::Result<Progress> {
         let Some(first) = self.held.front() else { return Ok(Progress::End) };
@@ -165,10 +187,18 @@ impl LogFiles {
         if length >= self.offset {
             return Ok(Progress::End);
         }
-        // A shim cuts off incomplete lines only; who empties a file begins it anew.
-        self.offset = self.too_long.take().filter(|begin| *begin <= length).unwrap_or(0);
-        self.from = None;
-        Ok(Progress::Read(Vec::new()))
+        // A shim cuts off incomplete lines only.
+        if let Some(begin) = self.too_long.take().filter(|begin| *begin <= length) {
+            self.offset = begin;
+            return Ok(Progress::Read(Vec::new()));
+        }
+        Ok(self.begin_anew())
+    }
+
+    /// Somebody has emptied the file.
+    fn begin_anew(&mut self) -> Progress {
+        (self.offset, self.too_long, self.from) = (0, None, None);
+        Progress::Read(vec![self.notice(CUT_OFF)])
     }
 
     fn take_apart(&self, serial: u64, block: &[u8]) -> Vec<LogChunk> {
@@ -209,8 +239,15 @@ impl LogFiles {
             return Ok(());
         }
         let found = self.place.newer(newest, HELD - self.held.len(), from)?;
-        // Who else moves files away may give them any name, and has lost nothing.
-        let mut after_gap = newest.is_some() && !found.joined && self.place.rotates;
+        // Rotation takes the last name away. Who else moves files may give them any name, and has
+        // lost nothing.
+        let is_removed = match self.held.back() {
+            Some(newest) if self.place.rotates && !found.joined => {
+                newest.file.metadata()?.nlink() == 0
+            }
+            _ => false,
+        };
+        let mut after_gap = is_removed;
         for (file, id) in found.files {
             let length = file.metadata()?.len();
             let serial = self.next_serial;
@@ -268,20 +305,42 @@ impl LogFiles {
     }
 }
 
-/// Raw bytes are handed on as they come.
-fn read_raw(file: &File, offset: &mut u64, stream: Stream) -> io::Result<Progress> {
-    let mut block = vec![0; READ_SIZE];
-    let length = read_at(file, &mut block, *offset)?;
-    if length > 0 {
-        block.truncate(length);
-        *offset += length as u64;
-        return Ok(Progress::Read(vec![raw(stream, block.into())]));
+/// Raw bytes are handed on as they come, but for holes.
+fn read_raw(
+    file: &File,
+    offset: &mut u64,
+    data_end: &mut u64,
+    stream: Stream,
+) -> io::Result<Progress> {
+    let length = file.metadata()?.len();
+    if length < *offset {
+        (*offset, *data_end) = (0, 0);
+        return Ok(Progress::Read(vec![notice(CUT_OFF.to_owned(), None)]));
     }
-    if file.metadata()?.len() >= *offset {
+    let mut size = READ_SIZE as u64;
+    if *offset < length && *offset >= *data_end {
+        // Asked once for each stretch: some file systems look at every page up to its end.
+        match holes::stretch(file, *offset, length)? {
+            Stretch::Data { end } => *data_end = end,
+            Stretch::Hole { end } if end - *offset >= HOLE => {
+                let text = hole(end - *offset);
+                *offset = end;
+                return Ok(Progress::Read(vec![notice(text, None)]));
+            }
+            Stretch::Hole { end } => size = size.min(end - *offset),
+        }
+    }
+    if *offset < *data_end {
+        size = size.min(*data_end - *offset);
+    }
+    let mut block = vec![0; usize::try_from(size).unwrap_or(READ_SIZE)];
+    let length = read_at(file, &mut block, *offset)?;
+    if length == 0 {
         return Ok(Progress::End);
     }
-    *offset = 0;
-    Ok(Progress::Read(Vec::new()))
+    block.truncate(length);
+    *offset += length as u64;
+    Ok(Progress::Read(vec![raw(stream, block.into())]))
 }
 
 /// The last lines of a log while it is read backwards. A line counts where it ends, and all its
@@ -333,13 +392,19 @@ impl Tail {
     }
 }
 
-/// What is told where files were rotated away before they were read.
-fn missing() -> LogChunk {
-    let bytes =
-        &b"[holdfast: output may be missing here: its file was rotated away before it was read]\n"
-            [..];
-    let time = Some(text(SystemTime::now()));
-    LogChunk { stream: Stream::Stderr, time, mark: Mark::Notice, bytes: bytes.into() }
+/// What stands where files were rotated away before they were read.
+const MISSING: &str = "output may be missing here: its file was rotated away before it was read";
+/// What stands where a file had become shorter than what was read of it.
+const CUT_OFF: &str = "the log was cut off here; what follows is read from its new beginning";
+
+/// What stands in place of zeros that nobody has written.
+fn hole(length: u64) -> String {
+    format!("{length} bytes are left out here: a hole in the log, which was never written")
+}
+
+fn notice(text: String, time: Option<String>) -> LogChunk {
+    let bytes = format!("[holdfast: {text}]\n").into();
+    LogChunk { stream: Stream::Stderr, time, mark: Mark::Notice, bytes }
 }
 
 fn text(time: SystemTime) -> String {
@@ -524,7 +589,6 @@ mod tests {
         let scratch = Scratch::new();
         scratch.append(0, &line("a"));
         let mut files = scratch.open(LogOptions::new());
-        files.place.rotates = false;
         assert_eq!(rest(&mut files), "a\n");
         scratch.append(0, &line("b"));
         fs::rename(scratch.path(0), scratch.path(99)).unwrap();
@@ -583,11 +647,80 @@ mod tests {
         assert_eq!(rest(&mut files), "");
         scratch.append(0, &torn[7..]);
         assert_eq!(rest(&mut files), "never completed\n");
-        // Emptied by another.
-        File::options().write(true).open(scratch.path(0)).unwrap().set_len(0).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_is_read_from_its_new_beginning_and_that_is_said_once() {
+        for format in [Format::Cri, Format::Raw(Stream::Stdout)] {
+            let scratch = Scratch::new();
+            let line = |text: &str| match format {
+                Format::Cri => line(text),
+                _ => format!("{text}\n").into_bytes(),
+            };
+            scratch.append(0, &line("the first"));
+            let mut files = scratch.open_as(format, LogOptions::new().tail(9));
+            assert_eq!(rest(&mut files), "the first\n");
+            File::options().write(true).open(scratch.path(0)).unwrap().set_len(0).unwrap();
+            assert_eq!(rest(&mut files), "[notice]");
+            assert_eq!(rest(&mut files), "");
+            scratch.append(0, &line("b"));
+            assert_eq!(rest(&mut files), "b\n");
+        }
+    }
+
+    #[test]
+    fn of_a_log_that_has_outgrown_its_emptying_no_line_is_torn() {
+        let scratch = Scratch::new();
+        scratch.append(0, &line("a"));
+        let mut files = scratch.open(LogOptions::new());
+        assert_eq!(rest(&mut files), "a\n");
+        // Its second half looks like an entry.
+        let within = format!("{} {}", "x".repeat(19), String::from_utf8(line("forged")).unwrap());
+        fs::write(scratch.path(0), line(within.trim_end())).unwrap();
+        assert_eq!(rest(&mut files), format!("[notice]{within}"));
+    }
+
+    #[test]
+    fn of_raw_bytes_a_hole_of_terabytes_is_one_notice() {
+        let scratch = Scratch::new();
+        let raw = Format::Raw(Stream::Stdout);
+        let size = |length| {
+            let file = File::options().write(true).open(scratch.path(0)).unwrap();
+            file.set_len(length).unwrap();
+        };
+        scratch.append(0, b"a\n");
+        let mut files = scratch.open_as(raw, LogOptions::new());
+        assert_eq!(rest(&mut files), "a\n");
+        size(8 << 40);
+        let Progress::Read(mut chunks) = files.read().unwrap() else { panic!("nothing") };
+        // Up to the end of what the file system keeps in one piece there may be zeros.
+        if chunks[0].mark == Mark::Plain {
+            assert!(chunks[0].bytes.len() < 65_536 && chunks[0].bytes.iter().all(|b| *b == 0));
+            let Progress::Read(more) = files.read().unwrap() else { panic!("nothing") };
+            chunks = more;
+        }
+        let [chunk] = &chunks[..] else { panic!("{chunks:?}") };
+        let text = String::from_utf8(chunk.bytes.to_vec()).unwrap();
+        let length = text.strip_prefix("[holdfast: ").and_then(|text| text.split_once(' '));
+        let length: u64 = length.unwrap().0.parse().unwrap();
+        assert!(length > (8 << 40) - 70_000 && length < 8 << 40, "{text}");
+        assert_eq!((chunk.mark, chunk.stream, &chunk.time), (Mark::Notice, Stream::Stderr, &None));
         assert_eq!(rest(&mut files), "");
-        scratch.append(0, &line("c"));
+        scratch.append(0, b"b\n");
+        assert_eq!(rest(&mut files), "b\n");
+        let all = scratch.open_as(raw, LogOptions::new());
+        let shown = |mut files: LogFiles| rest(&mut files).replace('\0', "");
+        assert_eq!(shown(all), "a\n[notice]b\n");
+        // The zeros are part of the last line.
+        assert_eq!(shown(scratch.open_as(raw, LogOptions::new().tail(1))), "[notice]b\n");
+        assert_eq!(shown(scratch.open_as(raw, LogOptions::new().tail(2))), "a\n[notice]b\n");
+        size(0);
+        assert_eq!(rest(&mut files), "[notice]");
+        scratch.append(0, b"c\n");
         assert_eq!(rest(&mut files), "c\n");
+        // A small one is what a program may leave that moves about in its output.
+        size(40_000);
+        assert_eq!(rest(&mut files), "\0".repeat(40_000 - 2));
     }
 
     #[test]

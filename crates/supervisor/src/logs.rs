@@ -277,7 +277,7 @@ fn open_files(
             Format::Raw(_) => 0,
             Format::Cri | Format::JsonFile => spec.files().saturating_sub(1),
         };
-        let rotates = spec.max_size.is_some();
+        let rotates = spec.bound().is_some();
         LogFiles::open(Place { directory, name, format, set_aside, rotates }, options)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     });

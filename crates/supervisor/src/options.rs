@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::{ContainerId, GroupName, LogSpec, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::Keeper;
@@ -27,6 +27,7 @@ pub struct Builder {
     pub(crate) container_nofile: Option<u64>,
     pub(crate) shim_group: Option<GroupName>,
     pub(crate) spare_shims: usize,
+    pub(crate) log_rotation: Rotation,
     pub(crate) subreaper: bool,
     pub(crate) keeper: Option<Arc<dyn Keeper>>,
     pub(crate) kept: Vec<(String, OwnedFd)>,
@@ -42,6 +43,10 @@ impl Builder {
             container_nofile: None,
             shim_group: None,
             spare_shims: SPARE_SHIMS,
+            log_rotation: Rotation {
+                max_size: Some(LogSpec::MAX_SIZE),
+                max_files: LogSpec::MAX_FILES,
+            },
             subreaper: false,
             keeper: None,
             kept: Vec::new(),
@@ -97,6 +102,19 @@ impl Builder {
         self
     }
 
+    /// How large the logs of processes to come may be that do not say so themselves: a file that
+    /// would become larger than `max_size` bytes is set aside, and of more than `max_files` files
+    /// the oldest is removed, so a log takes at the most their product. At least 4096 bytes and one
+    /// file. With `None` such a log has no bound. Default: 10 MiB and 5 files.
+    ///
+    /// It concerns the drivers `cri` and `json-file`. A log can choose for itself, with
+    /// [`LogSpec::max_size`](crate::LogSpec::max_size).
+    #[must_use]
+    pub fn log_rotation(mut self, max_size: Option<u64>, max_files: u32) -> Self {
+        self.log_rotation = Rotation { max_size, max_files };
+        self
+    }
+
     /// Makes this process a subreaper (prctl(2)), so that a container whose shim died becomes its
     /// child, and its status is known exactly on every kernel. For a process that has no children
     /// but those of this library: orphans that nobody waits for are reaped.
@@ -118,6 +136,24 @@ impl Builder {
     /// found is watched.
     pub async fn open(self) -> Result<Supervisor, Error> {
         Supervisor::open(self).await
+    }
+}
+
+/// When a log is set aside that does not say so itself, and how many of its files are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rotation {
+    pub(crate) max_size: Option<u64>,
+    pub(crate) max_files: u32,
+}
+
+impl Rotation {
+    /// Refuses what no log could ask for.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        let Self { max_size: Some(max_size), max_files } = self else { return Ok(()) };
+        let (max_size, max_files) = (Some(max_size), Some(max_files));
+        let spec = LogSpec { max_size, max_files, ..LogSpec::default() };
+        Logging::new(vec![spec])?;
+        Ok(())
     }
 }
 
@@ -200,7 +236,8 @@ impl Stdio {
         self
     }
 
-    /// Where the output goes. Default: a log of ours in the CRI's format.
+    /// Where the output goes. Default: a log of ours in the CRI's format, of a bounded size: see
+    /// [`Builder::log_rotation`].
     #[must_use]
     pub fn log(mut self, log: Logging) -> Self {
         self.log = log;

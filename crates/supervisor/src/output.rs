@@ -20,7 +20,8 @@ use crate::{LogChunk, LogReader};
 const MAX_LINE: usize = 16 * 1024 * 1024;
 
 /// One stream of a process's output, as it was written. It ends when the process has ended and all
-/// is read.
+/// is read. What Holdfast says of output that is missing has no place in it: that is in
+/// [`LogReader`] and [`LogLines`].
 pub struct OutputReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
 
 impl OutputReader {

@@ -22,7 +22,7 @@ use crate::events::{EventLog, EventStream, Hub, Replay};
 use crate::file_watch::FileWatch;
 use crate::groups::Groups;
 use crate::keeper::{Keeping, hide_our_own_manager};
-use crate::options::{Builder, ContainerOptions};
+use crate::options::{Builder, ContainerOptions, Rotation};
 use crate::process::Process;
 use crate::reaper::{self, Spawned};
 use crate::runtime::Runtime;
@@ -74,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) container_nofile: Option<u64>,
     /// Of containers that name none.
     pub(crate) shim_group: Option<GroupName>,
+    /// Of logs that do not say so themselves.
+    pub(crate) log_rotation: Rotation,
     pub(crate) groups: Groups,
     pub(crate) events: Hub,
     pub(crate) files: FileWatch,
@@ -326,6 +328,7 @@ impl Supervisor {
 
     pub(crate) async fn open(builder: Builder) -> Result<Self, Error> {
         let began = std::time::Instant::now();
+        builder.log_rotation.check()?;
         let shim = programs::find_own(SHIM, builder.shim.as_deref())?;
         let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
         let root =
@@ -345,6 +348,7 @@ impl Supervisor {
             start_timeout: builder.start_timeout,
             container_nofile: builder.container_nofile,
             shim_group: builder.shim_group,
+            log_rotation: builder.log_rotation,
             groups: Groups::default(),
             events: Hub::new(),
             files: FileWatch::default(),
