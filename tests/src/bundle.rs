@@ -7,6 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::executable;
+
 /// Makes an OCI bundle whose root file system is busybox, and returns its path.
 ///
 /// # Panics
@@ -17,7 +19,7 @@ pub fn busybox_bundle(dir: &Path) -> PathBuf {
     fs::create_dir_all(&bin).expect("make a root file system");
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
     let busybox = busybox.iter().find(|path| path.is_file()).expect("busybox-static is installed");
-    fs::copy(busybox, bin.join("busybox")).expect("copy busybox");
+    executable::copied(busybox, bin.join("busybox"));
     for applet in run(Command::new(busybox).arg("--list")).lines().filter(|a| *a != "busybox") {
         symlink("busybox", bin.join(applet)).expect("link an applet");
     }

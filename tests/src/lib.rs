@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `scratch` | a directory a test: state root, bundle, gates |
 //! | `bundle` | a bundle of busybox |
+//! | `executable` | files that are executed after they were written |
 //! | `runtime` | the OCI runtime under test, and how a test is skipped |
 //! | `processes` | processes by what they mention, held by pid and start time |
 //! | `listen` | reading output and events to their end, never for ever |
@@ -18,6 +19,7 @@
 pub mod bundle;
 pub mod crash;
 pub mod daemon;
+pub mod executable;
 pub mod life;
 pub mod listen;
 pub mod numbered;

@@ -25,7 +25,7 @@ use std::process::Command;
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 
-use crate::runtime;
+use crate::{executable, runtime};
 
 pub use report::Report;
 
@@ -83,6 +83,7 @@ pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> 
         programs: programs.to_owned(),
     };
     let bundle = crate::busybox_bundle(&paths.bundle());
+    executable::copied(programs.join("hostile"), bundle.join("rootfs/bin/hostile"));
     fs::create_dir(bundle.join("rootfs/gates")).expect("make a directory for gates");
 
     let mut report = Report::default();

@@ -1,7 +1,6 @@
 //! One process followed from system call to system call, and killed or failed at those that a test
 //! chooses; see `src/bin/tracer`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 
-use crate::{Scratch, binary, soon};
+use crate::{Scratch, binary, executable, soon};
 
 /// What is done at a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,9 +244,7 @@ impl Tracer {
             go.display(),
             real.display(),
         );
-        std::fs::write(&program, script).expect("write a script");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))
-            .expect("make a script executable");
+        executable::script(&program, &script);
         let mut child = Command::new(binary("tracer"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

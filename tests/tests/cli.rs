@@ -1,9 +1,8 @@
 //! The command line with a daemon that is well: what each command prints, and its exit code.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 
-use holdfast_tests::{Holdfast, Ran, runtime_name, skip, unique_id};
+use holdfast_tests::{Holdfast, Ran, executable, runtime_name, skip, unique_id};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -179,8 +178,7 @@ async fn a_signal_during_the_start_is_passed_on_once_there_is_somebody_to_take_i
         dir.display(),
         runtime_name()
     );
-    std::fs::write(&runtime, script).unwrap();
-    std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::script(&runtime, &script);
     // The first process of a pid namespace would not die of a signal that it does not handle, and
     // whether it handles it already would be a race.
     holdfast_tests::edit_json(&holdfast.scratch.bundle().join("config.json"), |config| {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use futures::future::{join, join_all};
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
-    Holdfast, Proc, binary, edit_json, eventually, is_runtime, runtime_name, skip, unique_id,
+    Holdfast, Proc, binary, edit_json, eventually, executable, is_runtime, runtime_name, skip,
+    unique_id,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -357,12 +358,8 @@ async fn runc_is_quoted_on_bad_arguments_a_missing_binary_and_a_missing_root_fil
     let good = bundle(&holdfast);
     // Bad arguments: an option that runc does not have.
     let wrapper = holdfast.scratch.path().join("runc-with-bad-arguments");
-    std::fs::write(
-        &wrapper,
-        format!("#!/bin/sh\nexec {} --no-such-option \"$@\"\n", runtime_name()),
-    )
-    .unwrap();
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!("#!/bin/sh\nexec {} --no-such-option \"$@\"\n", runtime_name());
+    executable::script(&wrapper, &script);
     let wrapper = wrapper.to_str().unwrap();
     let args = ["run", "--runtime", wrapper, "--bundle", &good, "--", "true"];
     let message = holdfast.fails(125, &args).await;
@@ -615,7 +612,7 @@ const STRANGER: u32 = 65534;
 async fn as_stranger(holdfast: &Holdfast, args: &[&str]) -> (Option<i32>, String) {
     let program = holdfast.scratch.path().join("holdfast");
     if !program.exists() {
-        std::fs::copy(binary("holdfast"), &program).expect("copy an executable");
+        executable::copied(binary("holdfast"), &program);
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(holdfast.scratch.path(), open).expect("let others pass");
     }

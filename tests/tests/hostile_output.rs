@@ -16,14 +16,15 @@ use holdfast_supervisor::{
 };
 use holdfast_tests::processes::{shim_of, shims};
 use holdfast_tests::{
-    Scratch, binary, events_until, eventually, read_all, said, shim_group, soon, status, unique_id,
+    Scratch, binary, events_until, eventually, executable, read_all, said, shim_group, soon,
+    status, unique_id,
 };
 use nix::sys::signal::Signal;
 
 fn hostile(scratch: &Scratch, args: &[String]) -> ContainerOptions {
     let program = scratch.bundle().join("rootfs/bin/hostile");
     if !program.exists() {
-        fs::copy(binary("hostile"), &program).expect("copy a program into the bundle");
+        executable::copied(binary("hostile"), &program);
     }
     scratch.options(std::iter::once("hostile".to_owned()).chain(args.iter().cloned()))
 }

@@ -2,17 +2,17 @@
 //! status of a container is exact, its last output is there, and its terminal goes on.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_sys::fd_passing;
 use holdfast_tests::processes::shim_of;
-use holdfast_tests::{Holdfast, Proc, binary, skip, soon};
+use holdfast_tests::{Holdfast, Proc, binary, executable, skip, soon};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
@@ -68,8 +68,7 @@ impl Manager {
         );
         script += &format!("exec '{}' \"$@\"\n", binary("holdfast").display());
         let path = holdfast.scratch.path().join("service");
-        fs::write(&path, script).expect("write a script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make it one");
+        executable::script(&path, &script);
         path
     }
 }

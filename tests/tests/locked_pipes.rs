@@ -9,14 +9,14 @@
 use std::fs;
 
 use holdfast_tests::processes::{mentioning, shim_of, shims};
-use holdfast_tests::{Holdfast, Proc, binary, eventually, shim_group, skip, soon};
+use holdfast_tests::{Holdfast, Proc, binary, eventually, executable, shim_group, skip, soon};
 use nix::sys::signal::Signal;
 
 /// A daemon and a container that holds the locks of these of its descriptors.
 async fn with_locked(numbers: &[&str]) -> (Holdfast, String) {
     let holdfast = Holdfast::start().await;
     let program = holdfast.scratch.bundle().join("rootfs/bin/hostile");
-    fs::copy(binary("hostile"), program).expect("copy a program into the bundle");
+    executable::copied(binary("hostile"), program);
     let id = holdfast.run_detached(&[], &[&["hostile", "lock"], numbers].concat()).await;
     let pid = container_pid(&holdfast, &id).await;
     eventually("the locks to be held", || splicing(pid) == numbers.len()).await;

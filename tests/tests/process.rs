@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 
 use holdfast_supervisor::{
     Container, ContainerEvent, Error, EventKind, ExecOptions, ExitStatus, Replay, Status, Stdin,
@@ -14,8 +13,8 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::{mentioning, shim_of};
 use holdfast_tests::{
-    Holdfast, Proc, Scratch, binary, edit_json, events_until, eventually, read_all, said,
-    shim_group, soon, status, unique_id,
+    Holdfast, Proc, Scratch, binary, edit_json, events_until, eventually, executable, read_all,
+    said, shim_group, soon, status, unique_id,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -247,8 +246,7 @@ async fn a_failed_start_is_explained_by_the_first_error_in_the_logs_however_they
         "#!/bin/sh\ncat {0}/own >&2\n[ ! -e {0}/runtime ] || cp {0}/runtime \"$2/log.json\"\nexit 1\n",
         logs.display()
     );
-    fs::write(&shim, script).unwrap();
-    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    executable::script(&shim, &script);
     let supervisor = scratch.builder().shim(&shim).shim_group(None).open();
     let supervisor = soon("the supervisor", supervisor).await.unwrap();
     let whole = "{\"level\":\"error\",\"msg\":\"whole\"}\n";

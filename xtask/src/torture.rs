@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// How many containers in a hundred are runc's, the others being a fake runtime's
     #[arg(long, value_name = "PERCENT", default_value_t = 5)]
     runc_share: u8,
+    /// How many containers in a hundred attack their own standard input, output and error
+    #[arg(long, value_name = "PERCENT", default_value_t = 12)]
+    hostile_share: u8,
     /// Where the result goes, as JSON [default: bench/results/torture.json]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -44,5 +47,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.arg("--exits").arg(options.exits.to_string());
     command.arg("--seed").arg(options.seed.to_string());
     command.arg("--runc-share").arg(options.runc_share.to_string());
+    command.arg("--hostile-share").arg(options.hostile_share.to_string());
     crate::run(command.arg("--output").arg(output))
 }

@@ -12,8 +12,8 @@ struct Options {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { seeds: Seeds { seed: 1, exits: 2_000, runc_share: 5 }, output: None };
+    let seeds = Seeds { seed: 1, exits: 2_000, runc_share: 5, hostile_share: 12 };
+    let mut options = Options { seeds, output: None };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} takes a value"))?;
@@ -22,10 +22,11 @@ fn options() -> Result<Options, String> {
             "--exits" => options.seeds.exits = value.parse().map_err(wrong)?,
             "--seed" => options.seeds.seed = value.parse().map_err(wrong)?,
             "--runc-share" => options.seeds.runc_share = value.parse().map_err(wrong)?,
+            "--hostile-share" => options.seeds.hostile_share = value.parse().map_err(wrong)?,
             "--output" => options.output = Some(value.into()),
             _ => {
                 return Err(format!(
-                    "there are --exits, --seed, --runc-share, --output; not {name}"
+                    "there are --exits, --seed, --runc-share, --hostile-share, --output; not {name}"
                 ));
             }
         }
@@ -42,8 +43,8 @@ fn main() -> ExitCode {
         }
     };
     let again = format!(
-        "cargo xtask torture --exits {} --seed {} --runc-share {}",
-        seeds.exits, seeds.seed, seeds.runc_share
+        "cargo xtask torture --exits {} --seed {} --runc-share {} --hostile-share {}",
+        seeds.exits, seeds.seed, seeds.runc_share, seeds.hostile_share
     );
     println!("seed {}: {again}", seeds.seed);
     let own = std::env::current_exe().expect("the path of this program");

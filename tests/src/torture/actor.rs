@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_sys::PidFd;
 use nix::sys::stat::Mode;
 
-use super::plan::{End, Life, Role, Runtime};
+use super::plan::{End, Life, Program, Role, Runtime};
 use super::programs::{Cli, Paths};
 
 /// The daemon's `RECORD_GRACE`, less what a clock here and one there may differ by.
@@ -92,6 +92,8 @@ pub(crate) struct Actor {
     pub(crate) forsaken: bool,
     /// A shim of it was killed at some time.
     pub(crate) lost_shim: bool,
+    /// How many of its shims were killed, at the most: some may have had nothing to do with it yet.
+    pub(crate) killed_shims: usize,
     /// The shim of its group was killed while it was being started, so that may come to nothing.
     pub(crate) disturbed: bool,
     /// An exec that is at work, and its code.
@@ -122,6 +124,7 @@ impl Actor {
             witnessed: false,
             forsaken: false,
             lost_shim: false,
+            killed_shims: 0,
             disturbed: false,
             exec: None,
             execs: Vec::new(),
@@ -133,6 +136,7 @@ impl Actor {
     pub(crate) fn again(&mut self) {
         self.attempt += 1;
         (self.disturbed, self.lost_shim, self.forsaken) = (false, false, false);
+        self.killed_shims = 0;
         self.id = format!("{}.{}", self.name, self.attempt);
         self.phase = Phase::Planned;
     }
@@ -150,15 +154,39 @@ impl Actor {
             Runtime::Fake => format!(": > {}; echo begins", self.trace(paths).display()),
             Runtime::Runc => "echo begins".to_owned(),
         };
-        match (self.role.life, self.role.end) {
-            (Life::AtOnce, End::Code(code)) => Ok(format!("{begins}; echo ends; exit {code}")),
-            _ => {
-                nix::unistd::mkfifo(&outside, Mode::S_IRUSR | Mode::S_IWUSR)?;
-                // Opened for both: neither side waits for the other, and what is written stays.
-                self.gate = Some(File::options().read(true).write(true).open(&outside)?);
-                Ok(format!("{begins}; read -r code < {path}; echo ends; exit $code"))
-            }
+        let hostile = match self.role.runtime {
+            Runtime::Fake => paths.program("hostile").display().to_string(),
+            Runtime::Runc => "hostile".to_owned(),
+        };
+        if let (Life::AtOnce, End::Code(code)) = (self.role.life, self.role.end) {
+            return Ok(match self.role.program {
+                Program::Shell => format!("{begins}; echo ends; exit {code}"),
+                Program::Hostile { seed, millis } => {
+                    format!("{begins}; exec {hostile} mischief {seed} {millis} {code}")
+                }
+            });
         }
+        nix::unistd::mkfifo(&outside, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        // Opened for both: neither side waits for the other, and what is written stays.
+        self.gate = Some(File::options().read(true).write(true).open(&outside)?);
+        Ok(match self.role.program {
+            Program::Shell => format!("{begins}; read -r code < {path}; echo ends; exit $code"),
+            // The same process, so that it dies of what its signal does.
+            Program::Hostile { seed, .. } => {
+                format!("{begins}; exec {hostile} mischief-until {seed} {path}")
+            }
+        })
+    }
+
+    /// Whether it attacks its own output, of which nothing is promised then.
+    pub(crate) fn is_hostile(&self) -> bool {
+        matches!(self.role.program, Program::Hostile { .. })
+    }
+
+    /// A SIGKILL for its shim.
+    pub(crate) fn shim_is_killed(&mut self) {
+        self.lost_shim = true;
+        self.killed_shims += 1;
     }
 
     fn trace(&self, paths: &Paths) -> PathBuf {

@@ -139,6 +139,10 @@ impl<'a> Controller<'a> {
             // Or the one under test in its place.
             args.extend(["--runtime", runtime_name()]);
         }
+        if actor.is_hostile() {
+            let company = if actor.group.is_some() { ", in a group" } else { "" };
+            self.report.count(&format!("start of a hostile program{company}"));
+        }
         if let Some(group) = actor.group {
             args.extend(["--shim-group", group]);
             self.report.count("start in a group");
@@ -349,7 +353,7 @@ impl<'a> Controller<'a> {
             }
             for number in concerned {
                 self.actors[number].shim_goes_on();
-                self.actors[number].lost_shim = true;
+                self.actors[number].shim_is_killed();
                 self.actors[number].forsaken |= self.daemon.is_none();
                 self.judge_again(number);
             }
@@ -373,7 +377,8 @@ impl<'a> Controller<'a> {
                     if let Phase::Starting { interrupted, .. } = &mut actor.phase {
                         *interrupted = true;
                     }
-                    (actor.disturbed, actor.lost_shim) = (true, true);
+                    actor.disturbed = true;
+                    actor.shim_is_killed();
                     actor.forsaken |= self.daemon.is_none();
                 }
                 Phase::Up(_) | Phase::Ended => {

@@ -7,6 +7,8 @@ use std::fmt;
 pub const BATCH: usize = 500;
 /// Containers that live at the same time, at the most.
 const IN_FLIGHT: usize = 24;
+/// How long a hostile container that ends by itself lives, at the most.
+const MISCHIEF_MILLIS: usize = 50;
 /// How far back an exit lies whose shim may still be worth a signal.
 const JUST_NOW: usize = 3;
 
@@ -71,6 +73,20 @@ pub enum Runtime {
     Runc,
 }
 
+/// What runs in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// A shell that says a line when it begins and one when it ends.
+    Shell,
+    /// `hostile mischief`: does whatever it can to its own input and output.
+    Hostile {
+        /// What its acts are drawn from.
+        seed: u64,
+        /// How long it lives if it ends by itself.
+        millis: u64,
+    },
+}
+
 /// When a container ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
@@ -85,6 +101,8 @@ pub enum Life {
 pub struct Role {
     /// What makes it.
     pub runtime: Runtime,
+    /// What runs in it.
+    pub program: Program,
     /// How it ends.
     pub end: End,
     /// When it ends.
@@ -144,6 +162,8 @@ pub struct Seeds {
     pub exits: usize,
     /// How many in a hundred are runc's.
     pub runc_share: u8,
+    /// How many in a hundred attack their own output.
+    pub hostile_share: u8,
 }
 
 impl Seeds {
@@ -154,7 +174,7 @@ impl Seeds {
         std::iter::from_fn(move || {
             let size = left.min(BATCH);
             left -= size;
-            (size > 0).then(|| Draft::new(size, self.runc_share, &mut random).complete())
+            (size > 0).then(|| Draft::new(size, self, &mut random).complete())
         })
     }
 }
@@ -170,7 +190,7 @@ enum Daemon {
 /// A batch in the making.
 struct Draft<'a> {
     random: &'a mut Random,
-    runc_share: u8,
+    seeds: Seeds,
     size: usize,
     batch: Batch,
     daemon: Daemon,
@@ -181,11 +201,11 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(size: usize, runc_share: u8, random: &'a mut Random) -> Self {
+    fn new(size: usize, seeds: Seeds, random: &'a mut Random) -> Self {
         let batch = Batch { roles: Vec::with_capacity(size), ops: Vec::new() };
         Self {
             random,
-            runc_share,
+            seeds,
             size,
             batch,
             daemon: Daemon::Up,
@@ -243,18 +263,28 @@ impl<'a> Draft<'a> {
     fn start(&mut self) {
         let number = self.batch.roles.len();
         let runtime =
-            if self.random.percent(self.runc_share) { Runtime::Runc } else { Runtime::Fake };
+            if self.random.percent(self.seeds.runc_share) { Runtime::Runc } else { Runtime::Fake };
         let life = if self.random.percent(15) { Life::AtOnce } else { Life::Gated };
+        let program = if self.random.percent(self.seeds.hostile_share) {
+            let millis = self.random.below(MISCHIEF_MILLIS) as u64;
+            Program::Hostile { seed: self.random.next(), millis }
+        } else {
+            Program::Shell
+        };
         let by_signal = life == Life::Gated && self.random.percent(30);
-        let end = match (by_signal, runtime) {
-            (false, _) => End::Code(self.random.code()),
+        let end = match (by_signal, runtime, program) {
+            (false, ..) => End::Code(self.random.code()),
             // The first process of a pid namespace dies of no other.
-            (true, Runtime::Runc) => End::Signal(9),
-            (true, Runtime::Fake) => {
+            (true, Runtime::Runc, _) => End::Signal(9),
+            // A program in Rust ignores SIGPIPE, and survives a SIGSEGV that is sent to it.
+            (true, Runtime::Fake, Program::Hostile { .. }) => {
+                End::Signal(self.random.one_of(&[1, 2, 3, 6, 9, 10, 14, 15, 37, 64]))
+            }
+            (true, Runtime::Fake, Program::Shell) => {
                 End::Signal(self.random.one_of(&[1, 2, 3, 6, 9, 10, 11, 13, 14, 15, 37, 64]))
             }
         };
-        self.batch.roles.push(Role { runtime, end, life });
+        self.batch.roles.push(Role { runtime, program, end, life });
         self.batch.ops.push(Op::Start(number));
         if life == Life::Gated {
             self.live.push(number);
@@ -333,7 +363,7 @@ mod tests {
     use super::*;
 
     fn batches(seed: u64) -> Vec<Batch> {
-        Seeds { seed, exits: 1_200, runc_share: 5 }.batches().collect()
+        Seeds { seed, exits: 1_200, runc_share: 5, hostile_share: 12 }.batches().collect()
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Report {
             "exitsPlanned": seeds.exits,
             "exits": self.exits,
             "runcShare": seeds.runc_share,
+            "hostileShare": seeds.hostile_share,
             "statusByWhoWasDead": by_name(&self.cells),
             "outputByWhoWasDead": by_name(&self.outputs),
             "execs": self.execs,
