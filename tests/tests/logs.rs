@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -397,7 +398,7 @@ async fn a_container_that_makes_its_raw_log_terabytes_long_has_nobody_print_zero
         "echo before; truncate -s 8796093022208 /proc/self/fd/1; {}; truncate -s 0 /proc/self/fd/1; echo end",
         gate.wait("echo after")
     );
-    let id = holdfast.run_detached(&["--log", "file"], &["sh", "-c", &script]).await;
+    let id = holdfast.run_detached(&["--log", "file,direct=yes"], &["sh", "-c", &script]).await;
     let mut following = holdfast.begin(&["logs", "-f", &id]);
     assert_eq!(following.line().await, "before");
     assert_eq!(following.line().await.trim_start_matches('\0'), "after");
@@ -418,6 +419,42 @@ async fn a_container_that_makes_its_raw_log_terabytes_long_has_nobody_print_zero
         "{said:?}"
     );
     assert_eq!(said.len(), 2);
+    holdfast.close().await;
+}
+
+/// Seen before: the container held the host's file itself, and made it one that sets the user id, and
+/// as long as it liked.
+#[tokio::test]
+async fn a_container_has_a_pipe_and_not_the_hosts_file() {
+    let holdfast = Holdfast::start().await;
+    let path = holdfast.scratch.path().join("raw");
+    let script = "echo one; chmod 4755 /proc/self/fd/1; truncate -s 1T /proc/self/fd/1; \
+        readlink /proc/self/fd/1; readlink /proc/self/fd/2; echo two >&2";
+    let log = format!("file:{}", path.display());
+    let id = holdfast.run_detached(&["--log", &log], &["sh", "-c", script]).await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "0\n");
+    let content = fs::read_to_string(&path).expect("its log");
+    let lines: Vec<_> = content.lines().collect();
+    assert_eq!((lines[0], lines.last()), ("one", Some(&"two")), "{content}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("pipe:")).count(), 2, "{content}");
+    let mode = fs::metadata(&path).expect("its log").permissions().mode();
+    assert_eq!(mode & 0o7111, 0, "{mode:o}");
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn a_raw_log_is_read_back_over_all_its_files() {
+    let holdfast = Holdfast::start().await;
+    let log = "file,max-size=4096,max-files=4";
+    let id = holdfast.run_detached(&["--log", log], &["seq", "1", "5000"]).await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "0\n");
+    let numbers = |from: u32| (from..=5000).map(|n| format!("{n}\n")).collect::<String>();
+    let all = holdfast.ok(&["logs", &id]).await;
+    let first: u32 = all.lines().next().expect("a line").parse().expect("a number");
+    assert!(all == numbers(first) && all.len() > 12_000 && first > 1, "{first}");
+    // More lines than one file has.
+    assert_eq!(holdfast.ok(&["logs", "--tail=1500", &id]).await, numbers(3501));
+    assert_eq!(holdfast.ok(&["logs", "--tail=3", &id]).await, numbers(4998));
     holdfast.close().await;
 }
 

@@ -21,7 +21,7 @@ pub enum LogDriver {
     Cri,
     /// A file in the format of [`crate::json_file`].
     JsonFile,
-    /// A file of the very bytes. Where it is the only place, the process writes it itself.
+    /// A file of the very bytes.
     File,
     /// FIFOs of the caller's. With the default, `block`, and no other place, the process writes
     /// them itself.
@@ -68,6 +68,8 @@ pub struct LogSpec {
     pub backpressure: Backpressure,
     /// In bytes: how much waits for a reader before anything is dropped.
     pub buffer: Option<u64>,
+    /// The process writes its file itself, past the shim, and can do to it what it likes.
+    pub direct: bool,
 }
 
 /// The name of the file that was set aside so many rotations ago, from 1 on.
@@ -108,7 +110,11 @@ impl LogSpec {
     /// Whether it has files that can be set aside.
     #[must_use]
     pub fn can_rotate(&self) -> bool {
-        matches!(self.driver, LogDriver::Cri | LogDriver::JsonFile)
+        match self.driver {
+            LogDriver::Cri | LogDriver::JsonFile => true,
+            LogDriver::File => !self.direct,
+            LogDriver::Fifo | LogDriver::Journald | LogDriver::None => false,
+        }
     }
 
     /// The size in bytes at which a file is set aside; `None` if none ever is.
@@ -133,7 +139,8 @@ impl LogSpec {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         match self.driver {
-            LogDriver::File | LogDriver::None => true,
+            LogDriver::None => true,
+            LogDriver::File => self.direct,
             LogDriver::Fifo => self.backpressure == Backpressure::Block,
             LogDriver::Cri | LogDriver::JsonFile | LogDriver::Journald => false,
         }
@@ -168,6 +175,13 @@ impl LogSpec {
                     _ => return Err("backpressure is block, drop-oldest or spill".to_owned()),
                 }
             }
+            "direct" => {
+                self.direct = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err("direct is yes or no".to_owned()),
+                }
+            }
             "buffer" => self.buffer = Some(Self::parse_size(value)?),
             _ => return Err(format!("there is no option {name:?}")),
         }
@@ -186,8 +200,9 @@ impl LogSpec {
         };
         only(self.path.is_some(), "path", &[Cri, JsonFile, File, Fifo, Journald])?;
         only(self.stderr.is_some(), "stderr", &[File, Fifo])?;
-        only(self.max_size.is_some(), "max-size", &[Cri, JsonFile])?;
-        only(self.max_files.is_some(), "max-files", &[Cri, JsonFile])?;
+        only(self.direct, "direct", &[File])?;
+        only(self.max_size.is_some(), "max-size", &[Cri, JsonFile, File])?;
+        only(self.max_files.is_some(), "max-files", &[Cri, JsonFile, File])?;
         only(self.rate.is_some(), "rate", &[Cri, JsonFile, Journald])?;
         let waits = self.backpressure != Backpressure::Block || self.buffer.is_some();
         only(waits, "backpressure", &[Fifo])?;
@@ -198,6 +213,9 @@ impl LogSpec {
         match () {
             () if self.bound().is_some_and(|size| size < MIN_SIZE) => {
                 Err(format!("max-size must be at least {MIN_SIZE} bytes, or 0 for no bound"))
+            }
+            () if self.direct && self.bound().is_some() => {
+                Err("direct=yes has no max-size: nobody is there to set its file aside".to_owned())
             }
             () if self.buffer == Some(0) => Err("buffer must hold something".to_owned()),
             () if self.driver == Fifo && self.path.is_none() => Err("fifo needs a path".to_owned()),
@@ -342,10 +360,10 @@ impl fmt::Display for LogSpec {
             Backpressure::DropOldest => f.write_str(",backpressure=drop-oldest")?,
             Backpressure::Spill => f.write_str(",backpressure=spill")?,
         }
-        match self.buffer {
-            Some(buffer) => write!(f, ",buffer={buffer}"),
-            None => Ok(()),
+        if let Some(buffer) = self.buffer {
+            write!(f, ",buffer={buffer}")?;
         }
+        if self.direct { f.write_str(",direct=yes") } else { Ok(()) }
     }
 }
 
@@ -498,9 +516,20 @@ mod tests {
             option::weighted(0.2, 0_u32..9),
             proptest::sample::select(waits),
             option::weighted(0.2, 0_u64..9),
+            proptest::bool::weighted(0.2),
         )
             .prop_map(
-                |(driver, path, stderr, max_size, max_files, rate, backpressure, buffer)| {
+                |(
+                    driver,
+                    path,
+                    stderr,
+                    max_size,
+                    max_files,
+                    rate,
+                    backpressure,
+                    buffer,
+                    direct,
+                )| {
                     let stderr =
                         stderr.filter(|_| matches!(driver, LogDriver::File | LogDriver::Fifo));
                     LogSpec {
@@ -512,6 +541,7 @@ mod tests {
                         rate,
                         backpressure,
                         buffer,
+                        direct: direct && driver == LogDriver::File,
                     }
                 },
             )
@@ -523,7 +553,8 @@ mod tests {
             "cri",
             "cri:/var/log/x.log,max-size=10485760,max-files=3,rate=1000",
             "json-file,max-size=4096",
-            "file:/tmp/out,stderr=/tmp/err",
+            "file:/tmp/out,stderr=/tmp/err,max-size=4096",
+            "file:/tmp/out,direct=yes",
             "fifo:/tmp/f,backpressure=spill,buffer=65536",
             "journald,rate=5",
             "none",
@@ -546,7 +577,9 @@ mod tests {
             ("syslog", "no driver \"syslog\""),
             ("cri:here", "not absolute"),
             ("fifo", "needs a path"),
-            ("file,max-size=1m", "file has no max-size"),
+            ("file,max-size=1m,direct=yes", "direct=yes has no max-size"),
+            ("file,direct=1", "direct is yes or no"),
+            ("cri,direct=yes", "cri has no direct"),
             ("cri,max-files=3", "needs max-size"),
             ("cri,max-size=0,max-files=3", "needs max-size"),
             ("cri,max-size=12", "at least"),
@@ -614,7 +647,13 @@ mod tests {
                 "cri,max-size=5120,max-files=9",
                 "cri,max-size=5120,max-files=9",
             ),
-            ("file", Some(8192), "file", "file"),
+            (
+                "file",
+                Some(8192),
+                "file,max-size=8192,max-files=3",
+                "file,max-size=8192,max-files=3",
+            ),
+            ("file,direct=yes", Some(8192), "file,direct=yes", "file,direct=yes"),
             ("journald", Some(8192), "journald", "journald"),
             ("none", Some(8192), "none", "none"),
         ] {

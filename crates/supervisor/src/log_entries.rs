@@ -113,11 +113,11 @@ pub(crate) fn end_of_lines(file: &File, mut end: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Where the last so many lines begin of what stands before this. What follows the last line feed
-/// counts as a line.
-pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<u64> {
-    if lines == 0 {
-        return Ok(end);
+/// Where the last so many lines begin of what stands before this, and how many they are. What follows the
+/// last line feed counts as a line.
+pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<(u64, u64)> {
+    if lines == 0 || end == 0 {
+        return Ok((end, 0));
     }
     // The line feed at the very end begins no further line.
     let mut line_feeds = 0;
@@ -135,13 +135,13 @@ pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<u6
                 line_feeds += 1;
             }
             if line_feeds == lines {
-                return Ok(from + place as u64 + 1);
+                return Ok((from + place as u64 + 1, lines));
             }
         }
         last = false;
         end = from;
     }
-    Ok(0)
+    Ok((0, line_feeds + 1))
 }
 
 /// Shows the lines that end before `end`, itself the end of a line, the last one first, each with
@@ -250,7 +250,7 @@ mod tests {
             (&[b"a\n", long.as_slice(), b"\n"].concat(), 2, 0),
         ] {
             let end = content.len() as u64;
-            assert_eq!(last_lines(&file(content), end, lines).unwrap(), begins);
+            assert_eq!(last_lines(&file(content), end, lines).unwrap().0, begins);
         }
     }
 
@@ -261,11 +261,11 @@ mod tests {
         file.set_len(length).unwrap();
         file.write_all_at(b"d\n", length).unwrap();
         for (lines, begins) in [(1, 6), (2, 4), (4, 0)] {
-            assert_eq!(last_lines(&file, length + 2, lines).unwrap(), begins);
+            assert_eq!(last_lines(&file, length + 2, lines).unwrap(), (begins, lines));
         }
         file.set_len(length).unwrap();
         for (lines, begins) in [(1, 6), (2, 4), (4, 0)] {
-            assert_eq!(last_lines(&file, length, lines).unwrap(), begins);
+            assert_eq!(last_lines(&file, length, lines).unwrap().0, begins);
         }
     }
 }

@@ -276,9 +276,7 @@ impl LogFiles {
         let Some(newest) = self.held.back() else { return Ok(()) };
         let end = newest.length.min(newest.file.metadata()?.len());
         if matches!(self.place.format, Format::Raw(_)) {
-            self.offset = last_lines(&newest.file, end, lines)?;
-            self.held.drain(..self.held.len() - 1);
-            return Ok(());
+            return self.begin_at_last_raw(end, lines);
         }
         let end = end_of_lines(&newest.file, end)?;
         let mut tail = Tail::new(lines, (newest.serial, end));
@@ -301,6 +299,21 @@ impl LogFiles {
         self.held.retain(|held| held.serial >= begin.0);
         self.offset = begin.1;
         self.from = Some(tail.from);
+        Ok(())
+    }
+
+    /// The same of raw bytes, which have no times: by their line feeds alone.
+    fn begin_at_last_raw(&mut self, mut end: u64, mut lines: u64) -> io::Result<()> {
+        for index in (0..self.held.len()).rev() {
+            let (begin, found) = last_lines(&self.held[index].file, end, lines)?;
+            self.offset = begin;
+            lines = lines.saturating_sub(found);
+            if lines == 0 || index == 0 {
+                self.held.drain(..index);
+                break;
+            }
+            end = self.held[index - 1].file.metadata()?.len();
+        }
         Ok(())
     }
 }

@@ -272,12 +272,12 @@ fn open_files(
     let stderr = spec.stderr.as_deref().map(|path| (path, Format::Raw(cri::Stream::Stderr)));
     let opened = stdout.into_iter().chain(stderr).map(|(path, format)| {
         let (directory, name) = locate(core, process, path)?;
+        let rotates = spec.bound().is_some();
         let set_aside = match format {
             // Nobody rotates it; what has a similar name is another's.
-            Format::Raw(_) => 0,
-            Format::Cri | Format::JsonFile => spec.files().saturating_sub(1),
+            Format::Raw(_) if !rotates => 0,
+            _ => spec.files().saturating_sub(1),
         };
-        let rotates = spec.bound().is_some();
         LogFiles::open(Place { directory, name, format, set_aside, rotates }, options)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     });

@@ -103,7 +103,7 @@ impl LogFile {
             only,
             file,
             size,
-            max_size: spec.max_size.unwrap_or(u64::MAX),
+            max_size: spec.bound().unwrap_or(u64::MAX),
             files: spec.files(),
             is_whole: true,
             out: Vec::new(),
@@ -119,7 +119,8 @@ impl LogFile {
             return;
         }
         self.tell_of_dropped(chunk.stamp);
-        if self.format == Format::Raw {
+        if self.format == Format::Raw && self.size + chunk.bytes.len() as u64 <= self.max_size {
+            self.is_whole = chunk.bytes.ends_with(b"\n");
             return self.write(chunk.bytes);
         }
         let mut rate = std::mem::take(&mut self.rate);
@@ -499,6 +500,24 @@ mod tests {
             assert!(content.ends_with(b"two\n") && !content.contains(&0), "{content:?}");
             assert_eq!(file.size, content.len() as u64);
         }
+    }
+
+    #[test]
+    fn a_raw_file_is_set_aside_between_lines() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut file = open_of(temp.path(), "file,max-size=4096,max-files=100");
+        let lines: Vec<u8> = (0..9000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+        for chunk in lines.chunks(10_000) {
+            take(&mut file, Stream::Stdout, chunk, 1);
+        }
+        let names = (1..).map(|number| format!("output.raw.{number}"));
+        let mut files: Vec<Vec<u8>> = std::iter::once("output.raw".to_owned())
+            .chain(names)
+            .map_while(|name| fs::read(temp.path().join(name)).ok())
+            .collect();
+        files.reverse();
+        assert!(files.len() > 9 && files.iter().all(|it| it.len() <= 4096 && it.ends_with(b"\n")));
+        assert_eq!(files.concat(), lines);
     }
 
     #[test]
