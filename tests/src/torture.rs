@@ -1,6 +1,8 @@
 //! Containers that exit with a known status at a random moment, while the daemon and the shims are
 //! killed, stopped and continued at random. At the end every status must be there, once, and right
-//! wherever the promise table of docs/reliability.md says so, and nothing must be left.
+//! wherever the promise table of docs/reliability.md says so, and nothing must be left. Some of the containers
+//! attack their own input and output meanwhile. They lose that at the most: their output is not looked at,
+//! and everything else is judged as for the others.
 //!
 //! | module | what |
 //! |---|---|

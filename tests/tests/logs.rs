@@ -12,7 +12,7 @@ use holdfast_supervisor::{
     Stdin, Stdio, Supervisor,
 };
 use holdfast_tests::{
-    Gate, Holdfast, Output, Scratch, edit_json, eventually, read_all, said, soon, status,
+    Gate, Holdfast, Output, Scratch, edit_json, eventually, read_all, said, soon, status, unique_id,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -387,6 +387,55 @@ async fn a_log_of_before_there_was_a_default_bound_has_none_and_those_to_come_ha
 
 fn text(log: &Logging) -> String {
     serde_json::to_string(log).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_by_more_than_the_log_is_told_and_repeats_nothing() {
+    const LINES: u32 = 200_000;
+    let holdfast = Holdfast::start().await;
+    let bundle = holdfast.scratch.bundle().display().to_string();
+    for (log, command) in [
+        ("cri,max-size=64k,max-files=3", "logs"),
+        ("json-file,max-size=64k,max-files=1", "logs"),
+        ("cri,max-size=64k,max-files=2", "run"),
+        ("cri,max-size=64k,max-files=2", "attach"),
+    ] {
+        let (first, second) = (holdfast.scratch.gate(), holdfast.scratch.gate());
+        let script = second.wait(&format!("{}; seq {LINES}", first.wait("sleep 0.2; echo 0")));
+        let id = unique_id("slow").to_string();
+        let program = ["sh", "-c", script.as_str()];
+        // Its standard output is a pipe that nobody reads for a while.
+        let mut slow = if command == "run" {
+            let args = ["run", "--name", &id, "--log", log, "--bundle", &bundle, "--"];
+            holdfast.begin(&[&args[..], &program].concat())
+        } else {
+            holdfast.run_detached(&["--name", &id, "--log", log], &program).await;
+            let args: &[&str] =
+                if command == "logs" { &["logs", "-f", &id] } else { &["attach", &id] };
+            holdfast.begin(args)
+        };
+        assert_eq!(slow.line().await, "0");
+        first.open(0);
+        let name = if log.starts_with("cri") { "output.log" } else { "output.json" };
+        let file = holdfast.root().join(&id).join("init").join(name);
+        let last = LINES.to_string();
+        let is_written = || fs::read_to_string(&file).is_ok_and(|log| log.contains(&last));
+        eventually("all to be written", is_written).await;
+        second.open(0);
+        let (mut seen, mut gaps) = (0, 0);
+        while let Some(line) = slow.next_line().await {
+            let number: u32 = line.parse().expect("a whole line");
+            assert!(number > seen, "{log}: {number} after {seen}");
+            gaps += usize::from(number > seen + 1);
+            seen = number;
+        }
+        let ended = slow.end().await;
+        assert_eq!((seen, ended.code), (LINES, Some(0)), "{log} {command}");
+        let told = ended.stderr.matches("output may be missing here").count();
+        // When the file that was read last is gone, no reader knows whether it was the only one.
+        assert!(gaps > 0 && told >= gaps, "{log} {command}: {gaps} gaps, told {told} times");
+    }
+    holdfast.close().await;
 }
 
 /// Seen before: a container that makes its own log 8 TiB long had all readers print zeros without end.

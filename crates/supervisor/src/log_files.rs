@@ -45,6 +45,8 @@ pub(crate) struct LogFiles {
     data_end: u64,
     /// Whether the newest of them was the one of the plain name when that was last looked at.
     is_current: bool,
+    /// Whether there was no file of it yet when that was last looked for.
+    was_first: bool,
     next_serial: u64,
     /// The last lines that are still to be looked for.
     tail: Option<u64>,
@@ -62,7 +64,7 @@ struct Held {
     serial: u64,
     /// How long it was when it began to be held.
     length: u64,
-    /// Whether files between the one before and this one are missing.
+    /// Whether files between the one before and this one are missing, which is still to be told.
     after_gap: bool,
 }
 
@@ -88,6 +90,7 @@ impl LogFiles {
             too_long: None,
             data_end: 0,
             is_current: false,
+            was_first: false,
             next_serial: 0,
             tail: options.tail,
             from: None,
@@ -123,7 +126,10 @@ impl LogFiles {
                 Some(next) => next.file.metadata()?.len() > 0,
                 None => false,
             };
-        let Some(first) = self.held.front() else { return Ok(Progress::End) };
+        let Some(first) = self.held.front_mut() else { return Ok(Progress::End) };
+        if std::mem::take(&mut first.after_gap) {
+            return Ok(Progress::Read(vec![self.notice(MISSING)]));
+        }
         let step = match self.place.format {
             Format::Raw(stream) => {
                 read_raw(&first.file, &mut self.offset, &mut self.data_end, stream)?
@@ -134,8 +140,7 @@ impl LogFiles {
             Progress::End if is_over => {
                 self.held.pop_front();
                 (self.offset, self.too_long, self.data_end) = (0, None, 0);
-                let gap = self.held.front().is_some_and(|held| held.after_gap);
-                Ok(Progress::Read(if gap { vec![self.notice(MISSING)] } else { Vec::new() }))
+                Ok(Progress::Read(Vec::new()))
             }
             step => Ok(step),
         }
@@ -232,22 +237,27 @@ impl LogFiles {
         if self.held.len() > HELD / 2 || self.held.len() > self.place.set_aside as usize + 1 {
             return Ok(());
         }
-        let newest = self.held.back().map(|held| held.id);
+        let newest = self.held.back();
         let current = self.place.identity(0)?;
-        self.is_current = newest.is_some() && newest == current;
+        self.is_current = newest.is_some() && newest.map(|held| held.id) == current;
         if self.is_current {
             return Ok(());
         }
-        let found = self.place.newer(newest, HELD - self.held.len(), from)?;
-        // Rotation takes the last name away. Who else moves files may give them any name, and has
-        // lost nothing.
-        let is_removed = match self.held.back() {
-            Some(newest) if self.place.rotates && !found.joined => {
-                newest.file.metadata()?.nlink() == 0
+        let written = |held: &Held| held.file.metadata()?.modified();
+        let than = newest.map(|held| io::Result::Ok((held.id, written(held)?))).transpose()?;
+        let found = self.place.newer(than, HELD - self.held.len(), from)?;
+        let was_removed = match newest {
+            // Rotation takes the last name away. Who else moves files may give them any name, and has
+            // lost nothing.
+            Some(newest) => !found.joined && newest.file.metadata()?.nlink() == 0,
+            // This was here before the log, and of that there are so many files that some may be gone.
+            None => {
+                self.was_first
+                    && self.place.set_aside > 0
+                    && found.files.len() > self.place.set_aside as usize
             }
-            _ => false,
         };
-        let mut after_gap = is_removed;
+        let mut after_gap = self.place.rotates && was_removed;
         for (file, id) in found.files {
             let length = file.metadata()?.len();
             let serial = self.next_serial;
@@ -256,6 +266,7 @@ impl LogFiles {
             let after_gap = std::mem::take(&mut after_gap);
             self.held.push_back(Held { file, id, serial, length, after_gap });
         }
+        self.was_first = self.held.is_empty();
         Ok(())
     }
 
@@ -462,6 +473,9 @@ mod tests {
 
         /// As the shim does it: up to the first hole, the highest first.
         fn rotate(&self, files: u32) {
+            if files == 1 {
+                return fs::remove_file(self.path(0)).unwrap();
+            }
             let hole = (1..files - 1).find(|number| !self.path(*number).exists());
             for number in (0..hole.unwrap_or(files - 1)).rev() {
                 fs::rename(self.path(number), self.path(number + 1)).unwrap();
@@ -830,22 +844,64 @@ mod tests {
     }
 
     #[test]
-    fn a_race_with_a_writer_that_rotates_all_the_time_loses_and_repeats_nothing_unsaid() {
-        const LINES: u64 = 30_000;
+    fn where_older_files_outlive_the_newest_nothing_is_repeated() {
+        for is_moved in [false, true] {
+            let scratch = Scratch::new();
+            for (number, text) in [(2, "a"), (1, "b"), (0, "c")] {
+                scratch.append(number, &line(text));
+                let mtime = UNIX_EPOCH + Duration::from_secs(9 - u64::from(number));
+                let file = File::options().write(true).open(scratch.path(number)).unwrap();
+                file.set_modified(mtime).unwrap();
+            }
+            let mut files = scratch.open(LogOptions::new());
+            assert_eq!(rest(&mut files), "a\nb\nc\n");
+            if is_moved {
+                fs::rename(scratch.path(0), scratch.path(99)).unwrap();
+            } else {
+                fs::remove_file(scratch.path(0)).unwrap();
+            }
+            assert_eq!(rest(&mut files), "");
+            scratch.append(0, &line("d"));
+            // Whatever the clock says.
+            let file = File::options().write(true).open(scratch.path(0)).unwrap();
+            file.set_modified(UNIX_EPOCH).unwrap();
+            assert_eq!(rest(&mut files), if is_moved { "d\n" } else { "[notice]d\n" });
+        }
+    }
+
+    #[test]
+    fn who_was_there_before_the_log_is_told_that_its_beginning_may_be_missing() {
+        for (files, expected) in [(5, "0\n1\n2\n3\n"), (4, "[notice]0\n1\n2\n3\n")] {
+            let scratch = Scratch::new();
+            let mut reader = scratch.open(LogOptions::new());
+            reader.place.set_aside = files - 1;
+            assert_eq!(rest(&mut reader), "");
+            for number in 0..4 {
+                scratch.append(3 - number, &line(&number.to_string()));
+            }
+            assert_eq!(rest(&mut reader), expected);
+            // Who comes later is not told of what has always been removed.
+            assert_eq!(scratch.all(LogOptions::new()), "0\n1\n2\n3\n");
+        }
+    }
+
+    /// Reads while another writes and rotates all the time, and tells how many notices there were.
+    fn race(files: u32, lines: u64, lines_a_file: u64, pause: impl Fn(u64)) -> u32 {
         let scratch = Scratch::new();
         scratch.append(0, &line("1"));
-        let mut files = scratch.open(LogOptions::new());
-        let (writing, mut seen) = (AtomicBool::new(true), 0);
+        let mut reader = scratch.open(LogOptions::new());
+        reader.place.set_aside = files - 1;
+        let (writing, mut seen, mut notices) = (AtomicBool::new(true), 0, 0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut file = None;
-                for number in 2..=LINES {
+                for number in 2..=lines {
                     let open = || File::options().append(true).create(true).open(scratch.path(0));
                     file.get_or_insert_with(|| open().unwrap())
                         .write_all(&line(&number.to_string()))
                         .unwrap();
-                    if number % 50 == 0 && number < LINES {
-                        scratch.rotate(5);
+                    if number % lines_a_file == 0 && number < lines {
+                        scratch.rotate(files);
                         file = None;
                     }
                 }
@@ -854,27 +910,45 @@ mod tests {
             let mut gap = false;
             loop {
                 let last_look = !writing.load(Ordering::SeqCst);
-                while let Progress::Read(chunks) = files.read().unwrap() {
+                while let Progress::Read(chunks) = reader.read().unwrap() {
                     for chunk in chunks {
                         if chunk.mark == Mark::Notice {
-                            gap = true;
+                            assert!(!gap, "told twice of one gap");
+                            (gap, notices) = (true, notices + 1);
                             continue;
                         }
                         let text = String::from_utf8_lossy(&chunk.bytes).into_owned();
                         let number: u64 = text.trim().parse().unwrap();
                         let follows = number == seen + 1;
                         assert!(
-                            follows || std::mem::take(&mut gap) && number > seen,
-                            "{seen} {text}"
+                            follows || gap && number > seen,
+                            "{files} files: {text} after {seen}, gap {gap}"
                         );
-                        seen = number;
+                        (gap, seen) = (false, number);
                     }
+                    pause(seen);
                 }
                 if last_look {
                     break;
                 }
             }
         });
-        assert_eq!(seen, LINES);
+        assert_eq!(seen, lines);
+        notices
+    }
+
+    #[test]
+    fn a_race_with_a_writer_that_rotates_all_the_time_loses_and_repeats_nothing_unsaid() {
+        for (files, lines, lines_a_file) in
+            [(1, 30_000, 50), (2, 30_000, 50), (5, 30_000, 50), (5, 800, 1), (40, 200, 1)]
+        {
+            race(files, lines, lines_a_file, |_| ());
+            let slow = |seen| {
+                if seen % 7 == 0 {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            };
+            race(files, lines, lines_a_file, slow);
+        }
     }
 }

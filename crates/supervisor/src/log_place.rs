@@ -1,12 +1,15 @@
 //! Where the files of a log are.
 //!
-//! A file is known by its device and inode: names change under a reader's eyes. All names are
-//! looked at upwards, the way the files are renamed, so that none slips past.
+//! A file is known by its device and inode: names change under a reader's eyes. They change upwards
+//! only, from each number to the next, and the order of the files stays. So who looks at the names
+//! upwards finds each file that stays, and what stands next below a file that has not moved meanwhile is
+//! the one that came after it.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
 
 use holdfast_state::{Directory, logging};
 use nix::errno::Errno;
@@ -17,8 +20,6 @@ use crate::log_entries::Format;
 
 /// A crash leaves one hole in the numbers. After so many in a row nothing more is looked for.
 const MAX_HOLES: u32 = 100;
-/// How often the names are looked at anew because they changed meanwhile.
-const SCANS: u32 = 100;
 
 /// Device and inode. A file that is held keeps its own.
 pub(crate) type Identity = (u64, u64);
@@ -40,17 +41,26 @@ pub(crate) struct Place {
 pub(crate) struct Found {
     /// The oldest first.
     pub(crate) files: VecDeque<(File, Identity)>,
-    /// Whether the one was found than which they are newer.
+    /// Whether we found the file that these are newer than.
     pub(crate) joined: bool,
 }
 
-/// The newest file at the beginning of a scan. It is held, or its inode could be that of a later one
-/// at the scan's end.
+/// A file and where it was found. Held, so that its identity stays its own.
 #[derive(Debug)]
-struct First {
-    number: u32,
+struct Numbered {
+    file: File,
     id: Identity,
-    _held: File,
+    number: u32,
+}
+
+/// What comes after a file.
+#[derive(Debug)]
+enum Next {
+    File(Numbered),
+    /// Nothing: it is the newest.
+    Nothing,
+    /// It has no name any more, so nobody knows.
+    Unknown,
 }
 
 /// From which side on files are opened.
@@ -74,71 +84,121 @@ impl Place {
         }
     }
 
-    /// Opens the files that are newer than this one, or all, up to so many from that side on. They
-    /// come the oldest first.
+    /// Opens the files that are newer than this one, which was last written at that time, or all; up
+    /// to so many from that side on. They come the oldest first.
     pub(crate) fn newer(
         &self,
-        than: Option<Identity>,
+        than: Option<(Identity, SystemTime)>,
         most: usize,
         from: From,
     ) -> io::Result<Found> {
-        let mut scans = 0;
-        loop {
-            let (found, first) = self.scan(than, most, from)?;
-            scans += 1;
-            // Where the newest has moved, others may stand in a wrong order.
-            let is_sound = match &first {
-                Some(first) => {
-                    self.identity(first.number)? == Some(first.id)
-                        && (first.number == 0 || self.identity(0)?.is_none())
+        let mut files = VecDeque::new();
+        let mut next = match than {
+            Some((id, _)) => self.next(id, 0)?,
+            None => Next::Unknown,
+        };
+        let joined = !matches!(next, Next::Unknown);
+        if !joined {
+            next = self.oldest()?.map_or(Next::Nothing, Next::File);
+        }
+        // So many there are at the most at a time; a writer may be quicker than this is.
+        for _ in 0..=self.set_aside.saturating_add(1) {
+            if from == From::Oldest && files.len() == most {
+                break;
+            }
+            let Next::File(Numbered { file, id, number }) = next else { break };
+            next = self.next(id, number)?;
+            // Where the one before is gone, there may be others that are older than it was. The one that
+            // is written is none of them, whatever the clock says.
+            let is_older = match than {
+                Some((_, written)) if !joined && number > 0 => {
+                    file.metadata()?.modified()? < written
                 }
-                None => true,
+                _ => false,
             };
-            if is_sound || scans == SCANS {
-                return Ok(found);
+            if !is_older {
+                files.push_back((file, id));
+            }
+            if files.len() > most {
+                files.pop_front();
+            }
+        }
+        Ok(Found { files, joined })
+    }
+
+    /// Finds what comes after a file that has this number or a higher one, and is held.
+    fn next(&self, than: Identity, mut number: u32) -> io::Result<Next> {
+        // Each further turn means that files were renamed: after some this one has a higher number, and
+        // in the end none.
+        loop {
+            let mut found = None;
+            self.walk(number, |number, id| {
+                found = Some(number).filter(|_| id == than);
+                found.is_some()
+            })?;
+            let Some(found) = found else { return Ok(Next::Unknown) };
+            number = found;
+            let mut below = None;
+            for lower in (0..number).rev() {
+                below = self.open(lower)?;
+                if below.is_some() {
+                    break;
+                }
+            }
+            // One between the two may have slipped past, upwards; it can't have gone further than this.
+            let between = below.as_ref().map_or(0, |below| below.number + 1)..number;
+            if self.are_missing(between)? && self.identity(number)? == Some(than) {
+                return Ok(below.map_or(Next::Nothing, Next::File));
             }
         }
     }
 
-    fn scan(
-        &self,
-        than: Option<Identity>,
-        most: usize,
-        from: From,
-    ) -> io::Result<(Found, Option<First>)> {
-        let mut files: VecDeque<(File, Identity)> = VecDeque::new();
-        let (mut first, mut joined, mut holes) = (None, false, 0);
-        for number in 0..=self.set_aside {
-            let file = match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    holes += 1;
-                    if holes > MAX_HOLES {
-                        break;
-                    }
-                    continue;
-                }
-                other => other?,
-            };
-            holes = 0;
-            let metadata = file.metadata()?;
-            let id = (metadata.dev(), metadata.ino());
-            if first.is_none() {
-                first = Some(First { number, id, _held: file.try_clone()? });
+    /// Opens the file of the highest number.
+    fn oldest(&self) -> io::Result<Option<Numbered>> {
+        loop {
+            let mut highest = None;
+            self.walk(0, |number, _| {
+                highest = Some(number);
+                false
+            })?;
+            let Some(highest) = highest else { return Ok(None) };
+            let opened = self.open(highest)?;
+            // Renamed meanwhile, it has the next number, or was removed.
+            let higher = highest.saturating_add(1);
+            if opened.is_some() && (highest >= self.set_aside || self.identity(higher)?.is_none()) {
+                return Ok(opened);
             }
-            if Some(id) == than {
-                joined = true;
-                break;
-            }
-            // One that was renamed between two looks is seen twice.
-            if files.front().is_some_and(|(_, last)| *last == id) {
-                continue;
-            }
-            if files.len() == most && from == From::Newest {
-                break;
-            }
-            files.push_front((file, id));
-            files.truncate(most);
         }
-        Ok((Found { files, joined }, first))
+    }
+
+    /// Shows all files from this number on upwards, until one is the one that was wanted.
+    fn walk(&self, from: u32, mut see: impl FnMut(u32, Identity) -> bool) -> io::Result<()> {
+        let mut holes = 0;
+        for number in from..=self.set_aside {
+            match self.identity(number)? {
+                Some(id) if see(number, id) => break,
+                Some(_) => holes = 0,
+                None => holes += 1,
+            }
+            if holes > MAX_HOLES {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn are_missing(&self, mut numbers: std::ops::Range<u32>) -> io::Result<bool> {
+        numbers.try_fold(true, |all, number| Ok(all && self.identity(number)?.is_none()))
+    }
+
+    fn open(&self, number: u32) -> io::Result<Option<Numbered>> {
+        match self.directory.open_file(&self.name(number), OFlag::O_RDONLY) {
+            Ok(file) => {
+                let metadata = file.metadata()?;
+                Ok(Some(Numbered { id: (metadata.dev(), metadata.ino()), file, number }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

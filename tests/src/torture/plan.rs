@@ -265,7 +265,9 @@ impl<'a> Draft<'a> {
         let runtime =
             if self.random.percent(self.seeds.runc_share) { Runtime::Runc } else { Runtime::Fake };
         let life = if self.random.percent(15) { Life::AtOnce } else { Life::Gated };
-        let program = if self.random.percent(self.seeds.hostile_share) {
+        // Without a share nothing is drawn, and so the plans are those of older versions.
+        let share = self.seeds.hostile_share;
+        let program = if share > 0 && self.random.percent(share) {
             let millis = self.random.below(MISCHIEF_MILLIS) as u64;
             Program::Hostile { seed: self.random.next(), millis }
         } else {
