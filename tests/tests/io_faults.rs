@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use holdfast_state::{cri, json_file};
 use holdfast_tests::crash::{self, Summary};
 use holdfast_tests::life::{After, Runtime, Who};
 use holdfast_tests::tracer::{Deed, Point, Rule, Tracer};
-use holdfast_tests::{Holdfast, binary, eventually, unique_id};
+use holdfast_tests::{Holdfast, Proc, binary, eventually, unique_id};
 use nix::libc::{EIO, ENOSPC};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
@@ -53,6 +54,12 @@ impl Tmpfs {
     fn remount(&self, flags: MsFlags) {
         let flags = flags | MsFlags::MS_REMOUNT;
         mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).expect("remount a tmpfs");
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("size={size}");
+        mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_REMOUNT, Some(options.as_str()))
+            .expect("resize a tmpfs");
     }
 
     /// Takes all the space there is; returns the file that has it.
@@ -283,6 +290,123 @@ async fn output_that_a_full_disk_refuses_is_counted_and_told_and_holds_nobody_up
     let number = goes_on.split(' ').find_map(|word| word.parse::<u64>().ok());
     assert!(goes_on.contains("goes on") && number.is_some_and(|n| n > 0), "{told:?}");
     holdfast.close().await;
+}
+
+/// The disk is really full here, and holds the logs alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_logs_holds_nobody_up_in_any_format() {
+    if ran_by_itself("a_full_disk_of_logs_holds_nobody_up_in_any_format") {
+        return;
+    }
+    let holdfast = Holdfast::start().await;
+    let (_, runtime, bundle) = names(&holdfast);
+    let logs = holdfast.scratch.path().join("logs");
+    let disk = Tmpfs::mount(&logs, "1m");
+    for driver in ["cri", "json-file", "file"] {
+        let (id, gate) = (unique_id("io").to_string(), holdfast.scratch.gate());
+        let path = logs.join(driver);
+        let log = format!("{driver}:{},max-size=0", path.display());
+        let marker = holdfast.scratch.path().join(format!("{driver}-wrote"));
+        let script = gate.script_on_host(&format!("seq 1 500000; touch {}", marker.display()));
+        let mut args = create(&id, &runtime, &bundle, &script);
+        args.splice(2..2, ["--log", log.as_str()]);
+        holdfast.ok(&args).await;
+        eventually("three megabytes to be written", || marker.exists()).await;
+        assert!(fs::metadata(&path).expect("its log").len() > 900_000, "{driver}");
+        disk.resize("64m");
+        gate.open(9);
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "9\n");
+        let content = fs::read_to_string(&path).expect("its log");
+        assert!(content.contains("bytes of the log could not be written]"), "{driver}");
+        let last = content.lines().last().expect("a line");
+        assert!(last.contains("after") && !content.contains('\0'), "{driver}: {last}");
+        let is_whole = |line: &str| match driver {
+            "cri" => cri::decode(line.as_bytes()).is_some(),
+            "json-file" => json_file::decode(line.as_bytes()).is_some(),
+            _ => true,
+        };
+        assert!(content.ends_with('\n') && content.lines().all(is_whole), "{driver}: a torn entry");
+        fs::remove_file(&path).expect("remove a log");
+        disk.resize("1m");
+    }
+    drop(disk);
+    holdfast.close().await;
+}
+
+/// A disk that does not answer stops the log. The container goes on until its pipe is full, can be killed,
+/// and its status and output are there when the disk is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_disk_of_logs_keeps_no_container_from_being_killed() {
+    if ran_by_itself("a_frozen_disk_of_logs_keeps_no_container_from_being_killed") {
+        return;
+    }
+    for driver in ["cri", "file"] {
+        let holdfast = Holdfast::start().await;
+        let (id, runtime, bundle) = names(&holdfast);
+        let disk = Ext4::mount(&holdfast.scratch.path().join("logs"));
+        let log = format!("{driver}:{}", disk.path.join("log").display());
+        let mark = |name: &str| holdfast.scratch.path().join(name);
+        let script = format!(
+            "echo before; until [ -e {} ]; do sleep 0.01; done; seq 1 20000; echo written; touch {}; exec sleep 1000",
+            mark("go").display(),
+            mark("wrote").display()
+        );
+        let mut args = create(&id, &runtime, &bundle, &script);
+        args.splice(2..2, ["--log", log.as_str()]);
+        holdfast.ok(&args).await;
+        disk.freeze(true);
+        fs::write(mark("go"), "").expect("make a file");
+        eventually("the container to have written all", || mark("wrote").exists()).await;
+        let pid = holdfast.inspect(&id).await["pid"].as_i64().expect("a pid");
+        let process = Proc::of(i32::try_from(pid).expect("a pid")).expect("its process");
+        process.signal(Signal::SIGKILL);
+        process.ended().await;
+        disk.freeze(false);
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "137\n");
+        let logs = holdfast.ok(&["logs", &id]).await;
+        let lines: Vec<_> = logs.lines().collect();
+        assert_eq!(
+            (lines.len(), lines.first(), lines.last()),
+            (20_002, Some(&"before"), Some(&"written"))
+        );
+        holdfast.close().await;
+    }
+}
+
+/// A disk that can be frozen, in a file. Dropped, it is thawed and unmounted.
+struct Ext4 {
+    path: std::path::PathBuf,
+}
+
+impl Ext4 {
+    fn mount(path: &Path) -> Self {
+        assert!(std::env::var_os(INSIDE).is_some(), "nothing is mounted where others live");
+        fs::create_dir(path).expect("make a mount point");
+        let image = path.with_extension("image");
+        fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).expect("make an image");
+        run("mkfs.ext4", &["-q", &image.display().to_string()]);
+        run("mount", &["-o", "loop", &image.display().to_string(), &path.display().to_string()]);
+        Self { path: path.to_owned() }
+    }
+
+    fn freeze(&self, freeze: bool) {
+        let what = if freeze { "--freeze" } else { "--unfreeze" };
+        run("fsfreeze", &[what, &self.path.display().to_string()]);
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let path = self.path.display().to_string();
+        let _ = std::process::Command::new("fsfreeze").args(["--unfreeze", &path]).output();
+        let _ = std::process::Command::new("umount").args(["--lazy", &path]).output();
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = std::process::Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} (as root): {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
