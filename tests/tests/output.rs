@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_state::cri::{self, Mark, Stream};
@@ -562,6 +564,81 @@ async fn the_journal_gets_every_line_with_its_container_and_any_bytes() {
     );
     assert_eq!(holdfast.ok(&["wait", "j"]).await, "0\n");
     holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_takes_nothing_holds_nobody_up_and_is_told_what_it_missed() {
+    let holdfast = Holdfast::start().await;
+    let path = holdfast.scratch.path().join("journal");
+    let socket = UnixDatagram::bind(&path).expect("bind a socket");
+    // So many reads that a second for each would be too long.
+    let lines = 100_000;
+    let mut writer =
+        Writer::new(&holdfast, &[&format!("journald:{}", path.display())], lines).await;
+    writer.begin();
+    writer.wrote().await;
+    let mut chunk = vec![0; 1 << 16];
+    // It goes on, and reads until all is over.
+    socket.set_nonblocking(false).expect("a socket that waits");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ended = is_over.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut came, mut told) = (0, 0);
+        loop {
+            let Ok(length) = socket.recv(&mut chunk) else {
+                if ended.load(Ordering::Relaxed) {
+                    return (came, told);
+                }
+                continue;
+            };
+            let fields = fields(&chunk[..length]);
+            let field = |name: &str| fields.iter().find(|(other, _)| other == name);
+            if field("HOLDFAST_MARK").is_some() {
+                let text = String::from_utf8_lossy(&field("MESSAGE").expect("a message").1);
+                let number = text.split(' ').nth(1).and_then(|word| word.parse::<u64>().ok());
+                told += number.expect("a number");
+            } else {
+                came += 1;
+            }
+        }
+    });
+    let id = writer.id.clone();
+    writer.end().await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "5\n");
+    is_over.store(true, Ordering::Relaxed);
+    let (came, told) = in_time("all to be read", read).await.expect("the journal");
+    // A line that two reads have a part of is two entries.
+    let most = lines + lines * LINE as u64 / 4096;
+    assert!((lines..=most).contains(&(came + told)), "{came} came, {told} were told to be missing");
+    assert!(told > lines / 2, "{told} were told to be missing");
+    holdfast.close().await;
+}
+
+/// Each row of docs/output.md that makes a promise names tests that there are.
+#[test]
+fn every_promise_about_output_has_its_test() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let read = |path: &Path| fs::read_to_string(path).expect("read a file");
+    let mut tests = String::new();
+    for dir in ["tests/tests", "crates/shim/src/output", "crates/state/src"] {
+        for file in fs::read_dir(workspace.join(dir)).expect("list").flatten() {
+            tests += &read(&file.path());
+        }
+    }
+    let docs = read(&workspace.join("docs/output.md"));
+    let rows = docs.lines().skip_while(|line| *line != "| promise | test |").skip(2);
+    let mut count = 0;
+    for row in rows.take_while(|row| row.starts_with('|')) {
+        let names = row.trim_end_matches(" |").rsplit(" | ").next().expect("a column");
+        let names: Vec<_> = names.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test for {row}");
+        for name in names {
+            assert!(tests.contains(&format!("fn {name}(")), "there is no test {name}");
+        }
+        count += 1;
+    }
+    assert!(count >= 10, "{count} promises");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -74,11 +74,16 @@ impl Journald {
     }
 
     pub(super) fn finish(&mut self, stamp: &Stamp) {
-        let give_up_at = self.patience();
+        // Nothing comes after this, so also a journal that was stuck is waited for.
+        let give_up_at = Instant::now() + PATIENCE;
         self.tell_of_dropped(stamp, give_up_at);
         let mut rate = std::mem::take(&mut self.rate);
         rate.tell(stamp, |notice| self.enter(notice, give_up_at));
         self.rate = rate;
+        if self.dropped > 0 {
+            let text = format!("{} entries could not be sent", self.dropped);
+            crate::log::log("warning", &format!("{}: {text}", self.path.display()));
+        }
     }
 
     /// Sends an entry, or counts it as dropped.
