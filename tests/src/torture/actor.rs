@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use holdfast_state::cri::{self, Mark};
 use holdfast_sys::PidFd;
 use nix::sys::stat::Mode;
 
@@ -247,10 +248,24 @@ impl Actor {
         fs::read_to_string(paths.init(&self.id).join("pid")).ok()?.trim().parse().ok()
     }
 
-    /// What it must have written, and what it has written, of its standard output.
-    pub(crate) fn output(&self, paths: &Paths) -> String {
-        let log = fs::read_to_string(paths.init(&self.id).join("output.log")).unwrap_or_default();
-        // Time, stream, tag, and then the content.
-        log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect::<Vec<_>>().join("|")
+    /// The lines in its log, joined by `|`, and how many repeat an earlier one and are marked as such. Those
+    /// are left out.
+    pub(crate) fn output(&self, paths: &Paths) -> (String, usize) {
+        let log = fs::read(paths.init(&self.id).join("output.log")).unwrap_or_default();
+        let mut lines: Vec<String> = Vec::new();
+        let mut repeated = 0;
+        for line in log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let Some(entry) = cri::decode(line) else {
+                lines.push(format!("no entry: {:?}", String::from_utf8_lossy(line)));
+                continue;
+            };
+            let content = String::from_utf8_lossy(entry.content).into_owned();
+            if entry.mark == Mark::Again && lines.contains(&content) {
+                repeated += 1;
+            } else {
+                lines.push(content);
+            }
+        }
+        (lines.join("|"), repeated)
     }
 }

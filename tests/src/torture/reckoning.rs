@@ -115,9 +115,10 @@ impl Controller<'_> {
         if matches!(actor.role.end, End::Signal(_)) || actor.is_hostile() {
             return Ok(());
         }
-        let output = actor.output(self.paths);
+        let (output, repeated) = actor.output(self.paths);
         let complete = output == "begins|ends";
         let outcome = match (complete, actor.lost_shim) {
+            (true, _) if repeated > 0 => "complete; a part of it twice, and marked".to_owned(),
             (true, _) => "complete".to_owned(),
             (false, true) if actor.forsaken => {
                 format!("{output:?} only; at some time it had neither daemon nor shim")
@@ -126,9 +127,8 @@ impl Controller<'_> {
             (false, false) => "INCOMPLETE".to_owned(),
         };
         self.report.output(cell, &outcome);
-        // Twice is not lost, and who had neither daemon nor shim may lose it.
-        let whole = output.starts_with("begins|ends");
-        if whole || (actor.lost_shim && (actor.forsaken || cell == Cell::Both)) {
+        // One that had neither daemon nor shim may lose it.
+        if complete || (actor.lost_shim && (actor.forsaken || cell == Cell::Both)) {
             return Ok(());
         }
         Err(Trouble::of(number, format!("its output is {output:?}")))
@@ -194,7 +194,11 @@ impl Controller<'_> {
         if exited != status {
             return Err(format!("wait tells {status}, and the events tell {exited}"));
         }
-        let mut codes = self.actors[number].execs.clone();
+        // The shim of a group is that of its execs as well, so they are without both as their container is.
+        let actor = &self.actors[number];
+        let may_be_unknown =
+            actor.group.is_some() && (actor.forsaken || actor.cell == Some(Cell::Both));
+        let mut codes = actor.execs.clone();
         for (id, events) in processes {
             let mut words = self::words(&events);
             if self.actors[number].group.is_some() {
@@ -211,6 +215,9 @@ impl Controller<'_> {
                 // The container ended first, and took it along.
                 None if self.actors[number].exec_cut_off && *told == json!({ "signal": 9 }) => {
                     "killed with its container"
+                }
+                None if may_be_unknown && *told == json!({ "unknown": "exited-unwatched" }) => {
+                    "unknown: exited-unwatched, in a group that had neither daemon nor shim"
                 }
                 None => return Err(format!("exec {id}: {told}; planned: {codes:?}")),
             };
