@@ -13,7 +13,7 @@ use std::sync::Arc;
 use holdfast_state::announce::StdioFds;
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::PidFd;
-use holdfast_sys::proc::Stat;
+use holdfast_sys::proc::{Stat, is_being_killed};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{EBADF, ESRCH};
 use nix::sys::stat::{SFlag, fstat};
@@ -59,9 +59,10 @@ impl Copies {
         copies.stdout = copy(&held, stdout, is_ours, closer)?;
         copies.stderr = copy(&held, stderr, is_ours, closer)?;
         copies.terminal = copy(&held, terminal, |_| true, closer)?;
-        // What has ended by now is closed; the others are to be had all the same.
+        // What has ended by now is closed; the others are to be had all the same. One that is being killed
+        // has closed everything a moment before its pidfd says that it is dead.
         let told = [stdout, stderr, terminal].iter().flatten().count();
-        if copies.kinds().count() < told && !held.is_alive() {
+        if copies.kinds().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
             return Err(io::Error::other("the shim is gone"));
         }
         Ok(copies)
@@ -193,4 +194,31 @@ fn spawn_adopter(
     kinds.push(legacy::PROCESS);
     fds.push(handle.pidfd.as_fd());
     ShimEnds::open(dir, record)?.begin(core, groups::PATIENCE, Some((kinds, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Seen before: a shim that was being killed had closed everything and still counted as alive, so nothing
+    /// took the place of the good copies.
+    #[test]
+    fn of_a_shim_that_is_being_killed_there_are_all_copies_or_an_error() {
+        let closer = Arc::new(Closer::new("/bin/true".into(), Arc::default()));
+        for _ in 0..300 {
+            let mut shim = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+            let pid = shim.id().cast_signed();
+            let start_time = Stat::read(pid).unwrap().start_time;
+            let stdio = StdioFds { stdout: Some(0), ..StdioFds::default() };
+            let record = ShimRecord { pid, start_time, stdio };
+            shim.kill().unwrap();
+            match Copies::of_shim(&record, &closer) {
+                // Ours to close: nobody holds the lock of this one.
+                Ok(mut copies) => drop(copies.stdout.take().expect("a copy")),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+            shim.wait().unwrap();
+        }
+    }
 }

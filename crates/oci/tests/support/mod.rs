@@ -249,7 +249,10 @@ fn make_rootfs(rootfs: &Path) {
     }
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
     let busybox = busybox.iter().find(|path| path.is_file()).expect("busybox-static is installed");
-    fs::copy(busybox, bin.join("busybox")).unwrap();
+    // By a child: what this process has open for writing, any child that another thread forks at that moment
+    // has as well until its exec, and nothing can be executed as long ("Text file busy").
+    let installed = Command::new("install").arg(busybox).arg(bin.join("busybox")).status().unwrap();
+    assert!(installed.success(), "install busybox: {installed}");
     let applets =
         ["sh", "ls", "sleep", "cat", "echo", "true", "id", "grep", "mkdir", "tty", "kill"];
     for applet in applets {
