@@ -140,6 +140,11 @@ impl Seat {
         }
     }
 
+    /// Whether there is no process yet that is the container's.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. } | Phase::TakingOver { .. })
+    }
+
     /// How many descriptors it may come to need: its FIFOs, its stdio, and one of an adopted process.
     pub(crate) fn most_files(&self) -> u64 {
         2 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
@@ -282,10 +287,7 @@ impl Seat {
     /// Gives up the start, or the output that is still on its way to a reader. To a process that runs it
     /// means nothing, and is not remembered for its end.
     pub(crate) fn cancel(&mut self) {
-        self.cancelled |= matches!(
-            self.phase,
-            Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited { .. }
-        );
+        self.cancelled |= self.is_starting() || matches!(self.phase, Phase::Exited { .. });
     }
 
     /// A child of ours is a zombie; it may be the process. `false` if it has to stay: as long as the

@@ -34,8 +34,18 @@ pub(crate) enum Failure {
 }
 
 /// The places in what is polled of what is not the seat's.
-const WAITS: usize = Wait::ALL.len();
-const CONSOLE: usize = WAITS + 1;
+const SIGNALS: usize = Wait::ALL.len();
+const CONSOLE: usize = SIGNALS + 1;
+
+/// What there is to do.
+#[derive(Default)]
+struct News {
+    ready: Ready,
+    /// The terminal is coming.
+    console: bool,
+    /// There is output or input, and no signal has come: nobody has ended.
+    only_output: bool,
+}
 
 pub(crate) struct Shim {
     pub(crate) seat: Seat,
@@ -101,13 +111,17 @@ impl Shim {
 
     pub(crate) fn run(&mut self) -> io::Result<u8> {
         while !self.seat.is_over() {
-            let (ready, console) = self.wait()?;
-            if self.seat.look_after(ready) {
+            let news = self.wait()?;
+            if self.seat.look_after(news.ready) {
                 holdfast_sys::memory::trim();
             }
             self.seat.stdio.close_ended();
-            if console {
+            if news.console {
                 self.receive_terminal()?;
+            }
+            // Nobody can have ended, nor a start have taken too long.
+            if news.only_output && !self.seat.is_starting() {
+                continue;
             }
             if setup::was_asked_to_end(&self.signals)? {
                 self.seat.cancel();
@@ -119,35 +133,41 @@ impl Shim {
         Ok(0)
     }
 
-    /// What of the seat's there is to do, and whether there is news of the terminal. Signals are not
-    /// in it: they are read in any case.
-    fn wait(&self) -> io::Result<(Ready, bool)> {
+    fn wait(&self) -> io::Result<News> {
         let timeout = self.seat.due().map_or(PollTimeout::NONE, round_up);
-        let interests = Wait::ALL.map(|wait| self.seat.interest(wait));
+        let seats = Wait::ALL.into_iter().map(|wait| self.seat.interest(wait));
         let console = self.console.as_ref().map(|console| (console.as_fd(), PollFlags::POLLIN));
-        let signals = (self.signals.as_fd(), PollFlags::POLLIN);
-        // What is not waited for keeps its place in the set and asks for nothing.
-        let nothing = (self.signals.as_fd(), PollFlags::empty());
-        let mut set: [PollFd<'_>; WAITS + 2] = std::array::from_fn(|index| {
-            let (fd, events) = match index {
-                WAITS => signals,
-                CONSOLE => console.unwrap_or(nothing),
-                index => interests[index].unwrap_or(nothing),
-            };
-            PollFd::new(fd, events)
-        });
-        match poll(&mut set, timeout) {
+        let signals = Some((self.signals.as_fd(), PollFlags::POLLIN));
+        let mut places = [0; CONSOLE + 1];
+        let mut set = [const { None }; CONSOLE + 1];
+        let mut count = 0;
+        for (place, interest) in seats.chain([signals, console]).enumerate() {
+            if let Some((fd, events)) = interest {
+                set[count] = Some(PollFd::new(fd, events));
+                places[count] = place;
+                count += 1;
+            }
+        }
+        let mut set =
+            set.map(|wait| wait.unwrap_or(PollFd::new(self.signals.as_fd(), PollFlags::empty())));
+        match poll(&mut set[..count], timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let happened = |index: usize| set[index].revents().is_some_and(|events| !events.is_empty());
-        let mut ready = Ready::default();
-        for (index, interest) in interests.iter().enumerate() {
-            if interest.is_some() && happened(index) {
-                ready.set(index);
+        let mut news = News::default();
+        let mut signals = false;
+        for (wait, place) in set[..count].iter().zip(places) {
+            if wait.revents().is_none_or(|events| events.is_empty()) {
+                continue;
+            }
+            match place {
+                SIGNALS => signals = true,
+                CONSOLE => news.console = true,
+                place => news.ready.set(place),
             }
         }
-        Ok((ready, console.is_some() && happened(CONSOLE)))
+        news.only_output = news.ready.has_output_or_input() && !signals;
+        Ok(news)
     }
 
     pub(crate) fn receive_terminal(&mut self) -> io::Result<()> {

@@ -21,7 +21,7 @@ use crate::args::Args;
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
 use crate::legacy::LegacyStdio;
-use crate::output::{self, Missing, Pipeline, Queue, Scratch, Sinks, Source, warn};
+use crate::output::{self, Missing, PIPE_SIZE, Pipeline, Queue, Scratch, Sinks, Source, warn};
 
 /// What the runtime inherits; closed on our side once it runs.
 pub(crate) struct ContainerEnds {
@@ -277,9 +277,6 @@ impl Stdio {
 /// The input is one stream, with the first one's place.
 const INPUT: Stream = Stream::Stdout;
 
-/// How much a container can write ahead, in bytes: four reads' worth.
-const PIPE_SIZE: i32 = 256 * 1024;
-
 /// The one place where the process itself can write, without us.
 fn direct<'a>(args: &'a Args<'_>) -> Option<&'a LogSpec> {
     let [spec] = args.log.as_slice() else { return None };
@@ -337,7 +334,7 @@ fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
     // Room for the container to go on while one read's worth is on its way to the log. An
     // unprivileged user may have used up what pipes may hold; then it is what a pipe is by default.
-    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(i32::try_from(PIPE_SIZE).unwrap_or(i32::MAX)));
     give(&writer, owner)?;
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let theirs =

@@ -34,6 +34,8 @@ enum Way {
     RuncPipe,
     /// runc, and `cat` into a file: the same bytes, copied once.
     RuncCat,
+    /// runc, and a bare loop that reads 64 KiB and writes them into a file.
+    RuncLoop,
     Conmon,
     /// This daemon of the bench's, with this driver.
     Holdfast(usize, &'static str),
@@ -46,7 +48,8 @@ enum Way {
 fn ways(sets: usize) -> Vec<Way> {
     let mut ways = Vec::new();
     if sets == 1 {
-        ways.extend([Way::RuncFile, Way::RuncPipe, Way::RuncCat, Way::Conmon]);
+        let peers = [Way::RuncFile, Way::RuncPipe, Way::RuncCat, Way::RuncLoop, Way::Conmon];
+        ways.extend(peers);
     }
     for driver in ["cri", "json-file", "file"] {
         ways.extend((0..sets).map(|daemon| Way::Holdfast(daemon, driver)));
@@ -70,18 +73,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         found.map_or(f64::NAN, |(_, _, found)| found.megabytes_a_second.median())
     };
     let (conmon, file, pipe) = (median(Way::Conmon), median(Way::RuncFile), median(Way::RuncPipe));
+    let bare = median(Way::RuncLoop);
     println!(
-        "{:<20} {:>8} {:>9} {:>9} {:>9}  CPU of the logger, ms a MB",
-        "", "MB/s", "× conmon", "× file", "× pipe"
+        "{:<20} {:>8} {:>9} {:>9} {:>9} {:>9}  CPU of the logger, ms a MB",
+        "", "MB/s", "× conmon", "× file", "× pipe", "× loop"
     );
     let mut rows = Vec::new();
     for (_, name, found) in &all {
         let speed = found.megabytes_a_second.median();
         println!(
-            "{name:<20} {speed:>8.0} {:>9.2} {:>9.2} {:>9.2}  {:.2} user, {:.2} system",
+            "{name:<20} {speed:>8.0} {:>9.2} {:>9.2} {:>9.2} {:>9.2}  {:.2} user, {:.2} system",
             speed / conmon,
             speed / file,
             speed / pipe,
+            speed / bare,
             found.user.median(),
             found.system.median()
         );
@@ -91,6 +96,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             "timesConmon": speed / conmon,
             "timesRuncIntoAFile": speed / file,
             "timesRuncIntoAPipe": speed / pipe,
+            "timesABareLoop": speed / bare,
             "userMsAMegabyte": found.user.to_json(),
             "systemMsAMegabyte": found.system.to_json(),
         }));
@@ -171,6 +177,7 @@ impl Bench {
             Way::RuncFile => "runc into a file".to_owned(),
             Way::RuncPipe => "runc into a pipe".to_owned(),
             Way::RuncCat => "runc | cat >file".to_owned(),
+            Way::RuncLoop => "runc | dd >file".to_owned(),
             Way::Conmon => "conmon k8s-file".to_owned(),
             Way::Holdfast(daemon, driver) => format!("{} {driver}", ours(daemon)),
             Way::HoldfastFifo(daemon) => format!("{} fifo", ours(daemon)),
@@ -189,10 +196,10 @@ impl Bench {
                 self.runc(&id, File::create(&log)?.into())?;
                 self.finish(&id, None)
             }
-            Way::RuncPipe | Way::RuncCat => {
+            Way::RuncPipe | Way::RuncCat | Way::RuncLoop => {
                 let (pipe, writer) = std::io::pipe()?;
                 self.runc(&id, writer.into())?;
-                let target = if way == Way::RuncCat { log.clone() } else { "/dev/null".into() };
+                let target = if way == Way::RuncPipe { "/dev/null".into() } else { log.clone() };
                 // cat would splice into /dev/null; dd reads.
                 let program: &[&str] =
                     if way == Way::RuncCat { &["cat"] } else { &["dd", "bs=64k", "status=none"] };

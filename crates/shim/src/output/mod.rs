@@ -32,6 +32,9 @@ use holdfast_state::time::TEXT_LEN;
 /// How much is read at once: what a pipe holds by default, in bytes.
 const READ_SIZE: usize = 64 * 1024;
 
+/// How much a container can write ahead, in bytes: four reads' worth.
+pub(crate) const PIPE_SIZE: usize = 4 * READ_SIZE;
+
 /// A time as it stands in logs.
 type Stamp = [u8; TEXT_LEN];
 

@@ -8,7 +8,7 @@ use holdfast_state::cri::Stream;
 use nix::poll::PollFlags;
 
 use super::source::{Found, Room};
-use super::{READ_SIZE, Sinks, Source, warn};
+use super::{PIPE_SIZE, READ_SIZE, Sinks, Source, warn};
 
 /// How long what waits for a reader may wait after the end of the process, from when that has last taken
 /// something on.
@@ -85,9 +85,16 @@ impl Pipeline {
             }
         }
         for stream in STREAMS {
-            if is_ready(Slot::Source(stream)) && !self.sinks.are_full() {
-                // One read's worth, so that one stream can't starve the rest of the loop.
-                self.carry(stream, READ_SIZE);
+            if !is_ready(Slot::Source(stream)) {
+                continue;
+            }
+            // As much as our pipes hold, so that one stream can't starve the rest of the loop.
+            for _ in 0..PIPE_SIZE / READ_SIZE {
+                if self.sinks.are_full()
+                    || !matches!(self.carry(stream, READ_SIZE), Progress::Moved(READ_SIZE))
+                {
+                    break;
+                }
             }
         }
         self.keep_patience();
