@@ -21,7 +21,7 @@ use crate::args::Args;
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
 use crate::legacy::LegacyStdio;
-use crate::output::{self, Missing, PIPE_SIZE, Pipeline, Queue, Scratch, Sinks, Source, warn};
+use crate::output::{self, Missing, Pipeline, Queue, Scratch, Sinks, Source, enlarge, warn};
 
 /// What the runtime inherits; closed on our side once it runs.
 pub(crate) struct ContainerEnds {
@@ -332,9 +332,8 @@ pub(crate) fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
 /// closed it.
 fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    // Room for the container to go on while one read's worth is on its way to the log. An
-    // unprivileged user may have used up what pipes may hold; then it is what a pipe is by default.
-    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(i32::try_from(PIPE_SIZE).unwrap_or(i32::MAX)));
+    // Room for the container to go on while one read's worth is on its way to the log.
+    enlarge(&writer);
     give(&writer, owner)?;
     let itself = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let theirs =

@@ -270,12 +270,14 @@ impl Bench {
 
     fn holdfast(&mut self, daemon: usize, id: &str, log: &str) -> anyhow::Result<(f64, f64, f64)> {
         let bundle = self.bundle.display().to_string();
-        // Without rotation, as the peers do; said so that builds before `max-size=0` understand it.
-        let log = if ["cri", "json-file"].contains(&log) {
-            &format!("{log},max-size=1000g")
-        } else {
-            log
+        // Without rotation, as the peers do; said so that builds before `max-size=0` understand it. Of
+        // two builds one may not know that a `file` has a bound.
+        let is_bounded = match log {
+            "cri" | "json-file" => true,
+            "file" => self.daemons.len() == 1,
+            _ => false,
         };
+        let log = if is_bounded { &format!("{log},max-size=1000g") } else { log };
         let args =
             ["run", "-d", "--name", id, "--runtime", "runc", "--log", log, "--bundle", &bundle];
         self.daemons[daemon].ok(&args)?;

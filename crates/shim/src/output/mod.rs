@@ -24,7 +24,7 @@ pub(crate) use file::open_direct;
 pub(crate) use pipeline::{Pipeline, Slot};
 pub(crate) use queue::Queue;
 pub(crate) use sinks::{Missing, Sinks};
-pub(crate) use source::{Scratch, Source};
+pub(crate) use source::{Scratch, Source, enlarge};
 
 use holdfast_state::cri::{Mark, Stream};
 use holdfast_state::time::TEXT_LEN;
@@ -33,7 +33,7 @@ use holdfast_state::time::TEXT_LEN;
 const READ_SIZE: usize = 64 * 1024;
 
 /// How much a container can write ahead, in bytes: four reads' worth.
-pub(crate) const PIPE_SIZE: usize = 4 * READ_SIZE;
+const PIPE_SIZE: usize = 4 * READ_SIZE;
 
 /// A time as it stands in logs.
 type Stamp = [u8; TEXT_LEN];

@@ -1,14 +1,14 @@
 //! The one way from sources to the sinks that they share.
 
-use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use holdfast_state::cri::Stream;
 use nix::poll::PollFlags;
 
-use super::source::{Found, Room};
-use super::{PIPE_SIZE, READ_SIZE, Sinks, Source, warn};
+use super::source::{Progress, Room};
+use super::{PIPE_SIZE, Sinks, Source, warn};
 
 /// How long what waits for a reader may wait after the end of the process, from when that has last taken
 /// something on.
@@ -34,13 +34,6 @@ pub(crate) enum Slot {
     Source(Stream),
     /// The reader of a stream, or of both.
     Reader(Stream),
-}
-
-/// What came of a read.
-enum Progress {
-    Moved(usize),
-    Nothing,
-    Ended,
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -85,38 +78,24 @@ impl Pipeline {
             }
         }
         for stream in STREAMS {
-            if !is_ready(Slot::Source(stream)) {
-                continue;
-            }
-            // As much as our pipes hold, so that one stream can't starve the rest of the loop.
-            for _ in 0..PIPE_SIZE / READ_SIZE {
-                if self.sinks.are_full()
-                    || !matches!(self.carry(stream, READ_SIZE), Progress::Moved(READ_SIZE))
-                {
-                    break;
-                }
+            if is_ready(Slot::Source(stream)) && !self.sinks.are_full() {
+                // As much as our pipes hold, so that one stream can't starve the rest of the loop.
+                self.carry(stream, PIPE_SIZE);
             }
         }
         self.keep_patience();
     }
 
-    /// Moves up to so much of a stream to the sinks: copies, hands out, and only then removes.
+    /// Moves up to so much of a stream to the sinks, or as much as they take now.
     fn carry(&mut self, stream: Stream, limit: usize) -> Progress {
         let Some(source) = &mut self.sources[stream as usize] else { return Progress::Nothing };
-        let carried = (|| -> io::Result<Progress> {
-            let length = match source.read(&mut self.room, limit)? {
-                Found::Bytes(bytes, mark) => {
-                    self.sinks.take(stream, mark, bytes);
-                    bytes.len()
-                }
-                Found::Nothing => return Ok(Progress::Nothing),
-                Found::End => return Ok(Progress::Ended),
-            };
-            source.remove(length)?;
-            Ok(Progress::Moved(length))
-        })();
+        let sinks = &mut self.sinks;
+        let carried = source.read(&mut self.room, limit, |mark, bytes| {
+            sinks.take(stream, mark, bytes);
+            if sinks.are_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         let progress = warn("a stream ends", carried).unwrap_or(Progress::Ended);
-        if matches!(progress, Progress::Ended) {
+        if progress == Progress::Ended {
             self.ended.extend(self.sources[stream as usize].take());
             self.sinks.end(stream);
         }

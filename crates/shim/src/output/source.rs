@@ -10,16 +10,17 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use holdfast_state::cri::{Mark, Stream};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::{READ_SIZE, Sinks};
+use super::{PIPE_SIZE, READ_SIZE, Sinks};
 
 /// How much of a terminal's output is taken at its process's end before others that still write to
 /// it have to wait their turn.
@@ -39,14 +40,15 @@ pub(crate) enum Source {
     Fifo(File),
 }
 
-/// What a source had to give.
-pub(super) enum Found<'a> {
-    /// These. In a pipe they still are, until they are [removed](Source::remove).
-    Bytes(&'a [u8], Mark),
-    /// Nothing now.
+/// What came of reading a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// So many bytes were handed on.
+    Moved(usize),
+    /// Nothing was there.
     Nothing,
-    /// Nothing ever again: the last writer has closed it.
-    End,
+    /// Nothing will ever be: the last writer has closed it.
+    Ended,
 }
 
 /// Room for a chunk, which is there as long as there is output.
@@ -71,40 +73,55 @@ impl Source {
         Self::Pipe { fd, scratch: scratch.clone(), again: 0 }
     }
 
-    /// Reads what is there, up to so much.
-    pub(super) fn read<'a>(&self, room: &'a mut Room, limit: usize) -> io::Result<Found<'a>> {
-        let length = match self {
+    /// Hands on what is there, up to so much, a chunk at a time, until one is told to be the last. A pipe
+    /// is looked into once, and each chunk is removed from it when it has been handed on.
+    pub(super) fn read(
+        &mut self,
+        room: &mut Room,
+        limit: usize,
+        mut hand_on: impl FnMut(Mark, &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<Progress> {
+        let read = match self {
             Self::Pipe { fd, scratch, again } => {
-                let (limit, mark) = match *again {
-                    0 => (limit, Mark::Plain),
-                    again => (limit.min(again), Mark::Again),
-                };
-                return Ok(match scratch.look(fd, room, limit)? {
-                    Some(0) => Found::End,
-                    Some(length) => Found::Bytes(&room.0[..length], mark),
-                    None => Found::Nothing,
-                });
+                let Some(seen) = scratch.look(fd, limit)? else { return Ok(Progress::Nothing) };
+                let mut left = seen;
+                while left > 0 {
+                    let (length, mark) = match *again {
+                        0 => (left.min(READ_SIZE), Mark::Plain),
+                        again => (left.min(READ_SIZE).min(again), Mark::Again),
+                    };
+                    let flow = match scratch.read(room.of(length)) {
+                        Ok(()) => hand_on(mark, &room.0[..length]),
+                        // What it has spliced from a failing disk, say.
+                        Err(error) => {
+                            let text = format!("{length} bytes of output can't be read: {error}");
+                            crate::log::log("warning", &text);
+                            ControlFlow::Break(())
+                        }
+                    };
+                    remove(&*fd, &scratch.null, length)?;
+                    *again = again.saturating_sub(length);
+                    left -= length;
+                    if flow.is_break() {
+                        // Or the next one would find it, who may be another container's.
+                        remove(&scratch.reader, &scratch.null, PIPE_SIZE)?;
+                        break;
+                    }
+                }
+                return Ok(if seen > 0 { Progress::Moved(seen - left) } else { Progress::Ended });
             }
             Self::Terminal(master) => nix::unistd::read(master, room.of(limit)),
             Self::Fifo(fifo) => nix::unistd::read(fifo, room.of(limit)),
         };
-        match length {
+        match read {
             // So reads a terminal whose other side nobody has open any more, us included.
-            Ok(0) | Err(Errno::EIO) => Ok(Found::End),
-            Ok(length) => Ok(Found::Bytes(&room.0[..length], Mark::Plain)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Found::Nothing),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Takes out of a pipe what was read; elsewhere that has been done by reading.
-    pub(super) fn remove(&mut self, length: usize) -> io::Result<()> {
-        match self {
-            Self::Pipe { fd, scratch, again } => {
-                *again = again.saturating_sub(length);
-                scratch.remove(fd, length)
+            Ok(0) | Err(Errno::EIO) => Ok(Progress::Ended),
+            Ok(length) => {
+                let _ = hand_on(Mark::Plain, &room.0[..length]);
+                Ok(Progress::Moved(length))
             }
-            Self::Terminal(_) | Self::Fifo(_) => Ok(()),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Progress::Nothing),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -127,9 +144,11 @@ impl Source {
     ) -> io::Result<()> {
         let Self::Pipe { fd, scratch, again } = self else { return Ok(()) };
         if let Some(last) = sinks.last_read(stream)?
-            && let Some(length) = scratch.look(fd, room, READ_SIZE)?
+            && let Some(length) = scratch.look(fd, READ_SIZE)?
         {
-            *again = last.end_in(&room.0[..length]);
+            let bytes = room.of(length);
+            scratch.read(bytes)?;
+            *again = last.end_in(bytes);
         }
         Ok(())
     }
@@ -154,49 +173,51 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        // What a container has written ahead is seen at once.
+        enlarge(&writer);
         let null = File::options().write(true).open("/dev/null")?;
         Ok(Self { reader: reader.into(), writer, null })
     }
 
-    /// Copies into the room what is in a pipe, and leaves it there. `None` if nothing is; 0 if
-    /// nothing will ever be.
-    fn look(&self, pipe: &OwnedFd, room: &mut Room, limit: usize) -> io::Result<Option<usize>> {
+    /// Copies into here what is in a pipe, and leaves it there. `None` if nothing is; 0 if nothing will ever
+    /// be.
+    fn look(&self, pipe: &OwnedFd, limit: usize) -> io::Result<Option<usize>> {
         loop {
-            let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-            match tee(pipe, &self.writer, limit.min(READ_SIZE), flags) {
+            return match tee(pipe, &self.writer, limit, SpliceFFlags::SPLICE_F_NONBLOCK) {
                 // Nothing was there; which is the end only if there never will be anything.
-                Ok(0) => return Ok(has_ended(pipe)?.then_some(0)),
-                Ok(length) => match (&self.reader).read_exact(room.of(length)) {
-                    Ok(()) => return Ok(Some(length)),
-                    // What it has spliced from a failing disk, say.
-                    Err(error) => {
-                        let text = format!("{length} bytes of output can't be read: {error}");
-                        crate::log::log("warning", &text);
-                        self.remove(pipe, length)?;
-                        // Or the next one would find them, who may be another container's.
-                        self.remove(&self.reader, READ_SIZE)?;
-                    }
-                },
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+                Ok(0) => Ok(has_ended(pipe)?.then_some(0)),
+                Ok(length) => Ok(Some(length)),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
         }
     }
 
-    /// Takes out what was looked at, or what of it the container has left there.
-    fn remove(&self, pipe: impl AsFd, mut length: usize) -> io::Result<()> {
-        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        while length > 0 {
-            match splice(pipe.as_fd(), None, &self.null, None, length, flags) {
-                Ok(0) | Err(Errno::EAGAIN) => break,
-                Ok(removed) => length -= removed,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+    /// Reads so much of what was seen.
+    fn read(&self, bytes: &mut [u8]) -> io::Result<()> {
+        (&self.reader).read_exact(bytes)
     }
+}
+
+/// Takes so much out of a pipe, or what of it the container has left there.
+fn remove(pipe: impl AsFd, null: &File, mut length: usize) -> io::Result<()> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    while length > 0 {
+        match splice(pipe.as_fd(), None, null, None, length, flags) {
+            Ok(0) | Err(Errno::EAGAIN) => break,
+            Ok(removed) => length -= removed,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Gives a pipe room for what a container may write ahead. An unprivileged user may have used up what pipes
+/// may hold; then it is what a pipe is by default.
+pub(crate) fn enlarge(pipe: &OwnedFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(i32::try_from(PIPE_SIZE).unwrap_or(i32::MAX)));
 }
 
 /// Whether a pipe is empty and nobody has it open for writing.
