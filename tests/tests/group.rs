@@ -9,7 +9,8 @@ use holdfast_supervisor::{
 };
 use holdfast_tests::processes::shims;
 use holdfast_tests::{
-    Gate, Output, Proc, Scratch, events_until, eventually, read_all, said, soon, status, unique_id,
+    Gate, Holdfast, Output, Proc, Scratch, binary, events_until, eventually, executable, read_all,
+    said, soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
@@ -213,4 +214,119 @@ async fn each_group_has_its_own_and_who_is_in_none_too() {
     let names: BTreeSet<_> = inside.flatten().map(|it| it.file_name()).collect();
     assert!(names.contains("one".as_ref() as &std::ffi::OsStr), "{names:?}");
     scratch.close(supervisor).await;
+}
+
+/// How many pipes it has open.
+fn pipes(shim: &Proc) -> usize {
+    let files = fs::read_dir(format!("/proc/{}/fd", shim.pid)).expect("its descriptors");
+    let targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+}
+
+/// Seen before: the number of a pipe that had ended was used again for a neighbour's; the next supervisor
+/// took that for what it had been, and the next group wrote one container's output into another's log.
+/// The long form is `HOLDFAST_GROUP_ROUNDS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_line_comes_into_a_foreign_log_whoever_closes_its_output_and_whoever_dies() {
+    let rounds = std::env::var("HOLDFAST_GROUP_ROUNDS").ok().and_then(|text| text.parse().ok());
+    for round in 0..rounds.unwrap_or(1_u32) {
+        let scratch = Scratch::new();
+        let supervisor = open(&scratch).await;
+        let (mut closers, mut writers) = (Vec::new(), Vec::new());
+        for number in 0..5 {
+            let (close, end) = (scratch.gate(), scratch.gate());
+            let id = unique_id(&format!("closer{number}"));
+            // Both, or one of them.
+            let closing = ["exec >&- 2>&-", "exec >&-", "exec 2>&-"][number % 3];
+            let begin = close.wait(&format!("echo {id} begins; echo {id} begins >&2"));
+            let script = format!("{begin}; {closing}; {}; exit 4", end.wait(":"));
+            let options = scratch.script(&script).id(id);
+            let closer = soon("a start", supervisor.run(options)).await.expect("run");
+            closers.push((closer, close, end));
+        }
+        let shim = the_shim(&scratch).await;
+        let before = pipes(&shim);
+        closers.iter().for_each(|(_, close, _)| close.open(0));
+        eventually("7 outputs to end", || pipes(&shim) == before - 7).await;
+        for number in 0..5 {
+            let (gate, id) = (scratch.gate(), unique_id(&format!("writer{number}")));
+            let lines = format!(
+                "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo {id} $i; echo {id} $i >&2; done"
+            );
+            let begin = gate.wait(&format!("echo {id} begins"));
+            let options = scratch.script(&format!("{begin}; {lines}; exit 5")).id(id);
+            let writer = soon("a start", supervisor.run(options)).await.expect("run");
+            writers.push((writer, gate));
+        }
+        eventually("those who started them to end", || shims(&scratch.root()).len() == 1).await;
+        soon("the shutdown", supervisor.shutdown()).await;
+        let supervisor = open(&scratch).await;
+        if round % 2 == 0 {
+            let mut events = supervisor.events(Replay::No);
+            shim.signal(Signal::SIGKILL);
+            let mut waiting = 10;
+            events_until(&mut events, |event| {
+                waiting -= u32::from(event.event.kind == EventKind::Adopted);
+                waiting == 0
+            })
+            .await;
+        }
+        writers.iter().for_each(|(_, gate)| gate.open(0));
+        closers.iter().for_each(|(_, _, end)| end.open(0));
+        let closers = closers.iter().map(|(it, ..)| (it.id(), 4, 0));
+        let writers = writers.iter().map(|(it, _)| (it.id(), 5, 600));
+        for (id, code, count) in closers.chain(writers) {
+            let container = supervisor.get(id).expect("it is there");
+            assert_eq!(status(&container).await, ExitStatus::Code(code), "{id}");
+            let Output { stdout, stderr } = read_all(container.logs().expect("a log")).await;
+            let all = String::from_utf8([stdout, stderr].concat()).expect("UTF-8");
+            let begins = |line: &&str| line.starts_with(&format!("{id} "));
+            assert!(all.lines().all(|line| begins(&line)), "{id} has another's lines: {all}");
+            let written = all.lines().filter(|line| !line.ends_with(" begins")).count();
+            assert_eq!(written, count, "{id}");
+        }
+        scratch.close(supervisor).await;
+    }
+}
+
+/// Seen before: an adopted seat needs one descriptor more, so a full group could not be adopted, and the first
+/// message that there was no room for ended the next group with all that it had taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_group_is_adopted_as_far_as_there_is_room_and_the_rest_alone() {
+    let mut holdfast = Holdfast::without_daemon();
+    let limited = holdfast.scratch.path().join("limited");
+    let shim = binary("holdfast-shim").display().to_string();
+    executable::script(&limited, &format!("#!/bin/sh\nulimit -n 220\nexec {shim} \"$@\"\n"));
+    let args = ["--shim-group".as_ref(), "all".as_ref(), "--shim".as_ref(), limited.as_os_str()];
+    holdfast.try_start_daemon(&binary("holdfast"), &args).await.expect("the daemon starts");
+    let bundle = holdfast.scratch.bundle().display().to_string();
+    let runtime = binary("fake-runtime").display().to_string();
+    let mut all = Vec::new();
+    let refusal = loop {
+        let (id, gate) = (unique_id("full").to_string(), holdfast.scratch.gate());
+        let script = gate.script_on_host("echo before");
+        let args = ["run", "-d", "--name", &id, "--runtime", &runtime, "--bundle", &bundle];
+        let ran = holdfast.run(&[&args[..], &["--", "sh", "-c", &script]].concat()).await;
+        if ran.code != Some(0) {
+            break ran.stderr;
+        }
+        all.push((id, gate));
+    };
+    assert!(refusal.contains("the group is full"), "{refusal}");
+    assert!(all.len() > 3, "{} containers", all.len());
+    eventually("those who started them to end", || shims(&holdfast.root()).len() == 1).await;
+    shims(&holdfast.root()).remove(0).signal(Signal::SIGKILL);
+    for (id, _) in &all {
+        let events = holdfast.root().join(id).join("events.jsonl");
+        eventually("its adoption", || {
+            fs::read_to_string(&events).is_ok_and(|events| events.contains("adopted"))
+        })
+        .await;
+    }
+    for (code, (id, gate)) in (0_u8..).zip(&all) {
+        gate.open(code);
+        assert_eq!(holdfast.ok(&["wait", id]).await, format!("{code}\n"));
+        assert_eq!(holdfast.ok(&["logs", id]).await, "before\nafter\n");
+    }
+    holdfast.close().await;
 }

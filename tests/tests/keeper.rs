@@ -1,5 +1,5 @@
 //! A service manager that keeps descriptors, as systemd does: with daemon and shim both dead the
-//! status of a container is exact, its last output is there, and its terminal goes on.
+//! status of a container is exact, and its terminal goes on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -89,7 +89,9 @@ async fn a_status_is_exact_though_daemon_and_shim_are_dead_when_descriptors_are_
     let args = ["run", "-d", "--name", "k", "--runtime", &runtime, "--bundle", &bundle, "--"];
     holdfast.ok(&[&args[..], &["sh", "-c", &script]].concat()).await;
     holdfast.said("k", "before").await;
-    manager.hear("a process and its pipes", |manager| manager.store.len() == 3);
+    manager.hear("a process", |manager| manager.store.len() == 1);
+    // No pipe: its container could stop whoever closes that last, which would be the manager.
+    assert!(manager.store.keys().all(|name| name.ends_with("/process")), "{:?}", manager.store);
     let pid = holdfast.inspect("k").await["pid"].as_i64().expect("a pid");
     let process = Proc::of(i32::try_from(pid).expect("a pid")).expect("its process");
     let shim = shim_of(&holdfast.root(), "k", "init");
@@ -104,7 +106,7 @@ async fn a_status_is_exact_though_daemon_and_shim_are_dead_when_descriptors_are_
     assert_eq!(holdfast.ok(&["wait", "k"]).await, "42\n");
     let exit = &holdfast.inspect("k").await["exit"];
     assert_eq!(exit["evidence"], "pidfd", "{exit}");
-    assert_eq!(holdfast.ok(&["logs", "k"]).await, "before\nafter\n");
+    assert_eq!(holdfast.ok(&["logs", "k"]).await, "before\n");
     manager.hear("the release of all", |manager| manager.store.is_empty());
     holdfast.close().await;
 }

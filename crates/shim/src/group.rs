@@ -35,8 +35,8 @@ use crate::output::Scratch;
 use crate::seat::{Phase, REST, Seat, round_up};
 use crate::setup;
 
-/// How many descriptors a process may need that is only being started.
-const FILES_OF_A_START: u64 = 16;
+/// How many descriptors a process may need that is yet to be seated.
+const FILES_OF_A_SEAT: u64 = 16;
 /// Descriptors of our own.
 const OWN_FILES: u64 = 32;
 /// How many events are taken from the kernel at once.
@@ -349,20 +349,26 @@ impl Group {
         Ok(())
     }
 
+    /// Refuses one more, if all that we have may need nearly all the files that there can be.
+    fn make_room(&self) -> io::Result<()> {
+        let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_SEAT;
+        if files <= self.most_files {
+            return Ok(());
+        }
+        let (count, most) = (self.places.len(), self.most_files);
+        Err(io::Error::other(format!(
+            "the group is full: {count} processes may need nearly all of the {most} files \
+             that it may have open; use another group, or raise LimitNOFILE= or ulimit -Hn"
+        )))
+    }
+
     fn spawn<'a>(
         &self,
         words: impl Iterator<Item = &'a OsStr>,
         exit: &File,
         log: &File,
     ) -> io::Result<i32> {
-        let files = self.files + (self.starters.len() as u64 + 1) * FILES_OF_A_START;
-        if files > self.most_files {
-            let (count, most) = (self.places.len(), self.most_files);
-            return Err(io::Error::other(format!(
-                "the group is full: {count} processes may need nearly all of the {most} files \
-                 that it may have open; use another group, or raise LimitNOFILE= or ulimit -Hn"
-            )));
-        }
+        self.make_room()?;
         // The very program that we are, whatever has its name by now.
         let child = Command::new("/proc/self/exe")
             .arg0("holdfast-shim")
@@ -377,8 +383,10 @@ impl Group {
 
     /// Takes a process over.
     fn seat(&mut self, args: &Args<'_>, mut legacy: Legacy) -> io::Result<()> {
-        if let Some(starter) = args.moved {
-            self.starters.remove(&starter);
+        match args.moved {
+            // Room was made for it when its start was asked for.
+            Some(starter) => _ = self.starters.remove(&starter),
+            None => self.make_room()?,
         }
         let exit = legacy.exit.take().ok_or_else(|| io::Error::other("no exit FIFO was sent"))?;
         let seat = Seat::adopt(args, exit, legacy, Some(self.scratch.clone()))?;
@@ -511,6 +519,11 @@ fn receive(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
             Ok(Some((message, fds)))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        // Who has asked sees the exit FIFO close: it came along and is gone.
+        Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            log("error", &format!("a message is lost: {error}"));
+            Ok(Some((Vec::new(), Vec::new())))
+        }
         Err(error) => Err(error),
     }
 }

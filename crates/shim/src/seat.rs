@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use holdfast_state::ProcessDir;
-use holdfast_state::announce::{Announcement, Announcer};
+use holdfast_state::announce::{Announcement, Announcer, MAX_LINE};
 use holdfast_state::control::{self, Control};
 use holdfast_sys::ending::{Ending, ending};
 use holdfast_sys::wait::{self, Child};
@@ -67,9 +67,6 @@ pub(crate) enum End {
 
 /// After how much time without output the memory that it took is given back.
 pub(crate) const REST: Duration = Duration::from_secs(1);
-
-/// Room for an announcement: a few words and five numbers.
-const ANNOUNCEMENT: usize = 128;
 
 pub(crate) struct Seat {
     pub(crate) home: Home,
@@ -343,10 +340,10 @@ impl Seat {
 
 fn announce(mut exit: &File, announcement: &Announcement) {
     // On the stack: the smallest allocation can be the one that keeps a page.
-    let mut line = [0; ANNOUNCEMENT];
+    let mut line = [0; MAX_LINE];
     let mut rest = line.as_mut_slice();
     let _ = write!(rest, "{announcement}");
-    let length = ANNOUNCEMENT - rest.len();
+    let length = MAX_LINE - rest.len();
     let _ = exit.write_all(&line[..length]);
 }
 

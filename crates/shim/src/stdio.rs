@@ -8,9 +8,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use holdfast_state::announce::StdioFds;
+use holdfast_state::announce::{ShimFd, StdioFds};
 use holdfast_state::cri::Stream;
 use holdfast_state::{LogDriver, LogSpec, legacy};
+use holdfast_sys::fd::Identity;
 use holdfast_sys::terminal::open_peer;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
@@ -190,11 +191,12 @@ impl Stdio {
 
     /// What we read from, for the supervisor to keep copies.
     pub(crate) fn fds(&self) -> StdioFds {
-        let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
+        let of =
+            |fd: BorrowedFd<'_>| ShimFd { number: fd.as_raw_fd(), identity: Identity::of(fd).ok() };
         StdioFds {
-            stdout: self.pipe(Stream::Stdout).map(number),
-            stderr: self.pipe(Stream::Stderr).map(number),
-            terminal: self.terminal.as_ref().map(AsRawFd::as_raw_fd),
+            stdout: self.pipe(Stream::Stdout).map(of),
+            stderr: self.pipe(Stream::Stderr).map(of),
+            terminal: self.terminal.as_ref().map(|master| of(master.as_fd())),
         }
     }
 

@@ -2,11 +2,16 @@
 //! speaks of are complete, so a reader that was not there loses nothing by reading the files.
 
 use std::fmt;
+use std::str::FromStr;
 
 use holdfast_sys::Termination;
+use holdfast_sys::fd::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::Evidence;
+
+/// The longest line that is an announcement, in bytes, with its line feed; a longer one is nonsense.
+pub const MAX_LINE: usize = 256;
 
 /// One line on the exit FIFO. The end of file that follows the last one says that the shim is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +51,90 @@ pub struct Announcer {
     pub stdio: StdioFds,
 }
 
-/// The numbers of the descriptors by which a shim reads what its process writes. The supervisor
-/// keeps copies, so that nothing is lost with the shim.
+/// A descriptor of a shim's. Its number alone says little: once it is closed, the number is used again, in a
+/// group for a neighbour's pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NumberOrText", into = "NumberOrText")]
+pub struct ShimFd {
+    /// Its number.
+    pub number: i32,
+    /// What it is open for; `None` in what builds wrote that did not tell.
+    pub identity: Option<Identity>,
+}
+
+impl fmt::Display for ShimFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.identity {
+            Some(identity) => write!(f, "{}:{identity}", self.number),
+            None => self.number.fmt(f),
+        }
+    }
+}
+
+/// A text that names no descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no descriptor")]
+pub struct InvalidFd(String);
+
+impl FromStr for ShimFd {
+    type Err = InvalidFd;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFd> {
+        let invalid = || InvalidFd(text.to_owned());
+        let (number, identity) = match text.split_once(':') {
+            Some((number, identity)) => (number, Some(identity.parse().map_err(|_| invalid())?)),
+            None => (text, None),
+        };
+        let number = number.parse().ok().filter(|number| *number >= 0).ok_or_else(invalid)?;
+        Ok(Self { number, identity })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(i32),
+    Text(String),
+}
+
+impl TryFrom<NumberOrText> for ShimFd {
+    type Error = InvalidFd;
+
+    fn try_from(form: NumberOrText) -> Result<Self, InvalidFd> {
+        match form {
+            NumberOrText::Number(number) => number.to_string().parse(),
+            NumberOrText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl From<ShimFd> for NumberOrText {
+    fn from(fd: ShimFd) -> Self {
+        match fd.identity {
+            Some(_) => Self::Text(fd.to_string()),
+            None => Self::Number(fd.number),
+        }
+    }
+}
+
+/// The descriptors by which a shim reads what its process writes. The supervisor keeps copies, so that
+/// nothing is lost with the shim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StdioFds {
     /// The pipe of its standard output.
-    pub stdout: Option<i32>,
+    pub stdout: Option<ShimFd>,
     /// The pipe of its standard error.
-    pub stderr: Option<i32>,
+    pub stderr: Option<ShimFd>,
     /// The master of its terminal.
-    pub terminal: Option<i32>,
+    pub terminal: Option<ShimFd>,
+}
+
+impl StdioFds {
+    /// Those there are.
+    pub fn all(&self) -> impl Iterator<Item = ShimFd> {
+        [self.stdout, self.stderr, self.terminal].into_iter().flatten()
+    }
 }
 
 impl fmt::Display for Announcer {
@@ -129,7 +207,7 @@ fn announcer<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Announcer>
     let mut stdio = StdioFds::default();
     for word in words {
         let (name, fd) = word.split_once('=')?;
-        let fd = Some(fd.parse().ok().filter(|fd| *fd >= 0)?);
+        let fd = Some(fd.parse().ok()?);
         match name {
             "stdout" => stdio.stdout = fd,
             "stderr" => stdio.stderr = fd,
@@ -156,6 +234,31 @@ mod tests {
         }
     }
 
+    fn fd(text: &str) -> Option<ShimFd> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_descriptor_in_a_record_is_a_number_or_a_number_and_what_it_is() {
+        for (json, text) in [("7", "7"), ("\"7:14.99\"", "7:14.99")] {
+            let read: ShimFd = serde_json::from_str(json).unwrap();
+            assert_eq!(read, text.parse().unwrap());
+            assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        }
+        for json in ["-1", "\"\"", "\"7:\"", "\"x:1.2\"", "\"7:1\"", "null"] {
+            assert!(serde_json::from_str::<ShimFd>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_longest_announcement_is_a_line() {
+        let longest = format!("{}:{}.{}", i32::MAX, u64::MAX, u64::MAX);
+        let stdio = StdioFds { stdout: fd(&longest), stderr: fd(&longest), terminal: fd(&longest) };
+        let shim = Announcer { pid: i32::MAX, stdio };
+        let said = Announcement::Created { pid: i32::MAX, shim };
+        assert!(said.to_string().len() <= MAX_LINE, "{}", said.to_string().len());
+    }
+
     #[test]
     fn lines_read_back() {
         for said in [
@@ -167,13 +270,13 @@ mod tests {
                 pid: 7,
                 shim: Announcer {
                     pid: 8,
-                    stdio: StdioFds { stdout: Some(5), stderr: Some(6), terminal: None },
+                    stdio: StdioFds { stdout: fd("5"), stderr: fd("6:14.77"), terminal: None },
                 },
             },
             Announcement::Adopted {
                 shim: Announcer {
                     pid: 9,
-                    stdio: StdioFds { terminal: Some(9), ..StdioFds::default() },
+                    stdio: StdioFds { terminal: fd("9:26.0"), ..StdioFds::default() },
                 },
             },
             Announcement::GivenUp { timed_out: false },
@@ -195,6 +298,7 @@ mod tests {
             "adopted stdout=1",
             "adopted shim=1 tty=1",
             "adopted shim=1 stdout=-1",
+            "adopted shim=1 stdout=1:2",
             "exited",
             "exited code 256",
             "given-up",

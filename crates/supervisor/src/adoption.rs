@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::Arc;
 
-use holdfast_state::announce::StdioFds;
+use holdfast_state::announce::{ShimFd, StdioFds};
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
 use holdfast_sys::PidFd;
+use holdfast_sys::fd::Identity;
 use holdfast_sys::proc::{Stat, is_being_killed};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{EBADF, ESRCH};
@@ -47,7 +48,7 @@ impl Copies {
     pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<Self> {
         let StdioFds { stdout, stderr, terminal } = shim.stdio;
         let mut copies = Self::none(closer);
-        if (stdout, stderr, terminal) == (None, None, None) {
+        if shim.stdio.all().next().is_none() {
             return Ok(copies);
         }
         let held = PidFd::open(shim.pid)?;
@@ -55,13 +56,17 @@ impl Copies {
         if Stat::read(shim.pid)?.start_time != shim.start_time || !held.is_alive() {
             return Err(io::Error::other("the shim is gone"));
         }
-        let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDONLY);
-        copies.stdout = copy(&held, stdout, is_ours, closer)?;
-        copies.stderr = copy(&held, stderr, is_ours, closer)?;
-        copies.terminal = copy(&held, terminal, |_| true, closer)?;
+        // A number whose pipe has ended may be another's by now.
+        let copy = |fd: Option<ShimFd>, is_ours: fn(&OwnedFd) -> bool| match fd {
+            Some(fd) => copy(&held, fd, is_ours, closer),
+            None => Ok(None),
+        };
+        copies.stdout = copy(stdout, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
+        copies.stderr = copy(stderr, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
+        copies.terminal = copy(terminal, |_| true)?;
         // What has ended by now is closed; the others are to be had all the same. One that is being killed
         // has closed everything a moment before its pidfd says that it is dead.
-        let told = [stdout, stderr, terminal].iter().flatten().count();
+        let told = shim.stdio.all().count();
         if copies.kinds().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
             return Err(io::Error::other("the shim is gone"));
         }
@@ -76,26 +81,46 @@ impl Copies {
         closer: &Arc<Closer>,
     ) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
-        // What it has put in the place of the shim's pipe has another access mode.
+        let told = told(record);
+        // What it has put in the place of the shim's pipe is another one, or has another access mode.
         let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDWR);
-        let pipe = |fd: i32, fifo: &str| {
-            let wanted = (logged && fifo.is_empty()).then_some(fd);
+        let pipe = |number: i32, fifo: &str, told: Option<ShimFd>| {
+            let identity = told.and_then(|fd| fd.identity);
+            let wanted = (logged && fifo.is_empty()).then_some(ShimFd { number, identity })?;
             copy(&handle.pidfd, wanted, is_ours, closer).ok().flatten()
         };
         let mut copies = Self::none(closer);
-        copies.stdout = pipe(1, &record.stdout);
-        copies.stderr = pipe(2, &record.stderr);
+        copies.stdout = pipe(1, &record.stdout, told.stdout);
+        copies.stderr = pipe(2, &record.stderr, told.stderr);
         copies
     }
 
     /// What was kept of a shim that died.
-    pub(crate) fn of_kept(kept: &mut Kept, closer: &Arc<Closer>) -> Option<Self> {
+    pub(crate) fn of_kept(
+        kept: &mut Kept,
+        record: &ProcessRecord,
+        closer: &Arc<Closer>,
+    ) -> Option<Self> {
+        let told = told(record);
+        let mut take = |kind: Kind, told: Option<ShimFd>| {
+            let fd = kept.take(kind)?;
+            if is_it(&fd, told.and_then(|fd| fd.identity)) {
+                return Some(fd);
+            }
+            closer.close(vec![fd]);
+            None
+        };
         let mut copies = Self::none(closer);
-        copies.stdout = kept.take(Kind::Stdout);
-        copies.stderr = kept.take(Kind::Stderr);
-        copies.terminal = kept.take(Kind::Terminal);
+        copies.stdout = take(Kind::Stdout, told.stdout);
+        copies.stderr = take(Kind::Stderr, told.stderr);
+        copies.terminal = take(Kind::Terminal, told.terminal);
         let some = copies.kinds().next().is_some();
         some.then_some(copies)
+    }
+
+    /// The master of its terminal.
+    pub(crate) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(AsFd::as_fd)
     }
 
     /// What there is, each with what it is.
@@ -127,17 +152,27 @@ impl Drop for Copies {
     }
 }
 
+/// What its last shim told that it reads from.
+fn told(record: &ProcessRecord) -> StdioFds {
+    let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.as_ref());
+    shim.map(|shim| shim.stdio).unwrap_or_default()
+}
+
+/// Whether a descriptor is open for this; of a shim that did not tell, any will do.
+fn is_it(fd: &OwnedFd, identity: Option<Identity>) -> bool {
+    identity.is_none_or(|identity| Identity::of(fd).is_ok_and(|it| it == identity))
+}
+
 /// A copy of a descriptor of a process. `None` if it is closed by now, or the process gone, or the
 /// number something else's.
 fn copy(
     of: &PidFd,
-    number: Option<i32>,
-    is_it: impl FnOnce(&OwnedFd) -> bool,
+    wanted: ShimFd,
+    is_ours: impl FnOnce(&OwnedFd) -> bool,
     closer: &Closer,
 ) -> io::Result<Option<OwnedFd>> {
-    let Some(number) = number else { return Ok(None) };
-    match of.copy_fd(number) {
-        Ok(copy) if is_it(&copy) => Ok(Some(copy)),
+    match of.copy_fd(wanted.number) {
+        Ok(copy) if is_ours(&copy) && is_it(&copy, wanted.identity) => Ok(Some(copy)),
         Ok(other) => {
             closer.close(vec![other]);
             Ok(None)
@@ -156,10 +191,14 @@ fn is_pipe(fd: &OwnedFd, access: OFlag) -> bool {
     is_fifo && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == access)
 }
 
-/// Starts a shim that takes over.
+/// How many are adopted at the same time. Each needs some descriptors for a moment.
+pub(crate) const AT_ONCE: usize = 16;
+
+/// Starts a shim that takes over: one of the process's own, if that is said, also where it has a group.
 pub(crate) async fn adopt(
     core: &Arc<Core>,
     process: &Arc<Process>,
+    alone: bool,
 ) -> io::Result<(ExitFifo, Option<Child>)> {
     let (core, process) = (core.clone(), process.clone());
     let (reader, child) = blocking(move || {
@@ -174,7 +213,7 @@ pub(crate) async fn adopt(
         let copies = process
             .take_copies()
             .unwrap_or_else(|| Copies::of_process(&handle, &record, &core.closer));
-        let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies);
+        let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies, alone);
         // Should this one die as well, what is in the pipes shall outlive it too.
         process.keep_copies(copies);
         spawned
@@ -189,11 +228,16 @@ fn spawn_adopter(
     record: &ProcessRecord,
     handle: &Handle,
     copies: &Copies,
+    alone: bool,
 ) -> io::Result<(File, Option<Child>)> {
     let (mut kinds, mut fds) = copies.message();
     kinds.push(legacy::PROCESS);
     fds.push(handle.pidfd.as_fd());
-    ShimEnds::open(dir, record)?.begin(core, groups::PATIENCE, Some((kinds, fds)))
+    let mut ends = ShimEnds::open(dir, record)?;
+    if alone {
+        ends.leave_group();
+    }
+    ends.begin(core, groups::PATIENCE, Some((kinds, fds)))
 }
 
 #[cfg(test)]
@@ -210,7 +254,7 @@ mod tests {
             let mut shim = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
             let pid = shim.id().cast_signed();
             let start_time = Stat::read(pid).unwrap().start_time;
-            let stdio = StdioFds { stdout: Some(0), ..StdioFds::default() };
+            let stdio = StdioFds { stdout: Some("0".parse().unwrap()), ..StdioFds::default() };
             let record = ShimRecord { pid, start_time, stdio };
             shim.kill().unwrap();
             match Copies::of_shim(&record, &closer) {
@@ -220,5 +264,30 @@ mod tests {
             }
             shim.wait().unwrap();
         }
+    }
+
+    /// Seen before: a group used the number of a pipe that had ended for a neighbour's, and the next
+    /// supervisor gave that to the wrong container.
+    #[test]
+    fn a_number_that_is_used_again_is_not_taken_for_what_it_was() {
+        let closer = Arc::new(Closer::new("/bin/true".into(), Arc::default()));
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut shim = Command::new("cat").stdin(reader.try_clone().unwrap()).spawn().unwrap();
+        let pid = shim.id().cast_signed();
+        let start_time = Stat::read(pid).unwrap().start_time;
+        let (other, _other_writer) = std::io::pipe().unwrap();
+        for (identity, is_taken) in [
+            (Some(Identity::of(&reader).unwrap()), true),
+            (Some(Identity::of(&other).unwrap()), false),
+            (None, true),
+        ] {
+            let stdout = Some(ShimFd { number: 0, identity });
+            let stdio = StdioFds { stdout, ..StdioFds::default() };
+            let record = ShimRecord { pid, start_time: start_time.clone(), stdio };
+            let mut copies = Copies::of_shim(&record, &closer).unwrap();
+            assert_eq!(copies.stdout.take().is_some(), is_taken, "{identity:?}");
+        }
+        drop(writer);
+        shim.wait().unwrap();
     }
 }

@@ -5,11 +5,8 @@ use std::fs::File;
 use std::io;
 
 use holdfast_state::ExitRecord;
-use holdfast_state::announce::Announcement;
+use holdfast_state::announce::{Announcement, MAX_LINE};
 use tokio::net::unix::pipe::Receiver;
-
-/// Longer than any announcement; a longer line is nonsense and passed over.
-const MAX_LINE: usize = 64;
 
 /// The reading end of an exit FIFO, whose other end a shim holds.
 #[derive(Debug)]
@@ -96,7 +93,10 @@ impl ExitFifo {
     fn take(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
-                match std::str::from_utf8(&self.line).ok().and_then(Announcement::parse) {
+                // A part of a line could be one as well.
+                let line = Some(&*self.line).filter(|line| line.len() < MAX_LINE);
+                let text = line.and_then(|line| std::str::from_utf8(line).ok());
+                match text.and_then(Announcement::parse) {
                     Some(announcement) => self.pending.push_back(announcement),
                     None => {
                         tracing::warn!(line = ?String::from_utf8_lossy(&self.line), "exit FIFO: no announcement")

@@ -1,7 +1,10 @@
 //! Descriptors that outlive this process, in somebody else's keeping: systemd's store, say.
 //!
-//! With daemon and shim both dead nobody holds a process, its pipes or its terminal, unless they are
-//! kept: then its status is exact all the same (from Linux 6.15 on), and its last output is there.
+//! With daemon and shim both dead nobody holds a process or its terminal, unless they are kept: then its
+//! status is exact all the same (from Linux 6.15 on), and its terminal goes on.
+//!
+//! Its pipes are not kept: a container may hold the lock of one for ever, and who closes the last copy of
+//! its other end waits for that, uninterruptibly. In systemd's store that would be pid 1.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,7 +40,7 @@ pub(crate) fn hide_our_own_manager(command: &mut Command) {
     }
 }
 
-/// What of a process is kept.
+/// What of a process is kept, or was by builds before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Process,
@@ -101,12 +104,12 @@ impl Keeping {
         }
     }
 
-    /// Has a process and what its shim reads from kept.
+    /// Has a process and its terminal kept.
     pub(crate) fn keep(&self, process: &Process, handle: &Handle, copies: Option<&Copies>) {
         let name = |kind: Kind| kind.name(&process.container, &process.id);
         self.tell(|keeper| keeper.keep(&name(Kind::Process), handle.pidfd.as_fd()));
-        for (kind, fd) in copies.into_iter().flat_map(Copies::kinds) {
-            self.tell(|keeper| keeper.keep(&name(kind), fd));
+        if let Some(terminal) = copies.and_then(Copies::terminal) {
+            self.tell(|keeper| keeper.keep(&name(Kind::Terminal), terminal));
         }
     }
 

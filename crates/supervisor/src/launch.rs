@@ -131,6 +131,11 @@ impl ShimEnds {
         Ok(Self { words, group, announcements, log, reader })
     }
 
+    /// It is to be a shim of the process's own.
+    pub(crate) fn leave_group(&mut self) {
+        self.group = None;
+    }
+
     /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
     /// these descriptors, each of which has a letter that says what it is. `patience` is how long the
     /// group may take to make room for the request.

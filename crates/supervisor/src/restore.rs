@@ -260,12 +260,16 @@ fn restore_process(
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
-    match Copies::of_kept(&mut kept, &core.closer) {
+    match Copies::of_kept(&mut kept, record, &core.closer) {
         Some(copies) if !process.is_stopped() => process.keep_copies(copies),
         _ if was_kept && process.is_stopped() => core.keeping.release(&process),
         _ => {}
     }
-    let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.clone());
+    let policies = record.holdfast.as_ref();
+    let shim = policies.and_then(|policies| policies.shim.clone());
+    // The group of a build that told numbers alone may have used them again.
+    let is_in_group = policies.is_some_and(|policies| policies.shim_group.is_some());
+    let shim = shim.filter(|shim| !is_in_group || shim.stdio.all().all(|fd| fd.identity.is_some()));
     Ok(Restored {
         process: Arc::new(process),
         shim: shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim)),

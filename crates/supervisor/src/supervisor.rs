@@ -15,6 +15,7 @@ use holdfast_state::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::adoption;
 use crate::cgroup::Moves;
 use crate::closer::Closer;
 use crate::container::{Container, Force};
@@ -82,6 +83,8 @@ pub(crate) struct Core {
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) spares: Spares,
+    /// Held for an adoption: when a group dies, all that it had ask at once.
+    pub(crate) adoptions: tokio::sync::Semaphore,
     pub(crate) closer: Arc<Closer>,
     /// How many containers have been forgotten since memory was given back.
     forgotten: AtomicUsize,
@@ -355,6 +358,7 @@ impl Supervisor {
             keeping: Keeping::new(builder.keeper, builder.kept),
             spawned,
             spares: Spares::new(builder.spare_shims),
+            adoptions: tokio::sync::Semaphore::new(adoption::AT_ONCE),
             closer,
             forgotten: AtomicUsize::new(0),
             stop: stop.clone(),

@@ -68,6 +68,9 @@ impl Adoptions {
     const WINDOW: Duration = Duration::from_secs(600);
     /// How many follow each other at once.
     const AT_ONCE: usize = 5;
+    /// How many of them the group of the process gets. It may have no room: then a shim of the process's own
+    /// is asked for.
+    const IN_A_GROUP: usize = 2;
     /// The longest pause.
     const LONGEST: Duration = Duration::from_secs(60);
 
@@ -298,7 +301,10 @@ impl Watch {
     }
 
     async fn adopt(&mut self) -> io::Result<()> {
-        let (exit, shim) = adoption::adopt(&self.core, &self.process).await?;
+        let alone = self.adoptions.0.len() > Adoptions::IN_A_GROUP;
+        // Never closed, so this is no error.
+        let _turn = self.core.adoptions.acquire().await.map_err(io::Error::other)?;
+        let (exit, shim) = adoption::adopt(&self.core, &self.process, alone).await?;
         (self.exit, self.shim) = (Some(exit), shim);
         Ok(())
     }
@@ -318,7 +324,7 @@ impl Watch {
             Ok(evidence::on_disk(&dir))
         });
         found.await.unwrap_or_else(|error| {
-            tracing::warn!(container = %self.process.container, %error, "state directory lost");
+            tracing::warn!(container = %self.process.container, %error, "its end is not looked for on disk");
             None
         })
     }

@@ -1,8 +1,51 @@
-//! Descriptors of a process as a whole.
+//! Descriptors: what one is open for, and those of a process as a whole.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a descriptor of a pipe or a terminal is open for. As long as that exists, nothing else has the same:
+/// a pipe goes by its inode, a terminal by its number in its own file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    /// Asks the kernel. Neither a pipe's lock nor a terminal's is waited for.
+    pub fn of(fd: impl AsFd) -> io::Result<Self> {
+        let stat = nix::sys::stat::fstat(fd.as_fd())?;
+        let mut terminal: libc::c_uint = 0;
+        // SAFETY: the borrowed descriptor is open, and TIOCGPTN writes one unsigned int, to `terminal`.
+        let done =
+            unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut terminal) };
+        let number = if done == 0 { u64::from(terminal) } else { stat.st_ino };
+        Ok(Self { device: stat.st_dev, number })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.device, self.number)
+    }
+}
+
+/// A text that is no [`Identity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidIdentity;
+
+impl FromStr for Identity {
+    type Err = InvalidIdentity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIdentity> {
+        let (device, number) = text.split_once('.').ok_or(InvalidIdentity)?;
+        let parse = |text: &str| text.parse().map_err(|_| InvalidIdentity);
+        Ok(Self { device: parse(device)?, number: parse(number)? })
+    }
+}
 
 /// Our standard input and output, without the buffers of [`std::io`].
 pub fn standard() -> [BorrowedFd<'static>; 2] {
@@ -65,5 +108,30 @@ pub fn unregister(epoll: BorrowedFd<'_>, number: RawFd) {
     // nothing to be done then.
     unsafe {
         libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, number, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_the_same_and_nothing_else_is() {
+        let pipes = [std::io::pipe().unwrap(), std::io::pipe().unwrap()];
+        let of = |fd: &dyn AsFd| Identity::of(fd.as_fd()).unwrap();
+        let identity = of(&pipes[0].0);
+        assert_eq!(of(&pipes[0].0.try_clone().unwrap()), identity);
+        assert_eq!(of(&pipes[0].1), identity, "it is one pipe");
+        assert_ne!(of(&pipes[1].0), identity);
+        let terminals = [0, 1].map(|_| nix::pty::openpty(None, None).unwrap());
+        let [first, second] = terminals.each_ref().map(|pty| of(&pty.master));
+        assert_ne!(first, second);
+        assert_ne!(first, identity);
+        for identity in [identity, first] {
+            assert_eq!(identity.to_string().parse(), Ok(identity));
+        }
+        for text in ["", "1", "1.", ".1", "1.x", "-1.2", "1.2.3"] {
+            assert_eq!(text.parse::<Identity>(), Err(InvalidIdentity), "{text:?}");
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! Descriptors in messages over a Unix socket (`SCM_RIGHTS`, unix(7)).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recv, sendmsg};
 
 /// The most descriptors that a message here carries.
 pub const MAX: usize = 8;
@@ -27,27 +25,46 @@ pub fn next_length(socket: impl AsFd) -> io::Result<usize> {
 }
 
 /// Receives one message and returns its bytes' number and its descriptors, close-on-exec. Bytes
-/// beyond `bytes` and descriptors beyond [`MAX`] are lost. 0 bytes are the end of the stream.
+/// beyond `bytes` are lost. 0 bytes are the end of the stream.
+///
+/// # Errors
+/// Those of recvmsg(2), and `EMFILE` if there was no room for all the descriptors: the message has gone
+/// then, and those of its descriptors that came are closed. The next message is there all the same.
 pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MAX]);
-    let mut parts = [IoSliceMut::new(bytes)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = space.as_mut_ptr().cast();
+    header.msg_controllen = space.capacity() as _;
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: the header points to `bytes` and `space`, which live on and are as long as it says.
+    let length = unsafe { libc::recvmsg(number, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let mut fds = Vec::new();
-    for part in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = part {
-            for fd in received {
-                // SAFETY: the kernel has just opened this descriptor for us with the message, and
-                // the number goes nowhere else.
-                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: recvmsg has filled `space` with whole control messages and set its length, so that these walk
+    // over what is there. Each number in one of SCM_RIGHTS was opened for us with the message, and goes
+    // nowhere else.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+        while let Some(found) = message.as_ref() {
+            if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let room = found.cmsg_len - libc::CMSG_LEN(0) as usize;
+                let numbers: *const RawFd = libc::CMSG_DATA(message).cast();
+                for index in 0..room / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(numbers.add(index).read_unaligned()));
+                }
             }
+            message = libc::CMSG_NXTHDR(&raw const header, message);
         }
     }
-    Ok((message.bytes, fds))
+    // Those that came are closed here: who gets a part of them would take it for all.
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    Ok((length, fds))
 }
 
 #[cfg(test)]
@@ -70,5 +87,41 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
         assert_eq!(receive(&theirs, &mut byte).unwrap().0, 0);
+    }
+
+    /// Seen before: the error ended the group that received it, and what had come was never closed.
+    #[test]
+    fn a_message_that_there_is_no_room_for_costs_itself_alone_and_leaves_nothing_open() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        // Limits are a process's, so this has one of its own.
+        if std::env::var_os("HOLDFAST_TEST_INSIDE").is_none() {
+            let name = "fd_passing::tests::a_message_that_there_is_no_room_for_costs_itself_alone_and_leaves_nothing_open";
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--test-threads=1"])
+                .env("HOLDFAST_TEST_INSIDE", "1")
+                .status();
+            assert!(status.unwrap().success());
+            return;
+        }
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send(&ours, b"one", &[null.as_fd(); 4]).unwrap();
+        send(&ours, b"two", &[null.as_fd()]).unwrap();
+        let before = open();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let lowest = u64::try_from(null.as_raw_fd()).unwrap() + 1;
+        for room in [0, 1, 3] {
+            setrlimit(Resource::RLIMIT_NOFILE, lowest + room, hard).unwrap();
+            let mut bytes = [0; 8];
+            let error = receive(&theirs, &mut bytes).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with room for {room}");
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+            assert_eq!(open(), before, "with room for {room}");
+            let (length, fds) = receive(&theirs, &mut bytes).unwrap();
+            assert_eq!((&bytes[..length], fds.len()), (&b"two"[..], 1));
+            send(&ours, b"one", &[null.as_fd(); 4]).unwrap();
+            send(&ours, b"two", &[null.as_fd()]).unwrap();
+        }
     }
 }
