@@ -51,16 +51,17 @@ pub(super) enum Progress {
     Ended,
 }
 
-/// Room for a chunk, which is there as long as there is output.
+/// Room for what is read, which is there as long as there is output. Of that, what was not read into yet takes
+/// no memory.
 #[derive(Default)]
 pub(super) struct Room(Box<[u8]>);
 
 impl Room {
     fn of(&mut self, length: usize) -> &mut [u8] {
         if self.0.is_empty() {
-            self.0 = vec![0; READ_SIZE].into_boxed_slice();
+            self.0 = vec![0; PIPE_SIZE].into_boxed_slice();
         }
-        &mut self.0[..length.min(READ_SIZE)]
+        &mut self.0[..length.min(PIPE_SIZE)]
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -73,7 +74,7 @@ impl Source {
         Self::Pipe { fd, scratch: scratch.clone(), again: 0 }
     }
 
-    /// Hands on what is there, up to so much, a chunk at a time, until one is told to be the last. A pipe
+    /// Hands on what is there, up to so much, a chunk at a time, until one is said to be the last. A pipe
     /// is looked into once, and each chunk is removed from it when it has been handed on.
     pub(super) fn read(
         &mut self,
@@ -84,34 +85,36 @@ impl Source {
         let read = match self {
             Self::Pipe { fd, scratch, again } => {
                 let Some(seen) = scratch.look(fd, limit)? else { return Ok(Progress::Nothing) };
-                let mut left = seen;
-                while left > 0 {
+                if seen == 0 {
+                    return Ok(Progress::Ended);
+                }
+                // All of it at once: of a packet (`O_DIRECT`, pipe2(2)) a read that is shorter loses the rest.
+                if let Err(error) = scratch.read(room.of(seen)) {
+                    // What it has spliced from a failing disk, say.
+                    let text = format!("{seen} bytes of output can't be read: {error}");
+                    crate::log::log("warning", &text);
+                    remove(&*fd, &scratch.null, seen)?;
+                    return Ok(Progress::Moved(seen));
+                }
+                let mut moved = 0;
+                while moved < seen {
+                    let length = READ_SIZE.min(seen - moved);
                     let (length, mark) = match *again {
-                        0 => (left.min(READ_SIZE), Mark::Plain),
-                        again => (left.min(READ_SIZE).min(again), Mark::Again),
+                        0 => (length, Mark::Plain),
+                        again => (length.min(again), Mark::Again),
                     };
-                    let flow = match scratch.read(room.of(length)) {
-                        Ok(()) => hand_on(mark, &room.0[..length]),
-                        // What it has spliced from a failing disk, say.
-                        Err(error) => {
-                            let text = format!("{length} bytes of output can't be read: {error}");
-                            crate::log::log("warning", &text);
-                            ControlFlow::Break(())
-                        }
-                    };
+                    let flow = hand_on(mark, &room.0[moved..moved + length]);
                     remove(&*fd, &scratch.null, length)?;
                     *again = again.saturating_sub(length);
-                    left -= length;
+                    moved += length;
                     if flow.is_break() {
-                        // Or the next one would find it, who may be another container's.
-                        remove(&scratch.reader, &scratch.null, PIPE_SIZE)?;
                         break;
                     }
                 }
-                return Ok(if seen > 0 { Progress::Moved(seen - left) } else { Progress::Ended });
+                return Ok(Progress::Moved(moved));
             }
-            Self::Terminal(master) => nix::unistd::read(master, room.of(limit)),
-            Self::Fifo(fifo) => nix::unistd::read(fifo, room.of(limit)),
+            Self::Terminal(master) => nix::unistd::read(master, room.of(limit.min(READ_SIZE))),
+            Self::Fifo(fifo) => nix::unistd::read(fifo, room.of(limit.min(READ_SIZE))),
         };
         match read {
             // So reads a terminal whose other side nobody has open any more, us included.
@@ -172,7 +175,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> io::Result<Self> {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // What a container has written ahead is seen at once.
         enlarge(&writer);
         let null = File::options().write(true).open("/dev/null")?;
@@ -183,7 +186,8 @@ impl Scratch {
     /// be.
     fn look(&self, pipe: &OwnedFd, limit: usize) -> io::Result<Option<usize>> {
         loop {
-            return match tee(pipe, &self.writer, limit, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+            return match tee(pipe, &self.writer, limit.min(PIPE_SIZE), flags) {
                 // Nothing was there; which is the end only if there never will be anything.
                 Ok(0) => Ok(has_ended(pipe)?.then_some(0)),
                 Ok(length) => Ok(Some(length)),
@@ -194,9 +198,14 @@ impl Scratch {
         }
     }
 
-    /// Reads so much of what was seen.
+    /// Reads what was seen, which is so much. Whether that can be read or not, nothing is left of it here, where
+    /// the next one would find it, who may be another container's.
     fn read(&self, bytes: &mut [u8]) -> io::Result<()> {
-        (&self.reader).read_exact(bytes)
+        let read = (&self.reader).read_exact(bytes);
+        if read.is_err() {
+            remove(&self.reader, &self.null, PIPE_SIZE)?;
+        }
+        read
     }
 }
 
@@ -226,4 +235,64 @@ fn has_ended(pipe: &OwnedFd) -> io::Result<bool> {
     poll(&mut set, PollTimeout::ZERO)?;
     let found = set[0].revents().unwrap_or(PollFlags::empty());
     Ok(found.contains(PollFlags::POLLHUP) && !found.contains(PollFlags::POLLIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn source(ours: OwnedFd) -> Source {
+        Source::pipe(ours, &Rc::new(Scratch::new().unwrap()))
+    }
+
+    /// Reads all there is.
+    fn read(source: &mut Source, room: &mut Room) -> (Vec<u8>, Progress) {
+        let mut all = Vec::new();
+        loop {
+            let progress = source.read(room, PIPE_SIZE, |_, bytes| {
+                all.extend_from_slice(bytes);
+                ControlFlow::Continue(())
+            });
+            match progress.unwrap() {
+                Progress::Moved(_) => {}
+                end => return (all, end),
+            }
+        }
+    }
+
+    /// A read of ours that ends within a packet would throw the rest of it away.
+    #[test]
+    fn packets_come_whole_wherever_they_begin() {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_DIRECT).unwrap();
+        enlarge(&theirs);
+        let (mut source, mut room) = (source(ours), Room::default());
+        let mut theirs = File::from(theirs);
+        let mut sent = Vec::new();
+        for length in [1, 4000, 4096, 3000, 10_000].iter().cycle().take(60) {
+            let packet: Vec<u8> = (0..*length).map(|i| u8::try_from(i % 251).unwrap()).collect();
+            if theirs.write_all(&packet).is_ok() {
+                sent.extend(packet);
+            }
+        }
+        assert!(sent.len() > 2 * READ_SIZE, "{} bytes", sent.len());
+        let (got, end) = read(&mut source, &mut room);
+        assert!(got == sent && end == Progress::Nothing, "{} of {} bytes", got.len(), sent.len());
+        drop(theirs);
+        assert_eq!(read(&mut source, &mut room), (Vec::new(), Progress::Ended));
+    }
+
+    #[test]
+    fn what_is_not_taken_stays_in_the_pipe() {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        enlarge(&theirs);
+        let (mut source, mut room) = (source(ours), Room::default());
+        let mut theirs = File::from(theirs);
+        theirs.write_all(&[b'x'; 3 * READ_SIZE]).unwrap();
+        let progress = source.read(&mut room, PIPE_SIZE, |_, _| ControlFlow::Break(())).unwrap();
+        assert_eq!(progress, Progress::Moved(READ_SIZE));
+        theirs.write_all(b"end").unwrap();
+        let (got, _) = read(&mut source, &mut room);
+        assert!(got.len() == 2 * READ_SIZE + 3 && got.ends_with(b"xend"), "{} bytes", got.len());
+    }
 }
