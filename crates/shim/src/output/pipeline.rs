@@ -8,7 +8,7 @@ use holdfast_state::cri::Stream;
 use nix::poll::PollFlags;
 
 use super::source::{Progress, Room};
-use super::{PIPE_SIZE, Sinks, Source, warn};
+use super::{LOOK_SIZE, Sinks, Source, warn};
 
 /// How long what waits for a reader may wait after the end of the process, from when that has last taken
 /// something on.
@@ -79,8 +79,8 @@ impl Pipeline {
         }
         for stream in STREAMS {
             if is_ready(Slot::Source(stream)) && !self.sinks.are_full() {
-                // As much as our pipes hold, so that one stream can't starve the rest of the loop.
-                self.carry(stream, PIPE_SIZE);
+                // One look's worth, so that one stream can't starve the rest of the loop.
+                self.carry(stream, LOOK_SIZE);
             }
         }
         self.keep_patience();

@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::{PIPE_SIZE, READ_SIZE, Sinks};
+use super::{LOOK_SIZE, PIPE_SIZE, READ_SIZE, Sinks};
 
 /// How much of a terminal's output is taken at its process's end before others that still write to
 /// it have to wait their turn.
@@ -59,9 +59,9 @@ pub(super) struct Room(Box<[u8]>);
 impl Room {
     fn of(&mut self, length: usize) -> &mut [u8] {
         if self.0.is_empty() {
-            self.0 = vec![0; PIPE_SIZE].into_boxed_slice();
+            self.0 = vec![0; LOOK_SIZE].into_boxed_slice();
         }
-        &mut self.0[..length.min(PIPE_SIZE)]
+        &mut self.0[..length.min(LOOK_SIZE)]
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -176,7 +176,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // What a container has written ahead is seen at once.
+        // As much as is looked at, in however small parts that was written.
         enlarge(&writer);
         let null = File::options().write(true).open("/dev/null")?;
         Ok(Self { reader: reader.into(), writer, null })
@@ -187,7 +187,7 @@ impl Scratch {
     fn look(&self, pipe: &OwnedFd, limit: usize) -> io::Result<Option<usize>> {
         loop {
             let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-            return match tee(pipe, &self.writer, limit.min(PIPE_SIZE), flags) {
+            return match tee(pipe, &self.writer, limit.min(LOOK_SIZE), flags) {
                 // Nothing was there; which is the end only if there never will be anything.
                 Ok(0) => Ok(has_ended(pipe)?.then_some(0)),
                 Ok(length) => Ok(Some(length)),
@@ -290,7 +290,7 @@ mod tests {
         let mut theirs = File::from(theirs);
         theirs.write_all(&[b'x'; 3 * READ_SIZE]).unwrap();
         let progress = source.read(&mut room, PIPE_SIZE, |_, _| ControlFlow::Break(())).unwrap();
-        assert_eq!(progress, Progress::Moved(READ_SIZE));
+        assert_eq!(progress, Progress::Moved(READ_SIZE), "one chunk");
         theirs.write_all(b"end").unwrap();
         let (got, _) = read(&mut source, &mut room);
         assert!(got.len() == 2 * READ_SIZE + 3 && got.ends_with(b"xend"), "{} bytes", got.len());
