@@ -6,11 +6,12 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
 use holdfast_state::legacy::{
-    CLOSER_OPTION, GROUP_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION,
+    CLOSER_OPTION, GROUP_OPTION, IDENTIFY_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION,
 };
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
@@ -50,6 +51,15 @@ pub(crate) struct Args<'a> {
     pub(crate) runtime: Vec<&'a OsStr>,
 }
 
+/// Whether who began us understands what a descriptor is, and not its number alone.
+static IDENTIFIES: AtomicBool = AtomicBool::new(false);
+
+/// Whether to tell with each descriptor what it is. That holds for a whole process: those of a group have the
+/// same supervisor.
+pub(crate) fn identifies() -> bool {
+    IDENTIFIES.load(Ordering::Relaxed)
+}
+
 const USAGE: &str = "usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)";
 
 /// Parses what follows the program's name.
@@ -81,6 +91,7 @@ pub(crate) fn parse<'a>(
             SEAT_OPTION => args.seat = true,
             SPARE_OPTION => args.spare = true,
             CLOSER_OPTION => args.closer = true,
+            IDENTIFY_OPTION => IDENTIFIES.store(true, Ordering::Relaxed),
             "--terminal" => args.terminal = true,
             "--" => {
                 // At once: each size that it grew through would stay with the allocator.

@@ -373,6 +373,7 @@ impl Group {
         let child = Command::new("/proc/self/exe")
             .arg0("holdfast-shim")
             .arg(legacy::SEAT_OPTION)
+            .args(args::identifies().then_some(legacy::IDENTIFY_OPTION))
             .args(words)
             .stdin(OwnedFd::from(self.departures.try_clone()?))
             .stdout(exit.try_clone()?)

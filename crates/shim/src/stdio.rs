@@ -18,7 +18,7 @@ use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
-use crate::args::Args;
+use crate::args::{self, Args};
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
 use crate::legacy::LegacyStdio;
@@ -191,8 +191,10 @@ impl Stdio {
 
     /// What we read from, for the supervisor to keep copies.
     pub(crate) fn fds(&self) -> StdioFds {
-        let of =
-            |fd: BorrowedFd<'_>| ShimFd { number: fd.as_raw_fd(), identity: Identity::of(fd).ok() };
+        let of = |fd: BorrowedFd<'_>| ShimFd {
+            number: fd.as_raw_fd(),
+            identity: args::identifies().then(|| Identity::of(fd).ok()).flatten(),
+        };
         StdioFds {
             stdout: self.pipe(Stream::Stdout).map(of),
             stderr: self.pipe(Stream::Stderr).map(of),

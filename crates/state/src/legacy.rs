@@ -38,6 +38,9 @@ pub const SPARE_OPTION: &str = "--spare";
 /// The option of a process that only closes the descriptors that come by its standard input, and says
 /// so by one byte a message.
 pub const CLOSER_OPTION: &str = "--closer";
+/// The option by which a shim tells with each descriptor what it is ([`ShimFd`](crate::announce::ShimFd)). A
+/// supervisor that gives it understands that; to the group of a build before it is not given.
+pub const IDENTIFY_OPTION: &str = "--identify";
 /// As `--adopt`, for a process whose shim, the pid that follows, has handed it over and left nothing half
 /// done.
 pub const MOVED_OPTION: &str = "--moved";

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::legacy::{GROUP_OPTION, MESSAGE_LIMIT};
+use holdfast_state::legacy::{GROUP_OPTION, IDENTIFY_OPTION, MESSAGE_LIMIT};
 use holdfast_state::{Directory, GroupName};
 use holdfast_sys::fd_passing;
 use nix::errno::Errno;
@@ -120,6 +120,7 @@ fn begin(
     command
         .arg(GROUP_OPTION)
         .arg(home.path().join(group.as_str()))
+        .arg(IDENTIFY_OPTION)
         .stdin(OwnedFd::from(inbox))
         .stdout(Stdio::null())
         .stderr(home.append(&log_name(group))?);

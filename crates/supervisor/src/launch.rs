@@ -143,26 +143,27 @@ impl ShimEnds {
         self,
         core: &Arc<Core>,
         patience: Duration,
-        legacy: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
+        adoptee: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
     ) -> io::Result<(File, Option<Child>)> {
-        let adopt = legacy.as_ref().map(|_| OsStr::new("--adopt"));
+        let adopt = adoptee.as_ref().map(|_| OsStr::new("--adopt"));
         let words = adopt.into_iter().chain(self.words.iter().map(|word| &**word));
         if let Some(group) = &self.group {
-            let (mut kinds, mut fds) = legacy.unwrap_or_default();
+            let (mut kinds, mut fds) = adoptee.unwrap_or_default();
             kinds.extend([legacy::EXIT, legacy::LOG]);
             fds.extend([self.announcements.as_fd(), self.log.as_fd()]);
             groups::ask(core, group, &legacy::message(&kinds, words), &fds, patience)?;
             return Ok((self.reader, None));
         }
+        let words = std::iter::once(OsStr::new(legacy::IDENTIFY_OPTION)).chain(words);
         let (exit, log) = (self.announcements.as_fd(), self.log.as_fd());
-        if legacy.is_none()
+        if adoptee.is_none()
             && let Some(shim) = core.spares.employ(words.clone(), exit, log)
         {
             return Ok((self.reader, Some(shim)));
         }
         let mut command = core.shim_command();
         command.args(words).stdin(Stdio::null());
-        if let Some((kinds, fds)) = legacy {
+        if let Some((kinds, fds)) = adoptee {
             let (ours, theirs) = UnixStream::pair()?;
             fd_passing::send(&ours, &kinds, &fds)?;
             command.stdin(OwnedFd::from(theirs));
