@@ -539,12 +539,14 @@ async fn sigterm_and_sigint_during_the_restore_end_the_daemon_with_a_line() {
         command = slow;
         let child = command.stderr(std::process::Stdio::piped()).spawn().expect("run strace");
         let strace = child.id().unwrap().cast_signed();
+        // Once there is a handler for the last of them, those before it have somebody who is told.
+        let last = holdfast_sys::stray::SIGNALS[holdfast_sys::stray::SIGNALS.len() - 1];
         let started = || {
             let children = holdfast_tests::processes::children(strace);
             children
                 .into_iter()
                 .filter_map(Proc::of)
-                .find(|one| one.command().contains("daemon") && has_handler(one.pid, signal))
+                .find(|one| one.command().contains("daemon") && has_handler(one.pid, last))
         };
         eventually("the daemon to begin", || started().is_some()).await;
         let daemon = started().unwrap();

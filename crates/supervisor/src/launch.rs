@@ -128,12 +128,18 @@ impl ShimEnds {
             }
         }
         let group = policies.and_then(|policies| policies.shim_group.clone());
-        Ok(Self { words, group, announcements, log, reader })
+        let mut ends = Self { words, group, announcements, log, reader };
+        if ends.group.is_none() {
+            ends.leave_group();
+        }
+        Ok(ends)
     }
 
     /// It is to be a shim of the process's own.
     pub(crate) fn leave_group(&mut self) {
         self.group = None;
+        // Of a group that is said once, to the whole of it.
+        self.words.push(legacy::IDENTIFY_OPTION.into());
     }
 
     /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
@@ -154,7 +160,6 @@ impl ShimEnds {
             groups::ask(core, group, &legacy::message(&kinds, words), &fds, patience)?;
             return Ok((self.reader, None));
         }
-        let words = std::iter::once(OsStr::new(legacy::IDENTIFY_OPTION)).chain(words);
         let (exit, log) = (self.announcements.as_fd(), self.log.as_fd());
         if adoptee.is_none()
             && let Some(shim) = core.spares.employ(words.clone(), exit, log)
