@@ -320,7 +320,8 @@ pub(crate) struct StdioArgs {
     /// `DRIVER[:PATH][,option=value…]`, several times for several places. Drivers: cri, json-file,
     /// file, fifo, journald, none. Options: max-size=SIZE and max-files=N (rotation; by default 10m and
     /// 5, or what the daemon says; max-size=0 for none), rate=LINES (a second), stderr=PATH,
-    /// backpressure=block|drop-oldest|spill and buffer=SIZE (fifo). A comma in a PATH is written `\,`,
+    /// backpressure=block|drop-oldest|spill and buffer=SIZE (fifo), direct=yes (file: the container gets
+    /// the file itself). A comma in a PATH is written `\,`,
     /// a backslash `\\`.
     #[arg(long, value_name = "DRIVER[:PATH][,…]")]
     log: Vec<LogSpec>,

@@ -21,14 +21,14 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Exit {
     record: ExitRecord,
-    /// A child of ours that is to be reaped.
+    /// The pid of our child, until it is reaped.
     zombie: Option<i32>,
     /// When to try again to record it, until it is.
     retry: Option<Instant>,
 }
 
 impl Exit {
-    /// Of a child of ours, which is a zombie. Where the kernel does not tell the status before the
+    /// The exit of our child, which is a zombie. Where the kernel does not tell the status before the
     /// reap ([`kernel::tells_before_reap`](holdfast_sys::kernel::tells_before_reap)), it is reaped first: who
     /// kills us in between makes it an unknown one, and not a wrong one.
     pub(crate) fn of_child(pid: i32, peeked: Termination, tells_before_reap: bool) -> Self {
@@ -40,7 +40,7 @@ impl Exit {
         }
     }
 
-    /// Of a process that is not our child. `None` if its end is not known yet.
+    /// The exit of a process that is not our child. `None` if its end is not known yet.
     pub(crate) fn of_orphan(ending: Ending) -> Option<Self> {
         let unknown = |reason| (ExitStatus::Unknown(reason), Evidence::None);
         let (status, evidence) = match ending {
@@ -65,7 +65,7 @@ impl Exit {
             dir => Some(dir),
         };
         match dir.map(|dir| dir?.record_exit(&self.record)).transpose() {
-            // Of an orphan someone else may have known better and been faster.
+            // Another may have recorded the exit of an orphan first, and known it better.
             Ok(Some(standing)) => self.record = standing,
             Ok(None) => {}
             Err(error) => {

@@ -520,7 +520,7 @@ fn receive(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
             Ok(Some((message, fds)))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        // Who has asked sees the exit FIFO close: it came along and is gone.
+        // The exit FIFO was in the lost message, so it closes, and the supervisor sees that.
         Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
             log("error", &format!("a message is lost: {error}"));
             Ok(Some((Vec::new(), Vec::new())))

@@ -6,9 +6,9 @@ use holdfast_state::cri::Stream::{Stderr, Stdout};
 /// One thing to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Of what the process writes.
+    /// A slot of the output pipeline.
     Output(Slot),
-    /// Of its terminal's input.
+    /// A slot of the terminal's input pipeline.
     Input(Slot),
     /// A message.
     Control,

@@ -128,29 +128,27 @@ impl ShimEnds {
             }
         }
         let group = policies.and_then(|policies| policies.shim_group.clone());
-        let mut ends = Self { words, group, announcements, log, reader };
-        if ends.group.is_none() {
-            ends.leave_group();
-        }
-        Ok(ends)
+        Ok(Self { words, group, announcements, log, reader })
     }
 
     /// It is to be a shim of the process's own.
     pub(crate) fn leave_group(&mut self) {
         self.group = None;
-        // Of a group that is said once, to the whole of it.
-        self.words.push(legacy::IDENTIFY_OPTION.into());
     }
 
     /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
     /// these descriptors, each of which has a letter that says what it is. `patience` is how long the
     /// group may take to make room for the request.
     pub(crate) fn begin(
-        self,
+        mut self,
         core: &Arc<Core>,
         patience: Duration,
         adoptee: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
     ) -> io::Result<(File, Option<Child>)> {
+        // A group was asked for that when it began. It stands behind the directory.
+        if self.group.is_none() {
+            self.words.insert(2, legacy::IDENTIFY_OPTION.into());
+        }
         let adopt = adoptee.as_ref().map(|_| OsStr::new("--adopt"));
         let words = adopt.into_iter().chain(self.words.iter().map(|word| &**word));
         if let Some(group) = &self.group {

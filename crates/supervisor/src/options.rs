@@ -107,7 +107,7 @@ impl Builder {
     /// the oldest is removed, so a log takes at the most their product. At least 4096 bytes and one
     /// file. With `None` such a log has no bound. Default: 10 MiB and 5 files.
     ///
-    /// It concerns the drivers `cri` and `json-file`. A log can choose for itself, with
+    /// It concerns the drivers `cri`, `json-file` and `file`, but not `file,direct=yes`. A log can choose for itself, with
     /// [`LogSpec::max_size`](crate::LogSpec::max_size).
     #[must_use]
     pub fn log_rotation(mut self, max_size: Option<u64>, max_files: u32) -> Self {

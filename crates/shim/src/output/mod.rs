@@ -29,7 +29,7 @@ pub(crate) use source::{Scratch, Source, enlarge};
 use holdfast_state::cri::{Mark, Stream};
 use holdfast_state::time::TEXT_LEN;
 
-/// How much is read at once: what a pipe holds by default, in bytes.
+/// The size of a chunk in bytes: what a pipe holds by default.
 const READ_SIZE: usize = 64 * 1024;
 
 /// How much a container can write ahead, in bytes: four reads' worth.

@@ -1,4 +1,4 @@
-//! Where bytes come from. Nothing is allocated here after the start.
+//! Where bytes come from.
 //!
 //! What is in a pipe is copied out of it first, brought to the sinks, and only then taken out: who kills
 //! us in between leaves it in the pipe for the next shim. That one may find in the log what is in the
