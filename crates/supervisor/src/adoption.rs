@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holdfast_state::announce::{ShimFd, StdioFds};
 use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
@@ -204,12 +205,13 @@ pub(crate) async fn adopt(
     let (reader, child) = blocking(move || {
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
         let dir = core.process_dir(&process.container, &process.id)?;
+        let record = dir.load().map_err(io::Error::other)?;
+        await_end(&record)?;
         if dir.control_writer().is_ok() {
             // Its exit FIFO may have been removed; two shims would tear the output apart.
             return Err(io::Error::other("its shim lives, and is not heard"));
         }
         dir.make_fifos()?;
-        let record = dir.load().map_err(io::Error::other)?;
         let copies = process
             .take_copies()
             .unwrap_or_else(|| Copies::of_process(&handle, &record, &core.closer));
@@ -220,6 +222,22 @@ pub(crate) async fn adopt(
     })
     .await?;
     Ok((ExitFifo::new(reader)?, child))
+}
+
+/// How long a shim that is ending may take.
+const END_GRACE: Duration = Duration::from_secs(10);
+
+/// Waits until a shim that is ending has ended. It closes its files one by one: that of the process may be
+/// closed while the inbox of its group is open, and what came into that now would be lost.
+fn await_end(record: &ProcessRecord) -> io::Result<()> {
+    let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.as_ref());
+    let Some(shim) = shim.filter(|shim| is_being_killed(shim.pid)) else { return Ok(()) };
+    let Some(held) = Handle::open(shim.pid)? else { return Ok(()) };
+    let is_it = held.start_time.as_ref() == Some(&shim.start_time);
+    if is_it && !held.pidfd.ends_by(Instant::now() + END_GRACE)? {
+        return Err(io::Error::other("its shim is ending, and hangs in the kernel"));
+    }
+    Ok(())
 }
 
 fn spawn_adopter(

@@ -2,7 +2,6 @@
 //! has ended all of it before it goes.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use holdfast_state::process_dir::{PID, PROCESS_JSON};
 use holdfast_sys::PidFd;
 use holdfast_sys::proc::{self, Stat};
 use nix::libc::SIGKILL;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::identity::Handle;
 
@@ -41,7 +39,7 @@ pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
             // Asked again of the process that we hold now.
             if is_its(pid) {
                 ended = false;
-                if !ends(&process, give_up_at)? {
+                if !process.ends_by(give_up_at)? {
                     tracing::warn!(pid, "runtime killed: its shim died, and it does not end");
                     kill(&process)?;
                 }
@@ -77,23 +75,9 @@ pub(crate) fn end_process(dir: &ProcessDir) -> io::Result<()> {
 
 fn kill(process: &PidFd) -> io::Result<()> {
     process.send_signal(SIGKILL)?;
-    if ends(process, Instant::now() + KILL_GRACE)? {
+    if process.ends_by(Instant::now() + KILL_GRACE)? {
         Ok(())
     } else {
         Err(io::Error::other("it survives SIGKILL: it hangs in the kernel"))
-    }
-}
-
-/// Whether a process ends by then.
-fn ends(process: &PidFd, by: Instant) -> io::Result<bool> {
-    loop {
-        let left = by.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
     }
 }

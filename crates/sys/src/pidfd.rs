@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -46,6 +47,20 @@ impl PidFd {
     pub fn is_alive(&self) -> bool {
         let mut set = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         !matches!(poll(&mut set, PollTimeout::ZERO), Ok(n) if n > 0)
+    }
+
+    /// Waits until the process is a zombie or reaped, and returns whether it is by then.
+    pub fn ends_by(&self, by: Instant) -> io::Result<bool> {
+        loop {
+            let left = by.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(nix::Error::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// How the process ended, if it was reaped (by anyone) and the kernel tells: Linux 6.15+
