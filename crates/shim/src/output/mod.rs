@@ -32,12 +32,9 @@ use holdfast_state::time::TEXT_LEN;
 /// The size of a chunk in bytes: what a pipe holds by default.
 const READ_SIZE: usize = 64 * 1024;
 
-/// How much a container can write ahead, in bytes: four reads' worth.
+/// How much a container can write ahead, in bytes: four reads' worth. As much of a pipe is looked at together:
+/// each look takes the pipe's lock, for which the container may wait.
 const PIPE_SIZE: usize = 4 * READ_SIZE;
-
-/// How much of a pipe is looked at together, in bytes: each look takes the pipe's lock, for which the container
-/// may wait; and more would not stay in a processor's cache until it is written.
-const LOOK_SIZE: usize = 2 * READ_SIZE;
 
 /// A time as it stands in logs.
 type Stamp = [u8; TEXT_LEN];

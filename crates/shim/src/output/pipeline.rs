@@ -8,7 +8,7 @@ use holdfast_state::cri::Stream;
 use nix::poll::PollFlags;
 
 use super::source::{Progress, Room};
-use super::{LOOK_SIZE, Sinks, Source, warn};
+use super::{PIPE_SIZE, Sinks, Source, warn};
 
 /// How long what waits for a reader may wait after the end of the process, from when that has last taken
 /// something on.
@@ -80,7 +80,7 @@ impl Pipeline {
         for stream in STREAMS {
             if is_ready(Slot::Source(stream)) && !self.sinks.are_full() {
                 // One look's worth, so that one stream can't starve the rest of the loop.
-                self.carry(stream, LOOK_SIZE);
+                self.carry(stream, PIPE_SIZE);
             }
         }
         self.keep_patience();

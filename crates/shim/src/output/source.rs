@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::{LOOK_SIZE, PIPE_SIZE, READ_SIZE, Sinks};
+use super::{PIPE_SIZE, READ_SIZE, Sinks, warn};
 
 /// How much of a terminal's output is taken at its process's end before others that still write to
 /// it have to wait their turn.
@@ -59,9 +59,9 @@ pub(super) struct Room(Box<[u8]>);
 impl Room {
     fn of(&mut self, length: usize) -> &mut [u8] {
         if self.0.is_empty() {
-            self.0 = vec![0; LOOK_SIZE].into_boxed_slice();
+            self.0 = vec![0; READ_SIZE].into_boxed_slice();
         }
-        &mut self.0[..length.min(LOOK_SIZE)]
+        &mut self.0[..length.min(READ_SIZE)]
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -84,26 +84,29 @@ impl Source {
     ) -> io::Result<Progress> {
         let read = match self {
             Self::Pipe { fd, scratch, again } => {
-                let Some(seen) = scratch.look(fd, limit)? else { return Ok(Progress::Nothing) };
-                if seen == 0 {
+                let Some(mut seen) = scratch.look(fd, limit)? else { return Ok(Progress::Nothing) };
+                if seen.left == 0 {
                     return Ok(Progress::Ended);
                 }
-                // All of it at once: of a packet (`O_DIRECT`, pipe2(2)) a read that is shorter loses the rest.
-                if let Err(error) = scratch.read(room.of(seen)) {
-                    // What it has spliced from a failing disk, say.
-                    let text = format!("{seen} bytes of output can't be read: {error}");
-                    crate::log::log("warning", &text);
-                    remove(&*fd, &scratch.null, seen)?;
-                    return Ok(Progress::Moved(seen));
-                }
                 let mut moved = 0;
-                while moved < seen {
-                    let length = READ_SIZE.min(seen - moved);
+                // What of a packet (`O_DIRECT`, pipe2(2)) a chunk has no room for is lost of what was seen, and is
+                // left in the pipe.
+                while seen.left > 0 && seen.is_whole()? {
+                    let length = READ_SIZE.min(seen.left);
                     let (length, mark) = match *again {
                         0 => (length, Mark::Plain),
                         again => (length.min(again), Mark::Again),
                     };
-                    let flow = hand_on(mark, &room.0[moved..moved + length]);
+                    let bytes = room.of(length);
+                    let flow = match seen.read(bytes) {
+                        Ok(()) => hand_on(mark, bytes),
+                        // What it has spliced from a failing disk, say.
+                        Err(error) => {
+                            let text = format!("{length} bytes of output can't be read: {error}");
+                            crate::log::log("warning", &text);
+                            ControlFlow::Break(())
+                        }
+                    };
                     remove(&*fd, &scratch.null, length)?;
                     *again = again.saturating_sub(length);
                     moved += length;
@@ -147,10 +150,10 @@ impl Source {
     ) -> io::Result<()> {
         let Self::Pipe { fd, scratch, again } = self else { return Ok(()) };
         if let Some(last) = sinks.last_read(stream)?
-            && let Some(length) = scratch.look(fd, READ_SIZE)?
+            && let Some(mut seen) = scratch.look(fd, READ_SIZE)?
         {
-            let bytes = room.of(length);
-            scratch.read(bytes)?;
+            let bytes = room.of(seen.left);
+            seen.read(bytes)?;
             *again = last.end_in(bytes);
         }
         Ok(())
@@ -182,30 +185,52 @@ impl Scratch {
         Ok(Self { reader: reader.into(), writer, null })
     }
 
-    /// Copies into here what is in a pipe, and leaves it there. `None` if nothing is; 0 if nothing will ever
-    /// be.
-    fn look(&self, pipe: &OwnedFd, limit: usize) -> io::Result<Option<usize>> {
+    /// Copies into here what is in a pipe, and leaves it there. `None` if nothing is; 0 bytes if nothing will
+    /// ever be.
+    fn look(&self, pipe: &OwnedFd, limit: usize) -> io::Result<Option<Seen<'_>>> {
+        let seen = |left| Seen { scratch: self, left };
         loop {
             let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-            return match tee(pipe, &self.writer, limit.min(LOOK_SIZE), flags) {
+            return match tee(pipe, &self.writer, limit.min(PIPE_SIZE), flags) {
                 // Nothing was there; which is the end only if there never will be anything.
-                Ok(0) => Ok(has_ended(pipe)?.then_some(0)),
-                Ok(length) => Ok(Some(length)),
+                Ok(0) => Ok(has_ended(pipe)?.then(|| seen(0))),
+                Ok(length) => Ok(Some(seen(length))),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Ok(None),
                 Err(error) => Err(error.into()),
             };
         }
     }
+}
 
-    /// Reads what was seen, which is so much. Whether that can be read or not, nothing is left of it here, where
-    /// the next one would find it, who may be another container's.
-    fn read(&self, bytes: &mut [u8]) -> io::Result<()> {
-        let read = (&self.reader).read_exact(bytes);
-        if read.is_err() {
-            remove(&self.reader, &self.null, PIPE_SIZE)?;
+/// What was seen in a pipe. Whatever is not read is forgotten: the next one to look may be another container's.
+struct Seen<'a> {
+    scratch: &'a Scratch,
+    /// How many bytes are yet to be read.
+    left: usize,
+}
+
+impl Seen<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        (&self.scratch.reader).read_exact(bytes)?;
+        self.left -= bytes.len();
+        Ok(())
+    }
+
+    /// Whether all that is yet to be read is there.
+    fn is_whole(&self) -> io::Result<bool> {
+        Ok(holdfast_sys::fd::readable_bytes(&self.scratch.reader)? == self.left)
+    }
+}
+
+impl Drop for Seen<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            warn(
+                "looking into a pipe",
+                remove(&self.scratch.reader, &self.scratch.null, PIPE_SIZE),
+            );
         }
-        read
     }
 }
 
