@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
-use holdfast_state::legacy::{
-    CLOSER_OPTION, GROUP_OPTION, IDENTIFY_OPTION, MOVED_OPTION, SEAT_OPTION, SPARE_OPTION,
-};
+use holdfast_state::shim_options::{ADOPT, CLOSER, GROUP, IDENTIFY, MOVED, SEAT, SPARE};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
 /// or `holdfast-shim --group PATH`, or `holdfast-shim --spare`, or `holdfast-shim --closer`
@@ -87,11 +85,11 @@ pub(crate) fn parse<'a>(
     while let Some(word) = words.next() {
         let name = word.to_str().unwrap_or_default();
         match name {
-            "--adopt" => args.adopt = true,
-            SEAT_OPTION => args.seat = true,
-            SPARE_OPTION => args.spare = true,
-            CLOSER_OPTION => args.closer = true,
-            IDENTIFY_OPTION => IDENTIFIES.store(true, Ordering::Relaxed),
+            ADOPT => args.adopt = true,
+            SEAT => args.seat = true,
+            SPARE => args.spare = true,
+            CLOSER => args.closer = true,
+            IDENTIFY => IDENTIFIES.store(true, Ordering::Relaxed),
             "--terminal" => args.terminal = true,
             "--" => {
                 // At once: each size that it grew through would stay with the allocator.
@@ -103,10 +101,10 @@ pub(crate) fn parse<'a>(
                 let value = words.next().ok_or(USAGE)?;
                 match name {
                     "--dir" => args.dir = Path::new(value),
-                    MOVED_OPTION => {
+                    MOVED => {
                         (args.adopt, args.moved) = (true, Some(parsed(name, value)?));
                     }
-                    GROUP_OPTION => args.group = Some(value),
+                    GROUP => args.group = Some(value),
                     "--timeout-ms" => {
                         args.timeout = Some(Duration::from_millis(parsed(name, value)?));
                     }

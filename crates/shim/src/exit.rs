@@ -94,9 +94,9 @@ impl Exit {
         self.retry
     }
 
-    /// Whether this child is the zombie that stays until it is recorded.
-    pub(crate) fn is_of(&self, pid: i32) -> bool {
-        self.zombie == Some(pid)
+    /// The pid of our child, until it is reaped.
+    pub(crate) fn zombie(&self) -> Option<i32> {
+        self.zombie
     }
 
     /// Whether it is recorded, and the process reaped.

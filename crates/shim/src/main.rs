@@ -15,18 +15,17 @@
 //! | `exit` | the end of a process, as one transaction |
 //! | `interest` | what there is to wait for |
 //! | `home` | the process's directory, by its path |
+//! | `shim` | the one loop, and how it begins |
+//! | `seats` | what the kernel and the timers know of each seat, and which child is whose |
 //! | `seat` | what is done for one process: messages, output, its end |
-//! | `shim` | the shim of one process: a loop around one `poll` |
-//! | `starting` | its first phase: from the runtime to a process of ours, or back to nothing |
-//! | `group` | the shim of many processes: a loop around one `epoll_wait` |
-//! | `spare` | one that was begun before there is a process to start |
+//! | `start` | from the runtime to a process of ours, or back to nothing |
+//! | `group` | what makes a shim that of many processes: it is asked for more of them |
 //! | `closer` | a process that closes what could make others wait |
-//! | `handover` | from the one that has started a process to its group |
-//! | `legacy` | what a shim leaves to the one that takes over |
 //! | `log` | its own log |
 //!
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
-//! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats.
+//! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats; its
+//! `handoff` is the one message by which descriptors come and go.
 
 #![cfg_attr(not(test), no_main)]
 // The tests have a `main` of their own.
@@ -36,28 +35,23 @@ mod args;
 mod closer;
 mod exit;
 mod group;
-mod handover;
 mod home;
 mod interest;
-mod legacy;
 mod log;
 mod output;
 mod runtime;
 mod seat;
+mod seats;
 mod setup;
 mod shim;
-mod spare;
-mod starting;
+mod start;
 mod stdio;
 mod terminal;
 
-use std::io;
-
 use holdfast_sys::start::Arguments;
 
-use group::Group;
-use handover::Handover;
 use shim::Shim;
+use start::{Handover, Words};
 
 // Without the standard library's own start, which maps a stack for signals and reads
 // `/proc/self/maps`: memory that each of a thousand shims would keep.
@@ -69,7 +63,7 @@ fn run(arguments: Arguments) -> u8 {
     // By reference: each place that it were moved through would be in this frame.
     let done = match &mut begun {
         Ok(Some(shim)) => shim.run().map_err(|error| error.to_string()),
-        Ok(None) => group().map_err(|error| error.to_string()),
+        Ok(None) => Ok(0),
         Err(error) => Err(std::mem::take(error)),
     };
     done.unwrap_or_else(|error| {
@@ -78,15 +72,15 @@ fn run(arguments: Arguments) -> u8 {
     })
 }
 
-/// The shim of one process. `None` if it is to be that of a group.
+/// A shim of any kind. `None` if there is nothing to do.
 ///
-/// Not inlined, nor is [`group()`]: the frame in which a shim runs is its own for life.
+/// Not inlined: the frame in which a shim runs is its own for life.
 #[inline(never)]
-fn begin(words: handover::Words) -> Result<Option<Shim>, String> {
+fn begin(words: Words) -> Result<Option<Shim>, String> {
     let args = args::parse(words.clone())?;
     let begun = match &args {
-        args if args.group.is_some() => return Ok(None),
-        args if args.spare => spare::start(),
+        args if args.group.is_some() => Shim::group().map(Some),
+        args if args.spare => Shim::wait_for_start(),
         args if args.closer => closer::run().map(|()| None),
         args if args.adopt => Shim::adopt(args).map(Some),
         args => {
@@ -94,13 +88,5 @@ fn begin(words: handover::Words) -> Result<Option<Shim>, String> {
             handover.and_then(|handover| Shim::start(args, handover).map(Some))
         }
     };
-    match begun {
-        Ok(None) => std::process::exit(0),
-        other => other.map_err(|error| error.to_string()),
-    }
-}
-
-#[inline(never)]
-fn group() -> io::Result<u8> {
-    Group::begin()?.run()
+    begun.map_err(|error| error.to_string())
 }

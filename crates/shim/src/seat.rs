@@ -2,11 +2,10 @@
 //! group many.
 //!
 //! ```text
-//! Starting ── the runtime exits 0, its pid file names a child of ours ──▶ Running, Moved or Adopted
-//!     │                                                                      │ the process exits:
-//!     │ the runtime fails, the deadline passes, it is given up               │ drain, record, announce
-//!     ▼                                                                      ▼
-//! all descendants killed, exit code 1                        Exited ── output ended ──▶ exit code 0
+//! Starting ── its start has succeeded ──▶ Running or Moved; or it begins Arriving, Running or Adopted
+//!                                            │ the process exits: drain, record, announce, reap
+//!                                            ▼
+//!                                         Exited ── the output has ended ──▶ over
 //! ```
 
 use std::fs::File;
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 use holdfast_state::ProcessDir;
 use holdfast_state::announce::{Announcement, Announcer, MAX_LINE};
 use holdfast_state::control::{self, Control};
+use holdfast_state::handoff::{FdName, Handoff};
 use holdfast_sys::ending::{Ending, ending};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination, kernel};
@@ -25,24 +25,17 @@ use nix::libc::SIGKILL;
 use nix::poll::{PollFlags, PollTimeout};
 
 use crate::args::Args;
-use crate::exit::{Exit, reap};
+use crate::exit::Exit;
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
-use crate::legacy::Legacy;
 use crate::log::log;
 use crate::output::Scratch;
 use crate::stdio::Stdio;
 
-/// When a start must be done, and how much time that was.
-pub(crate) type Deadline = Option<(Instant, Duration)>;
-
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// The runtime works.
-    Starting { runtime: i32, deadline: Deadline },
-    /// It has succeeded, and its process is not ours yet: crun works in a grandchild, which may
-    /// outlive it by a moment and is the process's parent until then.
-    TakingOver { deadline: Deadline },
+    /// There is no process yet; a [`Start`](crate::start::Start) makes one.
+    Starting,
     /// The container's process lives, or is a zombie that we have yet to look at. It is our child, so
     /// its number stays its own until we reap it.
     Running { pid: i32 },
@@ -71,14 +64,14 @@ pub(crate) const REST: Duration = Duration::from_secs(1);
 pub(crate) struct Seat {
     pub(crate) home: Home,
     /// The exit FIFO. It closes when we are gone, however we went.
-    pub(crate) exit: File,
-    pub(crate) control: File,
+    exit: File,
+    control: File,
     /// The beginning of a control message whose end has not come yet.
     control_line: Vec<u8>,
     pub(crate) stdio: Stdio,
     /// Someone wants the start given up, or the last output not waited for.
     pub(crate) cancelled: bool,
-    /// When to give back the memory that a start or output took.
+    /// When to give back what a start or output took.
     rest: Option<Instant>,
     pub(crate) phase: Phase,
 }
@@ -101,15 +94,17 @@ impl Seat {
     pub(crate) fn adopt(
         args: &Args<'_>,
         exit: File,
-        legacy: Legacy,
+        handoff: &mut Handoff<'_>,
         scratch: Option<Rc<Scratch>>,
     ) -> io::Result<Self> {
         let dir = ProcessDir::open(args.dir)?;
-        let control = legacy.control.map_or_else(|| dir.control_reader(), Ok)?;
+        let control = handoff.take(FdName::Control).map(File::from);
+        let control = control.map_or_else(|| dir.control_reader(), Ok)?;
         let home = Home::new(&dir, &exit, &control)?;
         let pid = dir.pid()?.ok_or_else(|| io::Error::other("there is no pid to adopt"))?;
-        let process = legacy.process.ok_or_else(|| io::Error::other("no pidfd was sent"))?;
-        let stdio = Stdio::adopt(args, &home, legacy.stdio, scratch)?;
+        let process = handoff.take(FdName::Process).map(PidFd::from);
+        let process = process.ok_or_else(|| io::Error::other("no pidfd was sent"))?;
+        let stdio = Stdio::adopt(args, &home, handoff, scratch)?;
         let phase = match wait::peek(Child::Held(&process)) {
             // Of a shim that died without us.
             Ok(_) => Phase::Running { pid },
@@ -137,9 +132,13 @@ impl Seat {
         }
     }
 
-    /// Whether there is no process yet that is the container's.
-    pub(crate) fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. } | Phase::TakingOver { .. })
+    /// The process, as long as it is our child or about to be: once it is reaped, its number may be another's.
+    pub(crate) fn child(&self) -> Option<i32> {
+        match &self.phase {
+            Phase::Running { pid } | Phase::Arriving { pid } => Some(*pid),
+            Phase::Exited { exit } => exit.zombie(),
+            _ => None,
+        }
     }
 
     /// How many descriptors it may come to need: its FIFOs, its stdio, and one of an adopted process.
@@ -150,6 +149,12 @@ impl Seat {
     /// Whether another shim can take over without missing anything.
     pub(crate) fn can_move(&self) -> bool {
         self.control_line.is_empty() && self.stdio.can_move()
+    }
+
+    /// What that one needs.
+    pub(crate) fn for_another(&self) -> impl Iterator<Item = (FdName, BorrowedFd<'_>)> {
+        let own = [(FdName::Exit, self.exit.as_fd()), (FdName::Control, self.control.as_fd())];
+        own.into_iter().chain(self.stdio.for_another())
     }
 
     /// What is to be waited for, of that.
@@ -170,16 +175,13 @@ impl Seat {
     /// When it is to be looked after, whatever happens until then.
     pub(crate) fn due(&self) -> Option<Instant> {
         let due = match &self.phase {
-            Phase::Starting { deadline, .. } | Phase::TakingOver { deadline } => {
-                deadline.map(|(deadline, _)| deadline)
-            }
             Phase::Exited { exit } => exit.due(),
             _ => None,
         };
         [due, self.rest, self.stdio.due()].into_iter().flatten().min()
     }
 
-    /// Does what there is to do. `true` if there is memory to give back since.
+    /// Does what there is to do. `true` if it has let go of memory.
     pub(crate) fn look_after(&mut self, ready: Ready) -> bool {
         // Before the input: who resizes the terminal and then types means it in this order.
         if ready.has(Wait::Control) {
@@ -265,10 +267,7 @@ impl Seat {
                 log_failed_signal(signal, process.send_signal(signal));
             }
             // Cancels the start, or the final drain.
-            (
-                Control::Signal(SIGKILL),
-                Phase::Starting { .. } | Phase::TakingOver { .. } | Phase::Exited { .. },
-            ) => self.cancel(),
+            (Control::Signal(SIGKILL), Phase::Starting | Phase::Exited { .. }) => self.cancel(),
             (Control::Signal(_), _) => log("warning", "control: signal: there is no process"),
             (Control::Resize { width, height }, _) => match self.stdio.terminal() {
                 Some(master) => {
@@ -284,21 +283,17 @@ impl Seat {
     /// Gives up the start, or the output that is still on its way to a reader. To a process that runs it
     /// means nothing, and is not remembered for its end.
     pub(crate) fn cancel(&mut self) {
-        self.cancelled |= self.is_starting() || matches!(self.phase, Phase::Exited { .. });
+        self.cancelled |= matches!(self.phase, Phase::Starting | Phase::Exited { .. });
     }
 
-    /// A child of ours is a zombie; it may be the process. `false` if it has to stay: as long as the
+    /// The process, our child, is a zombie. `false` if it has to stay: as long as the
     /// status is not on disk it is the record.
     pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> bool {
-        match &self.phase {
-            Phase::Running { pid: own } if *own == pid => {
-                // As long as there is no status the pid can't be anyone else's.
-                self.end(|| Exit::of_child(pid, end, kernel::tells_before_reap()));
-            }
-            Phase::Exited { exit } if exit.is_of(pid) => {}
-            _ => _ = reap(pid),
+        self.look_whether_arrived();
+        if let Phase::Running { .. } = self.phase {
+            self.end(|| Exit::of_child(pid, end, kernel::tells_before_reap()));
         }
-        !matches!(&self.phase, Phase::Exited { exit } if exit.is_of(pid))
+        self.child().is_none()
     }
 
     /// An adopted process is not our child; its pidfd tells of its end, and others how it ended.

@@ -1,196 +1,199 @@
-//! The shim of one process: it starts or adopts that, looks after it, and ends with it.
+//! The one loop: it waits for all seats at once, and does what there is to do.
+//!
+//! The shim of one process has one seat and, at first, a start. That of a group has many seats, and
+//! sockets where more are asked for.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
-use holdfast_state::ProcessDir;
-use holdfast_sys::Termination;
-use holdfast_sys::wait;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use holdfast_state::handoff::{FdName, Handoff, MAX_LEN};
+use holdfast_sys::wait::{self, Child};
+use holdfast_sys::{Termination, command_line};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{MsgFlags, send};
+use std::os::fd::AsRawFd;
 
-use crate::args::Args;
-use crate::handover::Handover;
-use crate::home::Home;
-use crate::interest::{Ready, Wait};
-use crate::legacy::Legacy;
-use crate::runtime;
-use crate::seat::{Deadline, Phase, Seat, round_up};
+use crate::args::{self, Args};
+use crate::exit::reap;
+use crate::group::Group;
+use crate::seat::Seat;
+use crate::seats::{Own, Seats};
 use crate::setup;
-use crate::stdio::Stdio;
-use crate::terminal::ConsoleSocket;
+use crate::start::{self, Failure, Handover, Start};
 
-/// Why a start came to nothing. The supervisor reads it from `shim-log.json`.
-pub(crate) enum Failure {
-    /// Our own trouble: an error of the shim's.
-    Shim(String),
-    /// The runtime said no; its own log says why.
-    Runtime(Termination),
-    /// The runtime took too long.
-    TimedOut(Duration),
-}
-
-/// The places in what is polled of what is not the seat's.
-const SIGNALS: usize = Wait::ALL.len();
-const CONSOLE: usize = SIGNALS + 1;
-
-/// What there is to do.
-#[derive(Default)]
-struct News {
-    ready: Ready,
-    /// The terminal is coming.
-    console: bool,
-    /// There is output or input, and no signal has come: nobody has ended.
-    only_output: bool,
-}
+/// Room for the message of an adoption, which has no words.
+const ROOM: usize = 256;
+/// The exit code of a shim whose start came to nothing.
+const FAILED: u8 = 1;
 
 pub(crate) struct Shim {
-    pub(crate) seat: Seat,
-    pub(crate) signals: SignalFd,
-    /// There as long as the runtime owes us a terminal.
-    pub(crate) console: Option<ConsoleSocket>,
-    /// There if a group is to have the process once it is started.
-    pub(crate) handover: Option<Handover>,
+    seats: Seats,
+    signals: SignalFd,
+    /// There as long as the one seat has no process yet.
+    start: Option<Start>,
+    /// There if more seats can be asked for.
+    group: Option<Group>,
 }
 
-// A frame of [`start`](Shim::start) or [`adopt`](Shim::adopt) within that of `run` would keep its pages
-// of the stack for life, so neither is inlined.
+// The frame of one of those that begin it would keep its pages of the stack for life within that of `run`,
+// so they are not inlined.
 impl Shim {
-    /// Detaches, opens what the process directory holds, and sets the runtime to work.
+    /// Detaches, and sets the runtime to work.
     #[inline(never)]
     pub(crate) fn start(args: &Args<'_>, handover: Option<Handover>) -> io::Result<Self> {
-        // A limit that no clock reaches is none.
-        let deadline =
-            args.timeout.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
         let (signals, exit) = setup::become_shim()?;
         if let Some(soft) = args.nofile {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
             setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
         }
-        match Self::begin(args, &exit, deadline) {
-            Ok((home, control, stdio, console, phase)) => {
-                let seat = Seat::new(home, exit, control, stdio, phase);
-                Ok(Self { seat, signals, console, handover })
-            }
-            Err(error) => {
-                // Its end is the sign to read why, so it is not to end before that is written.
-                std::mem::forget(exit);
-                Err(error)
-            }
-        }
-    }
-
-    fn begin(
-        args: &Args<'_>,
-        exit: &File,
-        deadline: Deadline,
-    ) -> io::Result<(Home, File, Stdio, Option<ConsoleSocket>, Phase)> {
-        let dir = ProcessDir::open(args.dir)?;
-        let control = dir.control_reader()?;
-        let home = Home::new(&dir, exit, &control)?;
-        let (container_ends, stdio) = Stdio::open(args, &home)?;
-        let console = args.terminal.then(|| ConsoleSocket::bind(dir)).transpose()?;
-        let path = console.as_ref().map(|(_, path)| &**path);
-        let runtime = runtime::spawn(&args.runtime, path, container_ends)?;
-        let console = console.map(|(socket, _)| socket);
-        Ok((home, control, stdio, console, Phase::Starting { runtime, deadline }))
+        let (start, seat) = Start::begin(args, exit, handover)?;
+        Self::of(signals, seat, Some(start))
     }
 
     /// Takes over a process whose shim has died: its pidfd and what its shim read from come through
     /// our standard input.
     #[inline(never)]
     pub(crate) fn adopt(args: &Args<'_>) -> io::Result<Self> {
-        let legacy = Legacy::receive(&holdfast_sys::fd::standard()[0])?;
+        let mut room = [0; ROOM];
+        let handoff = Handoff::receive(holdfast_sys::fd::standard()[0], &mut room)?;
+        let mut handoff = handoff.ok_or_else(|| io::Error::other("nothing was sent"))?;
         let (signals, exit) = setup::become_shim()?;
-        let seat = Seat::adopt(args, exit, legacy, None)?;
-        Ok(Self { seat, signals, console: None, handover: None })
+        Self::of(signals, Seat::adopt(args, exit, &mut handoff, None)?, None)
     }
 
+    /// Waits for a start and makes it, so that no start has to wait until a program has begun. `None` if none
+    /// will come: the supervisor is gone.
+    #[inline(never)]
+    pub(crate) fn wait_for_start() -> io::Result<Option<Self>> {
+        let socket = &holdfast_sys::fd::standard()[0];
+        // Until then it is not known that we are a program that waits.
+        send(socket.as_raw_fd(), b"ready", MsgFlags::MSG_NOSIGNAL)?;
+        // So large that it is mapped by itself, and is no hole among smaller things afterwards.
+        let mut room = vec![0; 2 * MAX_LEN];
+        let Some(mut handoff) = Handoff::receive(socket, &mut room)? else { return Ok(None) };
+        if let Some(log) = handoff.take(FdName::Log) {
+            nix::unistd::dup2_stderr(log)?;
+        }
+        let exit = handoff.take(FdName::Exit);
+        nix::unistd::dup2_stdout(exit.ok_or_else(|| io::Error::other("no exit FIFO was sent"))?)?;
+        // For those who look for the shim of a container. Nothing else depends on it.
+        let _ = command_line::show(Box::leak(options(handoff.bytes()).into()));
+        let args = args::parse(handoff.words().skip(1)).map_err(io::Error::other)?;
+        Self::start(&args, None).map(Some)
+    }
+
+    /// Detaches. The socket where supervisors ask is our standard input, and has the first request
+    /// in it already: without any process a group ends.
+    #[inline(never)]
+    pub(crate) fn group() -> io::Result<Self> {
+        let mut seats = Seats::new()?;
+        let mut group = Group::new(&seats)?;
+        let signals = setup::detach()?;
+        setup::without_standard_io()?;
+        seats.watch(&signals, Own::Signals)?;
+        group.take_messages(&mut seats)?;
+        Ok(Self { seats, signals, start: None, group: Some(group) })
+    }
+
+    fn of(signals: SignalFd, seat: Seat, start: Option<Start>) -> io::Result<Self> {
+        let mut seats = Seats::new()?;
+        seats.watch(&signals, Own::Signals)?;
+        seats.add(seat);
+        Ok(Self { seats, signals, start, group: None })
+    }
+
+    /// Looks after all until nothing is left to do.
     pub(crate) fn run(&mut self) -> io::Result<u8> {
-        while !self.seat.is_over() {
-            let news = self.wait()?;
-            if self.seat.look_after(news.ready) {
-                holdfast_sys::memory::trim();
+        while !self.is_over()? {
+            let ready = self.seats.wait(self.start.as_ref().and_then(Start::due))?;
+            if ready.signals && setup::was_asked_to_end(&self.signals)? {
+                self.seats.cancel();
             }
-            self.seat.stdio.close_ended();
-            if news.console {
-                self.receive_terminal()?;
+            if ready.messages
+                && let Some(group) = &mut self.group
+            {
+                group.take_messages(&mut self.seats)?;
             }
-            // Nobody can have ended, nor a start have taken too long.
-            if news.only_output && !self.seat.is_starting() {
-                continue;
+            if let Err(failure) = self.look_at_start() {
+                return self.give_up(&failure);
             }
-            if setup::was_asked_to_end(&self.signals)? {
-                self.seat.cancel();
-            }
-            if let Err(failure) = self.look_at_children()? {
-                return self.give_up(failure);
+            // Without a signal nobody has ended. A process that was handed over is its group's to reap.
+            if ready.signals && self.start.is_none() && !self.is_over()? {
+                self.look_at_children()?;
             }
         }
         Ok(0)
     }
 
-    fn wait(&self) -> io::Result<News> {
-        let timeout = self.seat.due().map_or(PollTimeout::NONE, round_up);
-        let seats = Wait::ALL.into_iter().map(|wait| self.seat.interest(wait));
-        let console = self.console.as_ref().map(|console| (console.as_fd(), PollFlags::POLLIN));
-        let signals = Some((self.signals.as_fd(), PollFlags::POLLIN));
-        let mut places = [0; CONSOLE + 1];
-        let mut set = [const { None }; CONSOLE + 1];
-        let mut count = 0;
-        for (place, interest) in seats.chain([signals, console]).enumerate() {
-            if let Some((fd, events)) = interest {
-                set[count] = Some(PollFd::new(fd, events));
-                places[count] = place;
-                count += 1;
-            }
+    fn is_over(&mut self) -> io::Result<bool> {
+        match &mut self.group {
+            Some(group) => group.is_over(&mut self.seats),
+            None => Ok(self.seats.is_empty()),
         }
-        let mut set =
-            set.map(|wait| wait.unwrap_or(PollFd::new(self.signals.as_fd(), PollFlags::empty())));
-        match poll(&mut set[..count], timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let mut news = News::default();
-        let mut signals = false;
-        for (wait, place) in set[..count].iter().zip(places) {
-            if wait.revents().is_none_or(|events| events.is_empty()) {
-                continue;
-            }
-            match place {
-                SIGNALS => signals = true,
-                CONSOLE => news.console = true,
-                place => news.ready.set(place),
-            }
-        }
-        news.only_output = news.ready.has_output_or_input() && !signals;
-        Ok(news)
     }
 
-    pub(crate) fn receive_terminal(&mut self) -> io::Result<()> {
-        if let Some(console) = &mut self.console
-            && let Some(master) = console.receive()?
+    fn look_at_start(&mut self) -> Result<(), Failure> {
+        if let (Some(start), Some(seat)) = (&mut self.start, self.seats.first())
+            && start.look(seat)?
         {
-            self.seat.stdio.take_terminal(master)?;
-            self.console = None;
+            self.start = None;
+            self.seats.settle_first();
         }
         Ok(())
     }
 
-    /// Asks what has become of our children and of the deadline, and moves on to the next phase.
-    fn look_at_children(&mut self) -> io::Result<Result<(), Failure>> {
-        if let Err(failure) = self.look_at_start()? {
-            return Ok(Err(failure));
+    #[inline(never)]
+    fn give_up(&mut self, failure: &Failure) -> io::Result<u8> {
+        if let Some(seat) = self.seats.first() {
+            start::give_up(failure, seat, &self.signals)?;
         }
-        while let Phase::Running { .. } | Phase::Exited { .. } = self.seat.phase {
-            let Some((pid, end)) = wait::peek_any()? else { break };
-            if !self.seat.child_ended(pid, end) {
-                break;
+        Ok(FAILED)
+    }
+
+    /// Asks what has become of our children.
+    fn look_at_children(&mut self) -> io::Result<()> {
+        self.seats.look_who_arrived();
+        while let Some((pid, end)) = wait::peek_any()? {
+            if !self.child_ended(pid, end)? {
+                // The status of that one is not on disk, and others may stand behind it.
+                return self.look_at_each_child();
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
+
+    fn look_at_each_child(&mut self) -> io::Result<()> {
+        let starters = self.group.iter().flat_map(Group::starters);
+        for pid in self.seats.children().chain(starters).collect::<Vec<_>>() {
+            if let Ok(Some((pid, end))) = wait::peek(Child::Pid(pid)) {
+                self.child_ended(pid, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` if the zombie has to stay: as long as its status is not on disk it is the record.
+    fn child_ended(&mut self, pid: i32, end: Termination) -> io::Result<bool> {
+        if let Some(group) = &mut self.group
+            && !self.seats.has_child(pid)
+        {
+            // Who handed it over had done so before it could become ours.
+            group.take_messages(&mut self.seats)?;
+            self.seats.look_who_arrived();
+        }
+        if let Some(is_gone) = self.seats.child_ended(pid, end) {
+            return Ok(is_gone);
+        }
+        if let Some(group) = &mut self.group {
+            group.starter_ended(pid);
+        }
+        reap(pid);
+        Ok(true)
+    }
+}
+
+/// What is before the runtime's command.
+fn options(words: &[u8]) -> &[u8] {
+    let end = words.windows(4).position(|part| part == b"\0--\0");
+    &words[..end.map_or(words.len(), |end| end + 1)]
 }

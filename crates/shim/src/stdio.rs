@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use holdfast_state::announce::{ShimFd, StdioFds};
 use holdfast_state::cri::Stream;
-use holdfast_state::{LogDriver, LogSpec, legacy};
+use holdfast_state::handoff::{FdName, Handoff};
+use holdfast_state::{LogDriver, LogSpec};
 use holdfast_sys::fd::Identity;
 use holdfast_sys::terminal::open_peer;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -21,7 +22,6 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 use crate::args::{self, Args};
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
-use crate::legacy::LegacyStdio;
 use crate::output::{self, Missing, Pipeline, Queue, Scratch, Sinks, Source, enlarge, warn};
 
 /// What the runtime inherits; closed on our side once it runs.
@@ -129,21 +129,24 @@ impl Stdio {
     pub(crate) fn adopt(
         args: &Args<'_>,
         home: &Home,
-        legacy: LegacyStdio,
+        handoff: &mut Handoff<'_>,
         scratch: Option<Rc<Scratch>>,
     ) -> io::Result<Self> {
-        let mut ours = Self { stdin_holder: legacy.stdin.map(File::from), ..Self::default() };
+        let stdin_holder = handoff.take(FdName::Stdin).map(File::from);
+        let mut ours = Self { stdin_holder, ..Self::default() };
         // One that was handed over left nothing half done.
         let died = args.moved.is_none();
-        if legacy.stdout.is_some() || legacy.stderr.is_some() || args.terminal {
+        let pipes = [(FdName::Stdout, Stream::Stdout), (FdName::Stderr, Stream::Stderr)];
+        let pipes = pipes.map(|(name, stream)| (handoff.take(name), stream));
+        let has_pipes = pipes.iter().any(|(pipe, _)| pipe.is_some());
+        if has_pipes || args.terminal {
             let sinks = Sinks::open(&args.log, home, args.owner, Missing::Waits)?;
             ours.output = Pipeline::new(sinks);
         }
         if died {
             warn("the end of a log is not mended", ours.output.sinks.mend());
         }
-        let pipes = [(legacy.stdout, Stream::Stdout), (legacy.stderr, Stream::Stderr)];
-        if pipes.iter().any(|(pipe, _)| pipe.is_some()) {
+        if has_pipes {
             let scratch = scratch.map_or_else(|| Scratch::new().map(Rc::new), Ok)?;
             for (pipe, stream) in pipes {
                 let Some(pipe) = pipe else { continue };
@@ -153,7 +156,7 @@ impl Stdio {
                 }
             }
         }
-        if let Some(master) = legacy.terminal {
+        if let Some(master) = handoff.take(FdName::Terminal) {
             warn("a FIFO of the terminal's", ours.open_for_terminal(args));
             ours.take_terminal(master)?;
         }
@@ -179,14 +182,14 @@ impl Stdio {
     }
 
     /// What another shim needs, each with what it is.
-    pub(crate) fn for_another(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
+    pub(crate) fn for_another(&self) -> impl Iterator<Item = (FdName, BorrowedFd<'_>)> {
         let all = [
-            (legacy::STDOUT, self.pipe(Stream::Stdout)),
-            (legacy::STDERR, self.pipe(Stream::Stderr)),
-            (legacy::TERMINAL, self.terminal.as_ref().map(AsFd::as_fd)),
-            (legacy::STDIN, self.stdin_holder.as_ref().map(AsFd::as_fd)),
+            (FdName::Stdout, self.pipe(Stream::Stdout)),
+            (FdName::Stderr, self.pipe(Stream::Stderr)),
+            (FdName::Terminal, self.terminal.as_ref().map(AsFd::as_fd)),
+            (FdName::Stdin, self.stdin_holder.as_ref().map(AsFd::as_fd)),
         ];
-        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd?)))
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd?)))
     }
 
     /// What we read from, for the supervisor to keep copies.

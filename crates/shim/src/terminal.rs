@@ -1,8 +1,8 @@
 //! A container's terminal: how its master comes from the runtime.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use holdfast_state::ProcessDir;
@@ -22,8 +22,6 @@ pub(crate) struct ConsoleSocket {
     listener: UnixListener,
     /// The process directory, through which the runtime comes.
     dir: ProcessDir,
-    /// The runtime is there, and the master is still to come.
-    connection: Option<UnixStream>,
 }
 
 impl ConsoleSocket {
@@ -36,41 +34,25 @@ impl ConsoleSocket {
         let path = PathBuf::from(own).join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
-        Ok((Self { listener, dir, connection: None }, path))
+        Ok((Self { listener, dir }, path))
     }
 
-    /// Goes on as far as it can without waiting. The master, once it has come.
-    pub(crate) fn receive(&mut self) -> io::Result<Option<OwnedFd>> {
-        let mut name = [0; NAME_ROOM];
-        let received = match &self.connection {
-            Some(connection) => fd_passing::receive(connection, &mut name),
-            None => match self.listener.accept() {
-                Ok((connection, _)) => {
-                    connection.set_nonblocking(true)?;
-                    fd_passing::receive(self.connection.insert(connection), &mut name)
-                }
-                Err(error) => Err(error),
-            },
-        };
-        let fds = match received {
-            Ok((_, fds)) => fds,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => vec![],
-            Err(error) => return Err(error),
-        };
-        let Some(master) = fds.into_iter().next() else {
-            // A runtime that has failed hangs up. What is wrong is for its own log to say.
-            self.connection = None;
-            return Ok(None);
-        };
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        self.dir.directory().unlink(SOCKET)?;
-        Ok(Some(master))
-    }
-}
-
-impl AsFd for ConsoleSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_ref().map_or(self.listener.as_fd(), UnixStream::as_fd)
+    /// The master, which the runtime has sent before it ended. One that has failed hangs up, or sends none.
+    pub(crate) fn receive(&self) -> io::Result<Option<OwnedFd>> {
+        loop {
+            let connection = match self.listener.accept() {
+                Ok((connection, _)) => connection,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            connection.set_nonblocking(true)?;
+            let received = fd_passing::receive(&connection, &mut [0; NAME_ROOM]);
+            let Some(master) = received.ok().and_then(|(_, fds)| fds.into_iter().next()) else {
+                continue;
+            };
+            fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            self.dir.directory().unlink(SOCKET)?;
+            return Ok(Some(master));
+        }
     }
 }

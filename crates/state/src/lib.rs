@@ -13,7 +13,7 @@
 //! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
 //! <root>/.broken/<container>-<n>/  what could not be read, and why     broken
-//! <root>/.groups/<name>             the socket of a shim that many processes share   legacy
+//! <root>/.groups/<name>@2           the socket of a shim that many processes share   handoff
 //! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
 //! ```
 //!
@@ -29,7 +29,8 @@ pub mod exits;
 pub mod id;
 pub mod journal;
 pub mod json_file;
-pub mod legacy;
+
+pub mod handoff;
 mod lock;
 pub mod log;
 pub mod logging;
@@ -38,6 +39,7 @@ mod recognise;
 pub mod record;
 pub mod root;
 pub mod seed;
+pub mod shim_options;
 pub mod status;
 pub mod time;
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_state::announce::{ShimFd, StdioFds};
-use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_state::handoff::FdName;
+use holdfast_state::{ProcessDir, ProcessRecord, ShimRecord};
 use holdfast_sys::PidFd;
 use holdfast_sys::fd::Identity;
 use holdfast_sys::proc::{Stat, is_being_killed};
@@ -24,7 +25,7 @@ use crate::closer::Closer;
 use crate::exit_fifo::ExitFifo;
 use crate::groups;
 use crate::identity::Handle;
-use crate::keeper::{Kept, Kind};
+use crate::keeper::Kept;
 use crate::launch::ShimEnds;
 use crate::process::Process;
 use crate::supervisor::{Core, blocking};
@@ -68,7 +69,7 @@ impl Copies {
         // What has ended by now is closed; the others are to be had all the same. One that is being killed
         // has closed everything a moment before its pidfd says that it is dead.
         let told = shim.stdio.all().count();
-        if copies.kinds().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
+        if copies.all().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
             return Err(io::Error::other("the shim is gone"));
         }
         Ok(copies)
@@ -103,8 +104,8 @@ impl Copies {
         closer: &Arc<Closer>,
     ) -> Option<Self> {
         let told = told(record);
-        let mut take = |kind: Kind, told: Option<ShimFd>| {
-            let fd = kept.take(kind)?;
+        let mut take = |name: FdName, told: Option<ShimFd>| {
+            let fd = kept.take(name)?;
             if is_it(&fd, told.and_then(|fd| fd.identity)) {
                 return Some(fd);
             }
@@ -112,10 +113,10 @@ impl Copies {
             None
         };
         let mut copies = Self::none(closer);
-        copies.stdout = take(Kind::Stdout, told.stdout);
-        copies.stderr = take(Kind::Stderr, told.stderr);
-        copies.terminal = take(Kind::Terminal, told.terminal);
-        let some = copies.kinds().next().is_some();
+        copies.stdout = take(FdName::Stdout, told.stdout);
+        copies.stderr = take(FdName::Stderr, told.stderr);
+        copies.terminal = take(FdName::Terminal, told.terminal);
+        let some = copies.all().next().is_some();
         some.then_some(copies)
     }
 
@@ -124,25 +125,14 @@ impl Copies {
         self.terminal.as_ref().map(AsFd::as_fd)
     }
 
-    /// What there is, each with what it is.
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, BorrowedFd<'_>)> {
+    /// What there is, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (FdName, BorrowedFd<'_>)> {
         let all = [
-            (Kind::Stdout, &self.stdout),
-            (Kind::Stderr, &self.stderr),
-            (Kind::Terminal, &self.terminal),
+            (FdName::Stdout, &self.stdout),
+            (FdName::Stderr, &self.stderr),
+            (FdName::Terminal, &self.terminal),
         ];
-        all.into_iter().filter_map(|(kind, fd)| Some((kind, fd.as_ref()?.as_fd())))
-    }
-
-    /// Each with the byte that says what it is.
-    fn message(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        let byte = |kind: Kind| match kind {
-            Kind::Process => legacy::PROCESS,
-            Kind::Stdout => legacy::STDOUT,
-            Kind::Stderr => legacy::STDERR,
-            Kind::Terminal => legacy::TERMINAL,
-        };
-        self.kinds().map(|(kind, fd)| (byte(kind), fd)).unzip()
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd.as_ref()?.as_fd())))
     }
 }
 
@@ -248,14 +238,12 @@ fn spawn_adopter(
     copies: &Copies,
     alone: bool,
 ) -> io::Result<(File, Option<Child>)> {
-    let (mut kinds, mut fds) = copies.message();
-    kinds.push(legacy::PROCESS);
-    fds.push(handle.pidfd.as_fd());
+    let process = (FdName::Process, handle.pidfd.as_fd());
     let mut ends = ShimEnds::open(dir, record)?;
     if alone {
         ends.leave_group();
     }
-    ends.begin(core, groups::PATIENCE, Some((kinds, fds)))
+    ends.begin(core, groups::PATIENCE, Some(copies.all().chain([process]).collect()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_state::legacy::CLOSER_OPTION;
+use holdfast_state::shim_options;
 use holdfast_sys::fd_passing;
 
 use crate::keeper::hide_our_own_manager;
@@ -89,7 +89,7 @@ impl Closer {
         socket.set_nonblocking(true)?;
         let mut command = Command::new(&self.shim);
         hide_our_own_manager(&mut command);
-        command.arg(CLOSER_OPTION).stdin(OwnedFd::from(theirs));
+        command.arg(shim_options::CLOSER).stdin(OwnedFd::from(theirs));
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = self.spawned.spawn(&mut command)?;
         let spawned = self.spawned.clone();

@@ -1,19 +1,20 @@
 //! Shims that look after many processes each: how they are found, begun and asked.
 //!
-//! Each has a socket in the state root, by its name. A group whose shim is gone refuses connections
-//! there, and is begun again with what it is asked: one without any process ends.
+//! Each has a socket in the state root, by its name and the version of the messages that it takes, so that
+//! the group of another build, which goes on with the processes that it has, gets no new ones. A group whose
+//! shim is gone refuses connections there, and is begun again with what it is asked: one without any process
+//! ends.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::legacy::{GROUP_OPTION, IDENTIFY_OPTION, MESSAGE_LIMIT};
-use holdfast_state::{Directory, GroupName};
-use holdfast_sys::fd_passing;
+use holdfast_state::handoff::{Message, VERSION};
+use holdfast_state::{Directory, GroupName, shim_options};
 use nix::errno::Errno;
 
 use crate::supervisor::Core;
@@ -35,17 +36,13 @@ pub(crate) struct Groups {
 pub(crate) fn ask(
     core: &Arc<Core>,
     group: &GroupName,
-    message: &[u8],
-    fds: &[BorrowedFd<'_>],
+    message: &Message<'_>,
     patience: Duration,
 ) -> io::Result<()> {
-    if message.len() > MESSAGE_LIMIT {
-        let text =
-            format!("its command line is longer than the {MESSAGE_LIMIT} bytes for a group's");
-        return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, text));
-    }
     let home = core.root.groups()?;
-    let sent = || send(&home, group.as_str(), message, fds, patience);
+    // No group's name has this sign.
+    let name = format!("{group}@{VERSION}");
+    let sent = || send(&home, &name, message, patience);
     if sent()? {
         return Ok(());
     }
@@ -57,15 +54,15 @@ pub(crate) fn ask(
     // Under another name until the first message is in it. A group without a process ends, so it
     // must be there before the group begins; and others would fill the queue, which is short, before
     // there is anybody who reads it.
-    let staged = format!(".{group}.new");
+    let staged = format!(".{name}.new");
     home.unlink(&staged)?;
     let inbox = UnixDatagram::bind(address(&home, &staged))?;
-    let begun = send(&home, &staged, message, fds, patience)
-        .and_then(|_| home.rename(&staged, group.as_str()))
-        .and_then(|()| begin(core, &home, group, inbox));
+    let begun = send(&home, &staged, message, patience)
+        .and_then(|_| home.rename(&staged, &name))
+        .and_then(|()| begin(core, &home, &name, inbox));
     if begun.is_err() {
         home.unlink(&staged)?;
-        home.unlink(group.as_str())?;
+        home.unlink(&name)?;
     }
     begun
 }
@@ -74,16 +71,13 @@ pub(crate) fn ask(
 fn send(
     home: &Directory,
     group: &str,
-    message: &[u8],
-    fds: &[BorrowedFd<'_>],
+    message: &Message<'_>,
     patience: Duration,
 ) -> io::Result<bool> {
     let socket = UnixDatagram::unbound()?;
     // None at all would stand for ever.
     socket.set_write_timeout(Some(patience.clamp(Duration::from_millis(1), PATIENCE)))?;
-    let sent =
-        socket.connect(address(home, group)).and_then(|()| fd_passing::send(&socket, message, fds));
-    match sent {
+    match socket.connect(address(home, group)).and_then(|()| message.send(&socket)) {
         Ok(()) => Ok(true),
         Err(error) if is_gone(&error) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -106,26 +100,21 @@ fn address(home: &Directory, group: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{group}", home.as_fd().as_raw_fd()))
 }
 
-fn log_name(group: &GroupName) -> String {
+fn log_name(group: &str) -> String {
     format!(".{group}.log")
 }
 
-fn begin(
-    core: &Arc<Core>,
-    home: &Directory,
-    group: &GroupName,
-    inbox: UnixDatagram,
-) -> io::Result<()> {
+fn begin(core: &Arc<Core>, home: &Directory, group: &str, inbox: UnixDatagram) -> io::Result<()> {
     let mut command = core.shim_command();
     command
-        .arg(GROUP_OPTION)
-        .arg(home.path().join(group.as_str()))
-        .arg(IDENTIFY_OPTION)
+        .arg(shim_options::GROUP)
+        .arg(home.path().join(group))
+        .arg(shim_options::IDENTIFY)
         .stdin(OwnedFd::from(inbox))
         .stdout(Stdio::null())
         .stderr(home.append(&log_name(group))?);
     let mut shim = core.spawned.spawn(&mut command)?;
-    let (core, group) = (core.clone(), group.clone());
+    let (core, group) = (core.clone(), group.to_owned());
     let watch = {
         let core = core.clone();
         async move {
@@ -135,7 +124,7 @@ fn begin(
             };
             // What it started comes to us, if we are a subreaper.
             core.spawned.expect_strangers();
-            tracing::debug!(%group, ended_well, "the shim of a group has ended");
+            tracing::debug!(group, ended_well, "the shim of a group has ended");
             _ = tokio::task::spawn_blocking(move || clear_away(&core, &group)).await;
         }
     };
@@ -144,31 +133,33 @@ fn begin(
 }
 
 /// Removes what is left of a group whose shim is gone.
-fn clear_away(core: &Core, group: &GroupName) {
+fn clear_away(core: &Core, group: &str) {
     let _alone = core.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
     let cleared = core.root.groups().and_then(|home| {
         let probe = UnixDatagram::unbound()?;
-        if probe.connect(address(&home, group.as_str())).is_ok() {
+        if probe.connect(address(&home, group)).is_ok() {
             return Ok(());
         }
-        home.unlink(group.as_str())?;
+        home.unlink(group)?;
         let log = log_name(group);
         let said = home.read(&log, LOG_LIMIT).unwrap_or_default();
         for line in String::from_utf8_lossy(&said).lines() {
-            tracing::warn!(%group, line, "said by its shim");
+            tracing::warn!(group, line, "said by its shim");
         }
         home.unlink(&log)
     });
     if let Err(error) = cleared {
-        tracing::warn!(%group, %error, "left of a group whose shim is gone");
+        tracing::warn!(group, %error, "left of a group whose shim is gone");
     }
 }
 
 /// Removes what is left of all groups whose shims are gone: nobody saw them go.
 pub(crate) fn sweep(core: &Core) -> io::Result<()> {
     if core.root.has_groups()? {
-        for group in core.root.groups()?.names()?.iter().filter_map(|name| name.parse().ok()) {
-            clear_away(core, &group);
+        let names = core.root.groups()?.names()?;
+        // The others are logs, and sockets of groups that were not begun.
+        for group in names.iter().filter(|name| !name.starts_with('.')) {
+            clear_away(core, group);
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast_state::handoff::FdName;
 use holdfast_state::{ContainerId, ProcessId};
 
 use crate::adoption::Copies;
@@ -41,26 +42,11 @@ pub(crate) fn hide_our_own_manager(command: &mut Command) {
 }
 
 /// What of a process is kept, or was by builds before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    Process,
-    Stdout,
-    Stderr,
-    Terminal,
-}
+const KEPT: [FdName; 4] = [FdName::Process, FdName::Stdout, FdName::Stderr, FdName::Terminal];
 
-const KINDS: [Kind; 4] = [Kind::Process, Kind::Stdout, Kind::Stderr, Kind::Terminal];
-
-impl Kind {
-    fn name(self, container: &ContainerId, process: &ProcessId) -> String {
-        let kind = match self {
-            Self::Process => "process",
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-            Self::Terminal => "terminal",
-        };
-        format!("{container}/{process}/{kind}")
-    }
+/// The name under which it is kept.
+fn name_of(container: &ContainerId, process: &ProcessId, fd: FdName) -> String {
+    format!("{container}/{process}/{}", fd.word())
 }
 
 /// Who keeps, and what was kept for us by name.
@@ -72,15 +58,15 @@ pub(crate) struct Keeping {
 
 /// What was kept of one process.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(HashMap<Kind, OwnedFd>);
+pub(crate) struct Kept(HashMap<FdName, OwnedFd>);
 
 impl Kept {
     pub(crate) fn is_any(&self) -> bool {
         !self.0.is_empty()
     }
 
-    pub(crate) fn take(&mut self, kind: Kind) -> Option<OwnedFd> {
-        self.0.remove(&kind)
+    pub(crate) fn take(&mut self, name: FdName) -> Option<OwnedFd> {
+        self.0.remove(&name)
     }
 }
 
@@ -92,8 +78,8 @@ impl Keeping {
     /// What was kept of a process.
     pub(crate) fn of(&self, container: &ContainerId, process: &ProcessId) -> Kept {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |kind: Kind| Some((kind, kept.remove(&kind.name(container, process))?));
-        Kept(KINDS.into_iter().filter_map(of).collect())
+        let of = |name| Some((name, kept.remove(&name_of(container, process, name))?));
+        Kept(KEPT.into_iter().filter_map(of).collect())
     }
 
     /// Whatever is left is nobody's that is there.
@@ -106,17 +92,17 @@ impl Keeping {
 
     /// Has a process and its terminal kept.
     pub(crate) fn keep(&self, process: &Process, handle: &Handle, copies: Option<&Copies>) {
-        let name = |kind: Kind| kind.name(&process.container, &process.id);
-        self.tell(|keeper| keeper.keep(&name(Kind::Process), handle.pidfd.as_fd()));
+        let name = |fd| name_of(&process.container, &process.id, fd);
+        self.tell(|keeper| keeper.keep(&name(FdName::Process), handle.pidfd.as_fd()));
         if let Some(terminal) = copies.and_then(Copies::terminal) {
-            self.tell(|keeper| keeper.keep(&name(Kind::Terminal), terminal));
+            self.tell(|keeper| keeper.keep(&name(FdName::Terminal), terminal));
         }
     }
 
     /// A process has ended, and that is on disk.
     pub(crate) fn release(&self, process: &Process) {
-        for kind in KINDS {
-            let name = kind.name(&process.container, &process.id);
+        for fd in KEPT {
+            let name = name_of(&process.container, &process.id, fd);
             self.tell(|keeper| keeper.release(&name));
         }
     }

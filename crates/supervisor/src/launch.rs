@@ -3,14 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_state::handoff::{FdName, Message};
 use holdfast_state::process_dir::{SHIM_LOG, StartError};
-use holdfast_state::{GroupName, ProcessDir, ProcessRecord, ShimRecord, legacy};
+use holdfast_state::{GroupName, ProcessDir, ProcessRecord, ShimRecord, shim_options};
 use holdfast_sys::fd_passing;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
@@ -137,39 +137,36 @@ impl ShimEnds {
     }
 
     /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
-    /// these descriptors, each of which has a letter that says what it is. `patience` is how long the
-    /// group may take to make room for the request.
+    /// these descriptors. `patience` is how long the group may take to make room for the request.
     pub(crate) fn begin(
         mut self,
         core: &Arc<Core>,
         patience: Duration,
-        adoptee: Option<(Vec<u8>, Vec<BorrowedFd<'_>>)>,
+        adoptee: Option<Vec<(FdName, BorrowedFd<'_>)>>,
     ) -> io::Result<(File, Option<Child>)> {
         // A group was asked for that when it began. It stands behind the directory.
         if self.group.is_none() {
-            self.words.insert(2, legacy::IDENTIFY_OPTION.into());
+            self.words.insert(2, shim_options::IDENTIFY.into());
         }
-        let adopt = adoptee.as_ref().map(|_| OsStr::new("--adopt"));
+        let adopt = adoptee.as_ref().map(|_| OsStr::new(shim_options::ADOPT));
         let words = adopt.into_iter().chain(self.words.iter().map(|word| &**word));
+        let own = [(FdName::Exit, self.announcements.as_fd()), (FdName::Log, self.log.as_fd())];
         if let Some(group) = &self.group {
-            let (mut kinds, mut fds) = adoptee.unwrap_or_default();
-            kinds.extend([legacy::EXIT, legacy::LOG]);
-            fds.extend([self.announcements.as_fd(), self.log.as_fd()]);
-            groups::ask(core, group, &legacy::message(&kinds, words), &fds, patience)?;
+            let fds = adoptee.into_iter().flatten().chain(own);
+            groups::ask(core, group, &Message::new(fds, words)?, patience)?;
             return Ok((self.reader, None));
         }
-        let (exit, log) = (self.announcements.as_fd(), self.log.as_fd());
         if adoptee.is_none()
-            && let Some(shim) = core.spares.employ(words.clone(), exit, log)
+            && let Some(shim) = core.spares.employ(words.clone(), own)
         {
             return Ok((self.reader, Some(shim)));
         }
         let mut command = core.shim_command();
         command.args(words).stdin(Stdio::null());
-        if let Some((kinds, fds)) = adoptee {
-            let (ours, theirs) = UnixStream::pair()?;
-            fd_passing::send(&ours, &kinds, &fds)?;
-            command.stdin(OwnedFd::from(theirs));
+        if let Some(fds) = adoptee {
+            let (ours, theirs) = fd_passing::pair()?;
+            Message::new(fds, [])?.send(&ours)?;
+            command.stdin(theirs);
         }
         command.stdout(self.announcements).stderr(self.log);
         Ok((self.reader, Some(core.spawned.spawn(&mut command)?)))

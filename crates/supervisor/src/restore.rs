@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
 use holdfast_state::directory::is_damage;
+use holdfast_state::handoff::FdName;
 use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
@@ -23,7 +24,7 @@ use crate::events::EventLog;
 use crate::exit_fifo::ExitFifo;
 use crate::groups;
 use crate::identity::Handle;
-use crate::keeper::{Kept, Kind};
+use crate::keeper::Kept;
 use crate::lifecycle::{Activity, Shim, State};
 use crate::operate;
 use crate::process::{Origin, Process};
@@ -326,7 +327,7 @@ fn state_of(
     // has the right one; without a start time the journal is no better than the file.
     let named = pid.as_ref().ok().copied().flatten();
     let journalled = past.pid.filter(|_| !record.start_time.is_empty());
-    let kept = kept.take(Kind::Process).map(PidFd::from);
+    let kept = kept.take(FdName::Process).map(PidFd::from);
     let handle = Handle::of_record(record, named.into_iter().chain(journalled), kept)?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
     // shim and no record the number was still that of the process.

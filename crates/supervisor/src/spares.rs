@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::legacy::{self, MESSAGE_LIMIT, SPARE_OPTION};
+use holdfast_state::handoff::{FdName, Message};
+use holdfast_state::shim_options;
 use holdfast_sys::fd_passing;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::socket::{MsgFlags, recv};
 
 use crate::reaper::Spawned;
 use crate::supervisor::{Core, SHIM, blocking};
@@ -47,8 +48,7 @@ impl Spares {
     pub(crate) fn employ<'a>(
         &self,
         words: impl Iterator<Item = &'a OsStr>,
-        exit: BorrowedFd<'_>,
-        log: BorrowedFd<'_>,
+        fds: [(FdName, BorrowedFd<'_>); 2],
     ) -> Option<Child> {
         let mut spare = {
             let mut waiting = self.waiting();
@@ -57,12 +57,7 @@ impl Spares {
             waiting.swap_remove(ready)
         };
         let words = std::iter::once(OsStr::new(SHIM)).chain(words);
-        let message = legacy::message(&[legacy::EXIT, legacy::LOG], words);
-        let told = match message.len() <= MESSAGE_LIMIT {
-            true => fd_passing::send(&spare.socket, &message, &[exit, log]),
-            false => Err(io::ErrorKind::ArgumentListTooLong.into()),
-        };
-        match told {
+        match Message::new(fds, words).and_then(|message| message.send(&spare.socket)) {
             Ok(()) => spare.shim.take(),
             Err(error) => {
                 tracing::debug!(%error, "a spare shim is of no use");
@@ -112,11 +107,9 @@ impl Spares {
 
 impl Spare {
     fn begin(core: &Core) -> io::Result<Self> {
-        // One that keeps messages apart and yet tells of the other side's end.
-        let (socket, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let (socket, theirs) = fd_passing::pair()?;
         let mut command = core.shim_command();
-        command.arg(SPARE_OPTION).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(shim_options::SPARE).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         let shim = core.spawned.spawn(&mut command)?;
         Ok(Self { shim: Some(shim), socket, spawned: core.spawned.clone() })
     }

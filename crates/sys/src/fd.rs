@@ -25,6 +25,23 @@ impl Identity {
         let number = if done == 0 { u64::from(terminal) } else { stat.st_ino };
         Ok(Self { device: stat.st_dev, number })
     }
+
+    /// How many bytes it takes in a message.
+    pub const LEN: usize = 16;
+
+    /// As it goes in a message.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        (u128::from(self.device) | u128::from(self.number) << 64).to_le_bytes()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) made.
+    #[must_use]
+    pub fn of_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+        Self { device: half(both), number: half(both >> 64) }
+    }
 }
 
 impl fmt::Display for Identity {

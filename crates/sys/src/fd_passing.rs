@@ -4,10 +4,19 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recv, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg,
+    socketpair,
+};
 
 /// The most descriptors that a message here carries.
 pub const MAX: usize = 8;
+
+/// Two sockets that keep messages apart, and yet tell of each other's end.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = SockType::SeqPacket;
+    Ok(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?)
+}
 
 /// Sends descriptors, at most [`MAX`], with the bytes that must go along: at least one.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
