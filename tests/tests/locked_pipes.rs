@@ -14,10 +14,15 @@ use nix::sys::signal::Signal;
 
 /// A daemon and a container that holds the locks of these of its descriptors.
 async fn with_locked(numbers: &[&str]) -> (Holdfast, String) {
+    with_locked_and(&[], numbers).await
+}
+
+/// The same, with options for the container.
+async fn with_locked_and(options: &[&str], numbers: &[&str]) -> (Holdfast, String) {
     let holdfast = Holdfast::start().await;
     let program = holdfast.scratch.bundle().join("rootfs/bin/hostile");
     executable::copied(binary("hostile"), program);
-    let id = holdfast.run_detached(&[], &[&["hostile", "lock"], numbers].concat()).await;
+    let id = holdfast.run_detached(options, &[&["hostile", "lock"], numbers].concat()).await;
     let pid = container_pid(&holdfast, &id).await;
     eventually("the locks to be held", || splicing(pid) == numbers.len()).await;
     (holdfast, id)
@@ -68,6 +73,31 @@ async fn a_daemon_restores_a_container_that_locks_its_output() {
         holdfast.start_daemon().await;
         can_be_dealt_with(holdfast, &id).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_it_does_one_that_locks_its_input_and_one_in_a_group() {
+    for (options, numbers) in [
+        (&["-i"][..], &["0"][..]),
+        (&["-i"], &["0", "1", "2"]),
+        (&["--shim-group", "pod"], &["1", "2"]),
+    ] {
+        let (mut holdfast, id) = with_locked_and(options, numbers).await;
+        holdfast.kill_daemon().await;
+        holdfast.start_daemon().await;
+        can_be_dealt_with(holdfast, &id).await;
+    }
+}
+
+/// splice(2) holds the lock of a pipe while it waits, and a terminal is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_has_no_such_lock() {
+    let holdfast = Holdfast::start().await;
+    let program = holdfast.scratch.bundle().join("rootfs/bin/hostile");
+    executable::copied(binary("hostile"), program);
+    let id = holdfast.run_detached(&["-i", "-t"], &["hostile", "lock", "0", "1", "2"]).await;
+    assert_eq!(holdfast.ok(&["wait", &id]).await, "0\n", "every splice(2) was refused");
+    holdfast.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,6 +163,11 @@ fn runtimes(programs: &[Programs]) -> Vec<&'static str> {
     RUNTIMES.into_iter().filter(everywhere).collect()
 }
 
+/// The directories of this tree's programs and of those of another revision, both built in release.
+pub(crate) fn both_builds(revision: &str) -> anyhow::Result<[PathBuf; 2]> {
+    Ok([build()?.dir, compare::build_revision(revision)?.dir])
+}
+
 /// The programs of this tree, built as they are released.
 fn build() -> anyhow::Result<Programs> {
     println!("building (release)");

@@ -11,6 +11,7 @@
 //! | `crash_points` | the daemon and the shims, killed at each step that they take |
 //! | `bench` | measurements beside the peers |
 //! | `torture` | exits by the thousand while daemon and shims are killed at random |
+//! | `upgrade` | containers that another revision started, under this tree's programs |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod bench;
@@ -22,6 +23,7 @@ mod setup;
 mod suite;
 mod test;
 mod torture;
+mod upgrade;
 mod vm;
 
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ enum Task {
     CrashPoints(crash_points::Options),
     /// Have containers exit while the daemon and their shims are killed, stopped and continued
     Torture(torture::Options),
+    /// Have containers of another revision go on under this one
+    Upgrade(upgrade::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
     /// Measure, beside the peers and in the same run
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Task::Runtimes(options) => runtimes::run(&options),
         Task::CrashPoints(options) => crash_points::run(&options),
         Task::Torture(options) => torture::run(&options),
+        Task::Upgrade(options) => upgrade::run(&options),
         Task::VmTest(options) => vm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),

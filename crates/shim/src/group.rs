@@ -134,9 +134,9 @@ impl Group {
             return Err(io::Error::other("a start without exit FIFO or log"));
         };
         let mut log = File::from(log);
-        match self.spawn(&handoff, exit, &log, seats) {
+        match self.spawn(&handoff, &exit, &log, seats) {
             Ok(pid) => _ = self.starters.insert(pid),
-            // It reads there why its start came to nothing.
+            // It reads there why its start came to nothing, when the exit FIFO has closed.
             Err(error) => {
                 log.write_all(holdfast_state::log::line("error", &error.to_string()).as_bytes())?;
             }
@@ -160,7 +160,7 @@ impl Group {
     fn spawn(
         &self,
         handoff: &Handoff<'_>,
-        exit: OwnedFd,
+        exit: &OwnedFd,
         log: &File,
         seats: &Seats,
     ) -> io::Result<i32> {
@@ -172,7 +172,7 @@ impl Group {
             .args(args::identifies().then_some(shim_options::IDENTIFY))
             .args(handoff.words())
             .stdin(OwnedFd::from(self.departures.try_clone()?))
-            .stdout(exit)
+            .stdout(exit.try_clone()?)
             .stderr(log.try_clone()?)
             .spawn()?;
         Ok(child.id().cast_signed())

@@ -138,6 +138,12 @@ impl<'a> Message<'a> {
         Ok(Self { bytes, fds })
     }
 
+    /// As it is sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Sends it on a socket that keeps messages apart. It comes as a whole, or not at all.
     ///
     /// # Errors

@@ -196,7 +196,8 @@ pub(crate) async fn adopt(
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
         let dir = core.process_dir(&process.container, &process.id)?;
         let record = dir.load().map_err(io::Error::other)?;
-        await_end(&record)?;
+        let is_grouped = record.holdfast.as_ref().is_some_and(|it| it.shim_group.is_some());
+        let alone = alone || (is_grouped && !has_ended(&record)?);
         if dir.control_writer().is_ok() {
             // Its exit FIFO may have been removed; two shims would tear the output apart.
             return Err(io::Error::other("its shim lives, and is not heard"));
@@ -214,20 +215,18 @@ pub(crate) async fn adopt(
     Ok((ExitFifo::new(reader)?, child))
 }
 
-/// How long a shim that is ending may take.
+/// How long the shim of a group may take to end. Then another one is begun for each of its processes.
 const END_GRACE: Duration = Duration::from_secs(10);
 
-/// Waits until a shim that is ending has ended. It closes its files one by one: that of the process may be
-/// closed while the inbox of its group is open, and what came into that now would be lost.
-fn await_end(record: &ProcessRecord) -> io::Result<()> {
+/// Waits until the shim of a group has ended that is ending. It closes its files one by one: that of the process
+/// may be closed while the group's inbox is open, and what came into that now would be lost. `false` if it hangs
+/// in the kernel, as over a pipe that a container has locked.
+fn has_ended(record: &ProcessRecord) -> io::Result<bool> {
     let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.as_ref());
-    let Some(shim) = shim.filter(|shim| is_being_killed(shim.pid)) else { return Ok(()) };
-    let Some(held) = Handle::open(shim.pid)? else { return Ok(()) };
+    let Some(shim) = shim.filter(|shim| is_being_killed(shim.pid)) else { return Ok(true) };
+    let Some(held) = Handle::open(shim.pid)? else { return Ok(true) };
     let is_it = held.start_time.as_ref() == Some(&shim.start_time);
-    if is_it && !held.pidfd.ends_by(Instant::now() + END_GRACE)? {
-        return Err(io::Error::other("its shim is ending, and hangs in the kernel"));
-    }
-    Ok(())
+    Ok(!is_it || held.pidfd.ends_by(Instant::now() + END_GRACE)?)
 }
 
 fn spawn_adopter(

@@ -134,6 +134,7 @@ impl Container {
                 return Err(this.wrong_state("checkpoint", "running"));
             }
             options.prepare()?;
+            let _checkpointing = this.state.init.checkpointing.lock().await;
             let written = this
                 .state
                 .runtime

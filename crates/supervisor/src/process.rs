@@ -56,6 +56,8 @@ pub(crate) struct Process {
     failure: Mutex<Option<Error>>,
     /// Whether it could not be deleted after its exit.
     stays: AtomicBool,
+    /// Held while the runtime writes its state out, which may end it: that is told before the end.
+    pub(crate) checkpointing: tokio::sync::Mutex<()>,
     /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
     pub(crate) unwatched: CancellationToken,
 }
@@ -94,6 +96,7 @@ impl Process {
             copies: Mutex::new(None),
             failure: Mutex::new(None),
             stays: AtomicBool::new(false),
+            checkpointing: tokio::sync::Mutex::default(),
             unwatched: CancellationToken::new(),
         }
     }

@@ -12,7 +12,7 @@ use holdfast_state::{ExitRecord, ShimRecord};
 use holdfast_sys::proc::Stat;
 use holdfast_sys::{PidFd, reactor, wait};
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::Error;
 use crate::adoption;
@@ -258,6 +258,8 @@ impl Watch {
             if matches!(input, Input::Recorded(_)) {
                 // The reason comes before what came of it.
                 self.tell_out_of_memory();
+                // That one ends it may be the checkpoint's doing. A runtime that hangs over it hides no exit.
+                let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;
             }
             for action in self.process.apply(&self.core, input) {
                 match action {

@@ -30,6 +30,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use holdfast_tests::Proc;
 use nix::sys::signal::{Signal, kill};
@@ -296,6 +297,11 @@ fn checkpoint(call: &Call) -> Outcome<()> {
     let process = living(&container).ok_or("the container has ended")?;
     if !std::env::args().any(|arg| arg == "--leave-running") {
         process.signal(Signal::SIGKILL);
+        // As CRIU has still to do when the process has ended.
+        while living(&container).is_some() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn ratios(pair: &[Column]) -> Samples {
 
 /// The programs of a revision, built like ours, in a working tree of git's below `target`. Both stay
 /// there, so that the next revision has less to build.
-fn build_revision(revision: &str) -> anyhow::Result<Programs> {
+pub(super) fn build_revision(revision: &str) -> anyhow::Result<Programs> {
     let commit = format!("{revision}^{{commit}}");
     let id = setup::output(crate::git().args(["rev-parse", "--short", "--verify", &commit]))?;
     let id = id.trim();

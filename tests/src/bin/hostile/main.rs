@@ -11,7 +11,7 @@ mod mischief;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -56,16 +56,10 @@ fn pipes(numbers: &[&str]) -> io::Result<Vec<OwnedFd>> {
     numbers.iter().map(|number| standard(parsed(number)?)).collect()
 }
 
-/// A copy of one of the standard descriptors.
+/// One of the standard descriptors, opened anew for reading and writing: an input is open for reading only.
 fn standard(number: i32) -> io::Result<OwnedFd> {
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let fd: BorrowedFd<'_> = match number {
-        0 => stdin.as_fd(),
-        1 => stdout.as_fd(),
-        2 => stderr.as_fd(),
-        _ => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    fd.try_clone_to_owned()
+    let path = format!("/proc/self/fd/{number}");
+    Ok(File::options().read(true).write(true).open(path)?.into())
 }
 
 /// splice(2) takes the pipe's lock, and then waits for a socket that says nothing.
