@@ -1,6 +1,7 @@
 //! The seats of a shim: what the kernel and the timers know of each, and which child is whose.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Instant;
@@ -17,11 +18,14 @@ use crate::log::{self, log};
 use crate::seat::{Phase, REST, Seat, round_up};
 
 /// How many events are taken from the kernel at once.
-const EVENTS: usize = 64;
+const EVENTS: usize = 16;
 /// How many of the lowest bits of what the kernel tells say what it is of a seat that is ready.
 const INDEX_BITS: u32 = 3;
-/// The key of what is no seat's. Those of seats are above it.
+/// The key of what is no seat's.
 const OWN: u64 = 0;
+/// A key has, below these bits, one more than the place in which a seat is, and above them how many had that
+/// before: what is told of one that has gone is not taken for the next one's.
+const PLACE_BITS: u32 = 32;
 
 const _: () = assert!(Wait::ALL.len() <= 1 << INDEX_BITS);
 
@@ -41,24 +45,61 @@ pub(crate) struct OwnReady {
 
 pub(crate) struct Seats {
     epoll: Epoll,
-    /// Boxed, as the map has room for eleven from the first on.
-    places: BTreeMap<u64, Box<Place>>,
-    last_key: u64,
-    /// Who has which seat, of the processes that are our children or are about to be.
-    children: BTreeMap<i32, u64>,
+    places: Places,
+    /// The places that nobody has.
+    free: Vec<usize>,
+    /// Who has which seat, of the processes that are our children or are about to be; by pid.
+    children: Vec<(i32, u64)>,
     /// The seats of those that are about to be.
     arriving: Vec<u64>,
     /// Children that have lost their seat by an error and wait for another.
     seatless: BTreeMap<i32, Seatless>,
-    timers: BTreeSet<(Instant, u64)>,
+    /// When to look after whom. One that is not the timer of its seat any more means nothing.
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
     /// When to give back memory.
     rest: Option<Instant>,
     /// How many descriptors all seats may come to need.
     files: u64,
+    /// Whether each has a log of its own, and our standard error is nobody's.
+    are_many: bool,
+}
+
+/// Places for seats, of which the first, the one of a shim of one process, is on the stack: on the heap it would
+/// take another page.
+#[derive(Default)]
+struct Places {
+    first: Option<Place>,
+    others: Vec<Place>,
+}
+
+impl Places {
+    fn push(&mut self, place: Place) {
+        match self.first {
+            None => self.first = Some(place),
+            Some(_) => self.others.push(place),
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Place> {
+        match index.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(index) => self.others.get_mut(index),
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+}
+
+/// A place for a seat.
+struct Place {
+    key: u64,
+    seated: Option<Seated>,
 }
 
 /// A seat, and what of it the kernel and the timers know.
-struct Place {
+struct Seated {
     seat: Seat,
     /// The process, as long as it is our child or about to be.
     child: Option<i32>,
@@ -86,17 +127,19 @@ impl Seatless {
 }
 
 impl Seats {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// For one process, or for many.
+    pub(crate) fn new(are_many: bool) -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            places: BTreeMap::new(),
-            last_key: OWN,
-            children: BTreeMap::new(),
+            places: Places::default(),
+            free: Vec::new(),
+            children: Vec::new(),
             arriving: Vec::new(),
             seatless: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            timers: BinaryHeap::new(),
             rest: None,
             files: 0,
+            are_many,
         })
     }
 
@@ -112,12 +155,12 @@ impl Seats {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.places.len() - self.free.len()
     }
 
     /// Whether there is nobody to look after.
     pub(crate) fn is_empty(&self) -> bool {
-        self.places.is_empty() && self.seatless.is_empty()
+        self.len() == 0 && self.seatless.is_empty()
     }
 
     /// How many descriptors all may come to need.
@@ -127,31 +170,76 @@ impl Seats {
 
     /// The seat of a shim that has one only.
     pub(crate) fn first(&mut self) -> Option<&mut Seat> {
-        Some(&mut self.places.values_mut().next()?.seat)
+        Some(&mut self.places.first.as_mut()?.seated.as_mut()?.seat)
     }
 
     /// Sees to what has changed at that one.
     pub(crate) fn settle_first(&mut self) {
-        if let Some(key) = self.places.keys().next().copied() {
+        if let Some(key) = self.places.first.as_ref().map(|place| place.key) {
             self.settle(key);
         }
     }
 
     /// Looks after one more.
     pub(crate) fn add(&mut self, seat: Seat) {
-        self.last_key += 1;
-        let key = self.last_key;
         let files = seat.most_files();
         self.files += files;
         let registered = [None; Wait::ALL.len()];
-        let place = Place { seat, child: None, files, registered, timer: None };
-        self.places.insert(key, Box::new(place));
+        let seated = Some(Seated { seat, child: None, files, registered, timer: None });
+        let free = self.free.pop();
+        let key = match free.and_then(|index| self.places.get_mut(index)) {
+            Some(place) => {
+                place.key = place.key.wrapping_add(1 << PLACE_BITS) & (u64::MAX >> INDEX_BITS);
+                place.seated = seated;
+                place.key
+            }
+            None => {
+                let key = self.places.len() as u64 + 1;
+                self.places.push(Place { key, seated });
+                key
+            }
+        };
         self.settle(key);
+    }
+
+    fn index_of(key: u64) -> usize {
+        usize::try_from(key & ((1 << PLACE_BITS) - 1)).map_or(usize::MAX, |place| place - 1)
+    }
+
+    fn seated(&mut self, key: u64) -> Option<&mut Seated> {
+        self.places.get_mut(Self::index_of(key)).filter(|place| place.key == key)?.seated.as_mut()
+    }
+
+    /// The process is our child, or about to be.
+    fn enter_child(&mut self, pid: i32, key: u64) {
+        match self.children.binary_search_by_key(&pid, |(pid, _)| *pid) {
+            Ok(at) => self.children[at].1 = key,
+            Err(at) => self.children.insert(at, (pid, key)),
+        }
+    }
+
+    /// The process is reaped, or has lost its seat.
+    fn strike_child(&mut self, pid: i32) {
+        if let Ok(at) = self.children.binary_search_by_key(&pid, |(pid, _)| *pid) {
+            self.children.remove(at);
+        }
+    }
+
+    fn seat_of_child(&self, pid: i32) -> Option<u64> {
+        let at = self.children.binary_search_by_key(&pid, |(pid, _)| *pid).ok()?;
+        Some(self.children[at].1)
+    }
+
+    /// Has what is logged go to the log of this process.
+    fn turn_to(&self, home: Option<&Home>) {
+        if self.are_many {
+            log::turn_to(home);
+        }
     }
 
     /// Waits, and looks after the seats of which something is ready, or whose time has come.
     pub(crate) fn wait(&mut self, until: Option<Instant>) -> io::Result<OwnReady> {
-        let first = self.timers.first().map(|(due, _)| *due);
+        let first = self.timers.peek().map(|Reverse((due, _))| *due);
         let seatless = self.seatless.values().filter_map(|seatless| seatless.exit.as_ref()?.due());
         let due = [first, self.rest, until].into_iter().flatten().chain(seatless).min();
         let timeout = due.map_or(EpollTimeout::NONE, round_up);
@@ -184,75 +272,77 @@ impl Seats {
     }
 
     fn look_after(&mut self, key: u64, ready: Ready) {
-        let Some(place) = self.places.get_mut(&key) else { return };
-        log::turn_to(Some(&place.seat.home));
-        if place.seat.look_after(ready) {
+        let Some(seated) = self.seated(key) else { return };
+        let home = seated.seat.home.clone();
+        self.turn_to(Some(&home));
+        if self.seated(key).is_some_and(|seated| seated.seat.look_after(ready)) {
             self.rest_later();
         }
         self.settle(key);
-        log::turn_to(None);
+        self.turn_to(None);
     }
 
     /// Tells the kernel and the timers what a seat waits for now; one that is done goes.
     fn settle(&mut self, key: u64) {
-        let Some(place) = self.places.get_mut(&key) else { return };
-        let child = place.seat.child();
-        if child != place.child {
-            if let Some(pid) = std::mem::replace(&mut place.child, child) {
-                self.children.remove(&pid);
+        let Some(seated) = self.seated(key) else { return };
+        let child = seated.seat.child();
+        if child != seated.child {
+            let before = std::mem::replace(&mut seated.child, child);
+            let is_arriving = matches!(seated.seat.phase, Phase::Arriving { .. });
+            if let Some(pid) = before {
+                self.strike_child(pid);
             }
             if let Some(pid) = child {
                 self.seatless.remove(&pid);
-                self.children.insert(pid, key);
+                self.enter_child(pid, key);
             }
-            if matches!(place.seat.phase, Phase::Arriving { .. }) {
+            if is_arriving {
                 self.arriving.push(key);
             }
         }
-        if place.seat.is_over() {
+        let Some(place) = self.places.get_mut(Self::index_of(key)) else { return };
+        let Some(seated) = &mut place.seated else { return };
+        if seated.seat.is_over() {
             self.remove(key);
             return;
         }
-        if let Err(error) = place.register(&self.epoll, key) {
+        if let Err(error) = seated.register(&self.epoll, key) {
             log("error", &format!("epoll: {error}"));
             return self.unseat(key);
         }
-        place.seat.stdio.close_ended();
+        seated.seat.stdio.close_ended();
         // A timer that goes off too early is set again.
-        if let Some(due) = place.seat.due()
-            && place.timer.is_none_or(|timer| due < timer)
+        if let Some(due) = seated.seat.due()
+            && seated.timer.is_none_or(|timer| due < timer)
         {
-            if let Some(timer) = place.timer.replace(due) {
-                self.timers.remove(&(timer, key));
-            }
-            self.timers.insert((due, key));
+            seated.timer = Some(due);
+            self.timers.push(Reverse((due, key)));
         }
     }
 
-    fn remove(&mut self, key: u64) -> Option<Box<Place>> {
-        let mut place = self.places.remove(&key)?;
-        place.unregister(&self.epoll);
-        if let Some(timer) = place.timer {
-            self.timers.remove(&(timer, key));
+    fn remove(&mut self, key: u64) -> Option<Seated> {
+        let index = Self::index_of(key);
+        let mut seated = self.places.get_mut(index)?.seated.take()?;
+        self.free.push(index);
+        seated.unregister(&self.epoll);
+        if let Some(pid) = seated.child {
+            self.strike_child(pid);
         }
-        if let Some(pid) = place.child {
-            self.children.remove(&pid);
-        }
-        self.files -= place.files;
+        self.files -= seated.files;
         self.rest_later();
-        Some(place)
+        Some(seated)
     }
 
     /// Lets the supervisor know by a closed exit FIFO that a seat is lost, so that it has the process
     /// adopted; which may be by us again.
     fn unseat(&mut self, key: u64) {
-        let Some(place) = self.remove(key) else { return };
-        if let Some(pid) = place.child {
-            let exit = match place.seat.phase {
+        let Some(seated) = self.remove(key) else { return };
+        if let Some(pid) = seated.child {
+            let exit = match seated.seat.phase {
                 Phase::Exited { exit } => Some(exit),
                 _ => None,
             };
-            self.seatless.insert(pid, Seatless { home: place.seat.home, exit });
+            self.seatless.insert(pid, Seatless { home: seated.seat.home, exit });
         }
     }
 
@@ -262,14 +352,16 @@ impl Seats {
 
     fn heed_timers(&mut self) {
         let now = Instant::now();
-        while let Some((due, key)) = self.timers.first().copied()
+        while let Some(Reverse((due, key))) = self.timers.peek().copied()
             && due <= now
         {
-            self.timers.pop_first();
-            if let Some(place) = self.places.get_mut(&key) {
-                place.timer = None;
+            self.timers.pop();
+            if let Some(seated) = self.seated(key)
+                && seated.timer == Some(due)
+            {
+                seated.timer = None;
+                self.look_after(key, Ready::default());
             }
-            self.look_after(key, Ready::default());
         }
         self.seatless.retain(|_, seatless| !seatless.is_settled());
         if self.rest.is_some_and(|rest| rest <= now) {
@@ -280,9 +372,11 @@ impl Seats {
 
     /// What is still on its way to readers is not waited for any more.
     pub(crate) fn cancel(&mut self) {
-        for key in self.places.keys().copied().collect::<Vec<_>>() {
-            if let Some(place) = self.places.get_mut(&key) {
-                place.seat.cancel();
+        for index in 0..self.places.len() {
+            let Some(place) = self.places.get_mut(index) else { continue };
+            let key = place.key;
+            if let Some(seated) = &mut place.seated {
+                seated.seat.cancel();
             }
             self.settle(key);
         }
@@ -290,33 +384,34 @@ impl Seats {
 
     /// Whose children some processes were has ended, so they may be ours by now.
     pub(crate) fn look_who_arrived(&mut self) {
-        let places = &mut self.places;
-        self.arriving.retain(|key| {
-            let Some(place) = places.get_mut(key) else { return false };
-            place.seat.look_whether_arrived();
-            matches!(place.seat.phase, Phase::Arriving { .. })
+        let mut arriving = std::mem::take(&mut self.arriving);
+        arriving.retain(|key| {
+            let Some(seated) = self.seated(*key) else { return false };
+            seated.seat.look_whether_arrived();
+            matches!(seated.seat.phase, Phase::Arriving { .. })
         });
+        self.arriving = arriving;
     }
 
     /// Whether a child has a seat here.
     pub(crate) fn has_child(&self, pid: i32) -> bool {
-        self.children.contains_key(&pid)
+        self.seat_of_child(pid).is_some()
     }
 
     pub(crate) fn children(&self) -> impl Iterator<Item = i32> {
-        self.children.keys().copied()
+        self.children.iter().map(|(pid, _)| *pid)
     }
 
     /// A child is a zombie. `None` if it is nobody's here, `false` if it has to stay: as long as its status is
     /// not on disk it is the record.
     pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> Option<bool> {
-        if let Some(key) = self.children.get(&pid).copied()
-            && let Some(place) = self.places.get_mut(&key)
+        if let Some(key) = self.seat_of_child(pid)
+            && let Some(home) = self.seated(key).map(|seated| seated.seat.home.clone())
         {
-            log::turn_to(Some(&place.seat.home));
-            let is_gone = place.seat.child_ended(pid, end);
+            self.turn_to(Some(&home));
+            let is_gone = self.seated(key)?.seat.child_ended(pid, end);
             self.settle(key);
-            log::turn_to(None);
+            self.turn_to(None);
             return Some(is_gone);
         }
         let seatless = self.seatless.get_mut(&pid)?;
@@ -330,7 +425,7 @@ impl Seats {
     }
 }
 
-impl Place {
+impl Seated {
     fn register(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
         for (index, (wait, registered)) in
             Wait::ALL.into_iter().zip(&mut self.registered).enumerate()

@@ -41,24 +41,27 @@ impl Shim {
     /// Detaches, and sets the runtime to work.
     #[inline(never)]
     pub(crate) fn start(args: &Args<'_>, handover: Option<Handover>) -> io::Result<Self> {
+        let seats = Seats::new(false)?;
         let (signals, exit) = setup::become_shim()?;
         if let Some(soft) = args.nofile {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
             setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
         }
         let (start, seat) = Start::begin(args, exit, handover)?;
-        Self::of(signals, seat, Some(start))
+        Self::of(seats, signals, seat, Some(start))
     }
 
     /// Takes over a process whose shim has died: its pidfd and what its shim read from come through
     /// our standard input.
     #[inline(never)]
     pub(crate) fn adopt(args: &Args<'_>) -> io::Result<Self> {
+        let seats = Seats::new(false)?;
         let mut room = [0; ROOM];
         let handoff = Handoff::receive(holdfast_sys::fd::standard()[0], &mut room)?;
         let mut handoff = handoff.ok_or_else(|| io::Error::other("nothing was sent"))?;
         let (signals, exit) = setup::become_shim()?;
-        Self::of(signals, Seat::adopt(args, exit, &mut handoff, None)?, None)
+        let seat = Seat::adopt(args, exit, &mut handoff, None)?;
+        Self::of(seats, signals, seat, None)
     }
 
     /// Waits for a start and makes it, so that no start has to wait until a program has begun. `None` if none
@@ -86,7 +89,7 @@ impl Shim {
     /// in it already: without any process a group ends.
     #[inline(never)]
     pub(crate) fn group() -> io::Result<Self> {
-        let mut seats = Seats::new()?;
+        let mut seats = Seats::new(true)?;
         let mut group = Group::new(&seats)?;
         let signals = setup::detach()?;
         setup::without_standard_io()?;
@@ -95,8 +98,12 @@ impl Shim {
         Ok(Self { seats, signals, start: None, group: Some(group) })
     }
 
-    fn of(signals: SignalFd, seat: Seat, start: Option<Start>) -> io::Result<Self> {
-        let mut seats = Seats::new()?;
+    fn of(
+        mut seats: Seats,
+        signals: SignalFd,
+        seat: Seat,
+        start: Option<Start>,
+    ) -> io::Result<Self> {
         seats.watch(&signals, Own::Signals)?;
         seats.add(seat);
         Ok(Self { seats, signals, start, group: None })

@@ -40,7 +40,7 @@ pub(crate) struct Stdio {
     /// What the process writes, to where output goes.
     output: Pipeline,
     /// From the stdin FIFO into the terminal. Without a terminal the process reads the FIFO itself.
-    input: Option<Pipeline>,
+    input: Option<Box<Pipeline>>,
     /// The stdin FIFO, opened for writing: it does not end when a client goes, but when someone
     /// says that it is over.
     stdin_holder: Option<File>,
@@ -114,7 +114,7 @@ impl Stdio {
         if let Some(fifo) = self.waiting_stdin.take() {
             let mut input = Pipeline::new(Sinks::only(Queue::of_terminal(master.try_clone()?)));
             input.set(INPUT, Source::Fifo(fifo));
-            self.input = Some(input);
+            self.input = Some(Box::new(input));
         }
         // Read in any case: one that nobody reads would fill up and stall the process.
         self.output.set(Stream::Stdout, Source::Terminal(master.try_clone()?));
@@ -170,12 +170,12 @@ impl Stdio {
             let ended = input.source(INPUT).is_none();
             input.sinks.can_move() && (ended || self.stdin_holder.is_some())
         };
-        self.output.sinks.can_move() && self.input.as_ref().is_none_or(input_can)
+        self.output.sinks.can_move() && self.input.as_deref().is_none_or(input_can)
     }
 
     /// How many descriptors it may come to need.
     pub(crate) fn most_files(&self) -> u64 {
-        let pipelines = [Some(&self.output), self.input.as_ref()];
+        let pipelines = [Some(&self.output), self.input.as_deref()];
         let moved: u64 = pipelines.into_iter().flatten().map(Pipeline::most_files).sum();
         // A terminal has two sides.
         moved + u64::from(self.stdin_holder.is_some()) + 2 * u64::from(self.terminal.is_some())
@@ -264,7 +264,7 @@ impl Stdio {
 
     /// Whether there is memory to give back.
     pub(crate) fn holds_memory(&self) -> bool {
-        self.output.holds_memory() || self.input.as_ref().is_some_and(Pipeline::holds_memory)
+        self.output.holds_memory() || self.input.as_deref().is_some_and(Pipeline::holds_memory)
     }
 
     /// Gives back the memory that only output needs.

@@ -28,7 +28,7 @@ pub(crate) struct Sinks {
     files: Vec<LogFile>,
     journals: Vec<Journald>,
     /// The readers of the two streams. One that takes both has the place of the first.
-    queues: [Option<Queue>; 2],
+    queues: [Option<Box<Queue>>; 2],
     /// Standard output goes to its reader alone.
     is_diverted: bool,
 }
@@ -62,16 +62,22 @@ impl Sinks {
     ) -> io::Result<()> {
         match spec.driver {
             LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
-                self.files.extend(LogFile::open(spec, home, owner, missing)?);
+                let files = LogFile::open(spec, home, owner, missing)?;
+                // There is one, mostly, where room for four would be made.
+                self.files.reserve_exact(files.len());
+                self.files.extend(files);
             }
             LogDriver::Journald => {
                 self.journals.push(Journald::open(spec.path.as_deref(), spec.rate, home));
             }
             LogDriver::Fifo => {
                 let path = spec.path.as_deref().ok_or(io::ErrorKind::InvalidInput)?;
-                self.queues[0] = Some(Queue::open(path, spec, home, "stdout.spill")?);
+                let open = |path: &Path, spill| {
+                    Ok::<_, io::Error>(Some(Box::new(Queue::open(path, spec, home, spill)?)))
+                };
+                self.queues[0] = open(path, "stdout.spill")?;
                 if let Some(path) = &spec.stderr {
-                    self.queues[1] = Some(Queue::open(path, spec, home, "stderr.spill")?);
+                    self.queues[1] = open(path, "stderr.spill")?;
                 }
             }
             LogDriver::None => {}
@@ -84,7 +90,7 @@ impl Sinks {
         let queue = Queue::of_fifo(path)?;
         let [first, second] = &mut self.queues;
         // What took both takes standard error from now on.
-        if let Some(other) = first.replace(queue) {
+        if let Some(other) = first.replace(Box::new(queue)) {
             second.get_or_insert(other);
         }
         self.is_diverted = true;
@@ -93,12 +99,12 @@ impl Sinks {
 
     /// The one sink that there is.
     pub(crate) fn only(queue: Queue) -> Self {
-        Self { queues: [Some(queue), None], ..Self::default() }
+        Self { queues: [Some(Box::new(queue)), None], ..Self::default() }
     }
 
     /// How many descriptors they may come to need.
     pub(crate) fn most_files(&self) -> u64 {
-        let queues: u64 = self.queues.iter().flatten().map(Queue::most_files).sum();
+        let queues: u64 = self.queues.iter().flatten().map(|queue| queue.most_files()).sum();
         (self.files.len() + self.journals.len()) as u64 + queues
     }
 
@@ -107,7 +113,7 @@ impl Sinks {
     pub(crate) fn can_move(&self) -> bool {
         self.files.iter().all(LogFile::is_clean)
             && self.journals.iter().all(Journald::is_clean)
-            && self.queues.iter().flatten().all(Queue::can_move)
+            && self.queues.iter().flatten().all(|queue| queue.can_move())
     }
 
     /// Makes good what a dead shim left half done.
@@ -143,7 +149,7 @@ impl Sinks {
         match &mut self.queues {
             [_, Some(second)] if stream == Stream::Stderr => Some(second),
             [_, None] if stream == Stream::Stderr && self.is_diverted => None,
-            [first, _] => first.as_mut(),
+            [first, _] => first.as_deref_mut(),
         }
     }
 
@@ -165,12 +171,12 @@ impl Sinks {
     pub(super) fn rest(&mut self) {
         self.files.iter_mut().for_each(LogFile::rest);
         self.journals.iter_mut().for_each(Journald::rest);
-        self.queues.iter_mut().flatten().for_each(Queue::rest);
+        self.queues.iter_mut().flatten().for_each(|queue| queue.rest());
     }
 
     /// The queue of its own that a stream has.
     pub(super) fn queue(&self, stream: Stream) -> Option<&Queue> {
-        self.queues[stream as usize].as_ref()
+        self.queues[stream as usize].as_deref()
     }
 
     /// Hands on what a reader takes.
@@ -182,28 +188,28 @@ impl Sinks {
 
     /// Whether nothing more is to be read at the moment.
     pub(super) fn are_full(&self) -> bool {
-        self.queues.iter().flatten().any(Queue::is_full)
+        self.queues.iter().flatten().any(|queue| queue.is_full())
     }
 
     /// Whether readers have got everything.
     pub(crate) fn are_empty(&self) -> bool {
-        self.queues.iter().flatten().all(Queue::is_empty)
+        self.queues.iter().flatten().all(|queue| queue.is_empty())
     }
 
     /// From now on there is a limit to what waits for a reader.
     pub(super) fn bound(&mut self) {
-        self.queues.iter_mut().flatten().for_each(Queue::bound);
+        self.queues.iter_mut().flatten().for_each(|queue| queue.bound());
     }
 
     /// Whether a reader has taken something on since this was asked last.
     pub(super) fn progressed(&mut self) -> bool {
-        let taken = self.queues.iter_mut().flatten().map(Queue::progressed);
+        let taken = self.queues.iter_mut().flatten().map(|queue| queue.progressed());
         // Each is asked.
         taken.fold(false, |any, taken| any | taken)
     }
 
     /// Drops what waits for readers that take nothing.
     pub(super) fn give_up(&mut self) {
-        self.queues.iter_mut().flatten().for_each(Queue::give_up);
+        self.queues.iter_mut().flatten().for_each(|queue| queue.give_up());
     }
 }
