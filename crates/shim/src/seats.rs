@@ -271,6 +271,7 @@ impl Seats {
         Ok(own)
     }
 
+    #[inline(never)]
     fn look_after(&mut self, key: u64, ready: Ready) {
         let Some(seated) = self.seated(key) else { return };
         let home = seated.seat.home.clone();
@@ -350,6 +351,7 @@ impl Seats {
         self.rest.get_or_insert_with(|| Instant::now() + REST);
     }
 
+    #[inline(never)]
     fn heed_timers(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((due, key))) = self.timers.peek().copied()
@@ -364,7 +366,12 @@ impl Seats {
             }
         }
         self.seatless.retain(|_, seatless| !seatless.is_settled());
-        if self.rest.is_some_and(|rest| rest <= now) {
+    }
+
+    /// Gives back memory, if it is time for that. What lies on the stack below the caller is given back too.
+    #[inline(always)]
+    pub(crate) fn rest(&mut self) {
+        if self.rest.is_some_and(|rest| rest <= Instant::now()) {
             self.rest = None;
             holdfast_sys::memory::trim();
         }

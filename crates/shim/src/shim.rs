@@ -32,7 +32,7 @@ pub(crate) struct Shim {
     /// There as long as the one seat has no process yet.
     start: Option<Start>,
     /// There if more seats can be asked for.
-    group: Option<Group>,
+    group: Option<Box<Group>>,
 }
 
 // The frame of one of those that begin it would keep its pages of the stack for life within that of `run`,
@@ -95,7 +95,7 @@ impl Shim {
         setup::without_standard_io()?;
         seats.watch(&signals, Own::Signals)?;
         group.take_messages(&mut seats)?;
-        Ok(Self { seats, signals, start: None, group: Some(group) })
+        Ok(Self { seats, signals, start: None, group: Some(Box::new(group)) })
     }
 
     fn of(
@@ -113,6 +113,7 @@ impl Shim {
     pub(crate) fn run(&mut self) -> io::Result<u8> {
         while !self.is_over()? {
             let ready = self.seats.wait(self.start.as_ref().and_then(Start::due))?;
+            self.seats.rest();
             if ready.signals && setup::was_asked_to_end(&self.signals)? {
                 self.seats.cancel();
             }
@@ -139,6 +140,7 @@ impl Shim {
         }
     }
 
+    #[inline(never)]
     fn look_at_start(&mut self) -> Result<(), Failure> {
         if let (Some(start), Some(seat)) = (&mut self.start, self.seats.first())
             && start.look(seat)?
@@ -158,6 +160,7 @@ impl Shim {
     }
 
     /// Asks what has become of our children.
+    #[inline(never)]
     fn look_at_children(&mut self) -> io::Result<()> {
         self.seats.look_who_arrived();
         while let Some((pid, end)) = wait::peek_any()? {
@@ -170,7 +173,7 @@ impl Shim {
     }
 
     fn look_at_each_child(&mut self) -> io::Result<()> {
-        let starters = self.group.iter().flat_map(Group::starters);
+        let starters = self.group.iter().flat_map(|group| group.starters());
         for pid in self.seats.children().chain(starters).collect::<Vec<_>>() {
             if let Ok(Some((pid, end))) = wait::peek(Child::Pid(pid)) {
                 self.child_ended(pid, end)?;

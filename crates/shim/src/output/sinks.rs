@@ -63,9 +63,11 @@ impl Sinks {
         match spec.driver {
             LogDriver::Cri | LogDriver::JsonFile | LogDriver::File => {
                 let files = LogFile::open(spec, home, owner, missing)?;
-                // There is one, mostly, where room for four would be made.
-                self.files.reserve_exact(files.len());
-                self.files.extend(files);
+                // As they are, mostly: room for more than there are, or for a copy, would be kept.
+                match self.files.is_empty() {
+                    true => self.files = files,
+                    false => self.files.extend(files),
+                }
             }
             LogDriver::Journald => {
                 self.journals.push(Journald::open(spec.path.as_deref(), spec.rate, home));
