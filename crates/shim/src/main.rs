@@ -22,6 +22,7 @@
 //! | `group` | what makes a shim that of many processes: it is asked for more of them |
 //! | `closer` | a process that closes what could make others wait |
 //! | `log` | its own log |
+//! | `pages` | what keeps it small |
 //!
 //! How it talks: announcements on its standard output (the exit FIFO), messages from the control
 //! FIFO, its own log on its standard error (`shim-log.json`). See `holdfast_state` for the formats; its
@@ -39,6 +40,7 @@ mod home;
 mod interest;
 mod log;
 mod output;
+mod pages;
 mod runtime;
 mod seat;
 mod seats;
@@ -53,13 +55,11 @@ use holdfast_sys::start::Arguments;
 use shim::Shim;
 use start::{Handover, Words};
 
-// Without the standard library's own start, which maps a stack for signals and reads
-// `/proc/self/maps`: memory that each of a thousand shims would keep.
 #[cfg(not(test))]
 holdfast_sys::main!(run);
 
 fn run(arguments: Arguments) -> u8 {
-    let mut begun = begin(arguments.skip(1));
+    let mut begun = pages::apart(|| begin(arguments.skip(1)));
     // By reference: each place that it were moved through would be in this frame.
     let done = match &mut begun {
         Ok(Some(shim)) => shim.run().map_err(|error| error.to_string()),
@@ -73,9 +73,6 @@ fn run(arguments: Arguments) -> u8 {
 }
 
 /// A shim of any kind. `None` if there is nothing to do.
-///
-/// Not inlined: the frame in which a shim runs is its own for life.
-#[inline(never)]
 fn begin(words: Words) -> Result<Option<Shim>, String> {
     let args = args::parse(words.clone())?;
     let begun = match &args {

@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::home::Home;
 use crate::interest::{Ready, Wait};
 use crate::log::{self, log};
+use crate::pages;
 use crate::seat::{Phase, REST, Seat, round_up};
 
 /// How many events are taken from the kernel at once.
@@ -264,14 +265,13 @@ impl Seats {
                 for event in events[at..].iter().filter(|event| key_of(event) == key) {
                     ready.set(usize::try_from(index_of(event)).unwrap_or_default());
                 }
-                self.look_after(key, ready);
+                pages::apart(|| self.look_after(key, ready));
             }
         }
-        self.heed_timers();
+        pages::apart(|| self.heed_timers());
         Ok(own)
     }
 
-    #[inline(never)]
     fn look_after(&mut self, key: u64, ready: Ready) {
         let Some(seated) = self.seated(key) else { return };
         let home = seated.seat.home.clone();
@@ -351,7 +351,6 @@ impl Seats {
         self.rest.get_or_insert_with(|| Instant::now() + REST);
     }
 
-    #[inline(never)]
     fn heed_timers(&mut self) {
         let now = Instant::now();
         while let Some(Reverse((due, key))) = self.timers.peek().copied()
@@ -373,7 +372,7 @@ impl Seats {
     pub(crate) fn rest(&mut self) {
         if self.rest.is_some_and(|rest| rest <= Instant::now()) {
             self.rest = None;
-            holdfast_sys::memory::trim();
+            pages::give_back();
         }
     }
 

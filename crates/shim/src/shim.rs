@@ -5,7 +5,7 @@
 
 use std::io;
 
-use holdfast_state::handoff::{FdName, Handoff, MAX_LEN};
+use holdfast_state::handoff::{FdName, Handoff};
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{Termination, command_line};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 use crate::args::{self, Args};
 use crate::exit::reap;
 use crate::group::Group;
+use crate::pages;
 use crate::seat::Seat;
 use crate::seats::{Own, Seats};
 use crate::setup;
@@ -35,11 +36,8 @@ pub(crate) struct Shim {
     group: Option<Box<Group>>,
 }
 
-// The frame of one of those that begin it would keep its pages of the stack for life within that of `run`,
-// so they are not inlined.
 impl Shim {
     /// Detaches, and sets the runtime to work.
-    #[inline(never)]
     pub(crate) fn start(args: &Args<'_>, handover: Option<Handover>) -> io::Result<Self> {
         let seats = Seats::new(false)?;
         let (signals, exit) = setup::become_shim()?;
@@ -53,7 +51,6 @@ impl Shim {
 
     /// Takes over a process whose shim has died: its pidfd and what its shim read from come through
     /// our standard input.
-    #[inline(never)]
     pub(crate) fn adopt(args: &Args<'_>) -> io::Result<Self> {
         let seats = Seats::new(false)?;
         let mut room = [0; ROOM];
@@ -66,13 +63,11 @@ impl Shim {
 
     /// Waits for a start and makes it, so that no start has to wait until a program has begun. `None` if none
     /// will come: the supervisor is gone.
-    #[inline(never)]
     pub(crate) fn wait_for_start() -> io::Result<Option<Self>> {
         let socket = &holdfast_sys::fd::standard()[0];
         // Until then it is not known that we are a program that waits.
         send(socket.as_raw_fd(), b"ready", MsgFlags::MSG_NOSIGNAL)?;
-        // So large that it is mapped by itself, and is no hole among smaller things afterwards.
-        let mut room = vec![0; 2 * MAX_LEN];
+        let mut room = pages::room();
         let Some(mut handoff) = Handoff::receive(socket, &mut room)? else { return Ok(None) };
         if let Some(log) = handoff.take(FdName::Log) {
             nix::unistd::dup2_stderr(log)?;
@@ -87,7 +82,6 @@ impl Shim {
 
     /// Detaches. The socket where supervisors ask is our standard input, and has the first request
     /// in it already: without any process a group ends.
-    #[inline(never)]
     pub(crate) fn group() -> io::Result<Self> {
         let mut seats = Seats::new(true)?;
         let mut group = Group::new(&seats)?;
@@ -122,12 +116,12 @@ impl Shim {
             {
                 group.take_messages(&mut self.seats)?;
             }
-            if let Err(failure) = self.look_at_start() {
-                return self.give_up(&failure);
+            if let Err(failure) = pages::apart(|| self.look_at_start()) {
+                return pages::apart(|| self.give_up(&failure));
             }
             // Without a signal nobody has ended. A process that was handed over is its group's to reap.
             if ready.signals && self.start.is_none() && !self.is_over()? {
-                self.look_at_children()?;
+                pages::apart(|| self.look_at_children())?;
             }
         }
         Ok(0)
@@ -140,7 +134,6 @@ impl Shim {
         }
     }
 
-    #[inline(never)]
     fn look_at_start(&mut self) -> Result<(), Failure> {
         if let (Some(start), Some(seat)) = (&mut self.start, self.seats.first())
             && start.look(seat)?
@@ -151,7 +144,6 @@ impl Shim {
         Ok(())
     }
 
-    #[inline(never)]
     fn give_up(&mut self, failure: &Failure) -> io::Result<u8> {
         if let Some(seat) = self.seats.first() {
             start::give_up(failure, seat, &self.signals)?;
@@ -160,7 +152,6 @@ impl Shim {
     }
 
     /// Asks what has become of our children.
-    #[inline(never)]
     fn look_at_children(&mut self) -> io::Result<()> {
         self.seats.look_who_arrived();
         while let Some((pid, end)) = wait::peek_any()? {
