@@ -9,7 +9,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::tracer::{Deed, Rule, Tracer};
-use crate::{Gate, Holdfast, binary, cgroups_of, processes, runtime, runtime_name, unique_id};
+use crate::{
+    Gate, Holdfast, Proc, binary, cgroups_of, processes, runtime, runtime_name, unique_id,
+};
 
 /// What the container exits with.
 const STATUS: u8 = 7;
@@ -62,6 +64,10 @@ pub enum Who {
     InitShim,
     /// The shim of the exec.
     ExecShim,
+    /// The shim of the group that both are in.
+    Group,
+    /// The shim that takes the first process over after the one that started it was killed.
+    Adopter,
 }
 
 /// Which OCI runtime.
@@ -125,6 +131,8 @@ impl Life {
             Who::InitShim => ("holdfast-shim", "/init "),
             // Options follow the directory, in which an exec has a random name.
             Who::ExecShim => ("holdfast-shim", " exec --detach "),
+            Who::Group => ("holdfast-shim", "--group "),
+            Who::Adopter => ("holdfast-shim", "--adopt "),
         };
         let tracer = Tracer::new(&holdfast.scratch, &id, &binary(program), which, rules).await;
         Self {
@@ -210,7 +218,10 @@ impl Life {
         match step {
             Step::Up => self.up().await,
             Step::Create => self.create().await,
-            Step::Start => self.said(&["start", &id], "").await,
+            Step::Start => {
+                self.said(&["start", &id], "").await?;
+                if self.who == Who::Adopter { self.lose_shim().await } else { Ok(()) }
+            }
             Step::Exec => {
                 let script = self.script(&self.exec_gate, "echo up");
                 let args = ["exec", "--detach", &id, "--", "sh", "-c", &script];
@@ -257,8 +268,24 @@ impl Life {
             _ => self.tracer.program().to_owned(),
         };
         // Who is followed is known by the arguments with which it begins.
-        let args = ["--spare-shims=0", "--shim"].map(OsStr::new);
-        self.holdfast.try_start_daemon(&program, &[&args[..], &[shim.as_os_str()]].concat()).await
+        let mut args = vec!["--spare-shims=0".as_ref(), "--shim".as_ref(), shim.as_os_str()];
+        if self.who == Who::Group {
+            args.extend(["--shim-group", "all"].map(OsStr::new));
+        }
+        self.holdfast.try_start_daemon(&program, &args).await
+    }
+
+    /// Kills the shim of the first process, and waits for one that takes over.
+    async fn lose_shim(&mut self) -> Result<(), String> {
+        let record = fs::read(self.container_dir().join("init/process.json"));
+        let record: Value = record.map_err(|error| error.to_string()).and_then(|record| {
+            serde_json::from_slice(&record).map_err(|error| error.to_string())
+        })?;
+        let pid =
+            record["holdfast"]["shim"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.and_then(Proc::of).ok_or("it has no shim")?.signal(Signal::SIGKILL);
+        let is_adopted = || self.journal().iter().any(|event| event["event"] == "adopted");
+        until(is_adopted).await.map_err(|()| format!("not adopted: {:?}", self.journal()))
     }
 
     async fn create(&mut self) -> Result<(), String> {

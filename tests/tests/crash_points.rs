@@ -46,6 +46,11 @@ async fn a_shim_killed_at_any_step_loses_no_status_and_leaves_nothing() {
     some_points(&[Who::InitShim, Who::ExecShim]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_handed_a_process_and_is_killed_at_any_step_loses_no_status_and_leaves_nothing() {
+    some_points(&[Who::Group, Who::Adopter]).await;
+}
+
 async fn leaves_nothing(who: Who, key: &str) {
     // Whether the runtime or the clean-up is faster is a race, so one trial says little.
     for _ in 0..5 {

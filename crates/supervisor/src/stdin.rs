@@ -59,6 +59,10 @@ pub(crate) fn reopen_logs(core: &Core, process: &Process) -> Result<(), Error> {
 
 /// The input of a process. `shutdown` ends it, for the process once all who write to it have closed
 /// it; dropping this just closes it here.
+///
+/// This writes into the FIFO that the process reads, so it goes on whoever dies between. A hostile process may hold
+/// the lock of that (splice(2) from a silent socket): opening, writing and closing then wait until it is gone.
+/// Use this for processes that you trust, or from a thread that may wait.
 #[derive(Debug)]
 pub struct InputWriter {
     core: Arc<Core>,

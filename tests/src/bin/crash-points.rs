@@ -27,7 +27,7 @@ struct Options {
 
 fn options() -> Result<Options, Box<dyn Error>> {
     let mut options = Options {
-        who: vec![Who::Daemon, Who::InitShim, Who::ExecShim],
+        who: vec![Who::Daemon, Who::InitShim, Who::ExecShim, Who::Group, Who::Adopter],
         runtimes: vec![Runtime::Fake, Runtime::Runc],
         every: 1,
         runc_every: 8,
@@ -51,7 +51,9 @@ fn options() -> Result<Options, Box<dyn Error>> {
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
         match (arg.as_str(), value.as_str()) {
             ("--only", "daemon") => options.who = vec![Who::Daemon],
-            ("--only", "shim") => options.who = vec![Who::InitShim, Who::ExecShim],
+            ("--only", "shim") => {
+                options.who = vec![Who::InitShim, Who::ExecShim, Who::Group, Who::Adopter];
+            }
             ("--runtime", "fake") => options.runtimes = vec![Runtime::Fake],
             ("--runtime", "runc") => options.runtimes = vec![Runtime::Runc],
             ("--every", number) => options.every = number.parse::<usize>()?.max(1),
