@@ -1,7 +1,8 @@
 //! The daemon as its users meet it: killed, ended, restarted, with runtimes that hang and fail.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -709,4 +710,24 @@ async fn a_socket_of_a_dead_daemon_and_what_is_no_socket_have_words_of_their_own
     assert!(socket.exists());
     holdfast.start_daemon().await;
     holdfast.close().await;
+}
+
+/// At 91d2b83 each start moved it back to where it had been when it began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_stays_in_the_cgroup_to_which_somebody_has_moved_it() {
+    let holdfast = Holdfast::start().await;
+    let pids = Path::new("/sys/fs/cgroup/pids");
+    let base = if pids.is_dir() { pids } else { Path::new("/sys/fs/cgroup") };
+    let (name, pid) = (unique_id("moved").to_string(), holdfast.daemon().process().pid);
+    let dir = base.join(&name);
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("cgroup.procs"), pid.to_string()).unwrap();
+    for _ in 0..3 {
+        let id = holdfast.run_detached(&[], &["true"]).await;
+        holdfast.ok(&["wait", &id]).await;
+    }
+    let is_in = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(is_in.lines().any(|line| line.ends_with(&format!("/{name}"))), "{is_in}");
+    holdfast.close().await;
+    eventually("the cgroup to be empty", || fs::remove_dir(&dir).is_ok()).await;
 }

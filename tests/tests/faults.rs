@@ -109,7 +109,7 @@ async fn a_start_that_its_shim_gives_up_while_nobody_is_there_never_was() {
     eventually("the pid to be written", || dir.join("pid").exists()).await;
     let shim = shim_of(&scratch.root(), id.as_str(), "init");
     soon("the shutdown", supervisor.shutdown()).await;
-    assert!(matches!(soon("the start", start).await.unwrap(), Err(Error::ShuttingDown)));
+    assert!(matches!(soon("the start", start).await.unwrap(), Err(Error::Closed)));
     // Its time limit passes, and it ends all that it has begun.
     shim.ended().await;
     assert!(!dir.join("exitStatus").exists());

@@ -1,5 +1,7 @@
 //! The library against a real runtime: statuses, output, execs, deletion, events.
 
+use std::time::Duration;
+
 use holdfast_supervisor::{
     ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, ProcessId, Replay,
     Status,
@@ -363,5 +365,78 @@ async fn events_come_in_order_and_numbered_without_a_gap() {
     ];
     assert_eq!(words(&live), expected);
     assert_eq!(events_until(&mut replay, deleted).await, live, "the replay, then what came");
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 it counted as shut down, and left a container that nobody could delete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_no_clock_reaches_is_none() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let options = scratch.script("exit 3").start_timeout(Duration::MAX);
+    let container = soon("a start", supervisor.run(options)).await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(3));
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 a program of `--rootfs` had 1024 of them, whoever said what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_of_a_root_file_system_may_open_as_many_files_as_the_supervisor_says() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.builder().container_nofile(Some(2000)).open().await.unwrap();
+    let rootfs = scratch.bundle().join("rootfs");
+    let options = ContainerOptions::rootfs(rootfs).args(["sh", "-c", "ulimit -Sn"]);
+    let container = supervisor.run(options.id(unique_id("limits"))).await.unwrap();
+    assert_eq!(read_all(container.logs().unwrap()).await, Output::of("2000\n"));
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 four of thirty said that it was done, and the container was still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_by_force_while_it_starts_is_gone() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for number in 0..30 {
+        let id = unique_id("short");
+        let options = scratch.script(WAITS).id(id.clone());
+        let start = tokio::spawn({
+            let supervisor = supervisor.clone();
+            async move { supervisor.run(options).await }
+        });
+        let container = loop {
+            match supervisor.get(&id) {
+                Ok(container) => break container,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        // At another moment of the start each time.
+        tokio::time::sleep(Duration::from_millis(number)).await;
+        soon("the deletion", container.delete_forced()).await.unwrap();
+        assert!(matches!(supervisor.get(&id), Err(Error::NotFound(_))), "{id} is still there");
+        // The start may have come to its end before.
+        let _ = soon("the start", start).await.unwrap();
+        assert_eq!(cgroups_of(&id), Vec::<std::path::PathBuf>::new(), "of {id}");
+    }
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 a container could be shown as stopped without an exit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_shown_of_a_container_was_so_at_one_moment() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for _ in 0..20 {
+        let container = supervisor.run(scratch.options(["true"])).await.unwrap();
+        loop {
+            let info = container.info();
+            let is_stopped = info.status == Status::Stopped;
+            assert_eq!(info.exit.is_some(), is_stopped, "{info:?}");
+            assert!(info.pid.is_none() || !is_stopped, "{info:?}");
+            if is_stopped {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
     scratch.close(supervisor).await;
 }

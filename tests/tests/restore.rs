@@ -96,7 +96,7 @@ async fn exits_without_a_supervisor_are_known_exactly_and_told_once() {
     drop(container);
     soon("the shutdown", supervisor.shutdown()).await;
     let interrupted = soon("the waiter", waiter).await.unwrap().unwrap_err();
-    assert!(matches!(interrupted, Error::ShuttingDown), "{interrupted}");
+    assert!(matches!(interrupted, Error::Closed), "{interrupted}");
 
     assert!(processes.values().all(Proc::lives), "a shutdown ended a container");
     gates.iter().zip(codes).for_each(|(gate, code)| gate.open(code));

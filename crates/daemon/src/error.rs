@@ -36,7 +36,7 @@ impl From<Error> for Failure {
             | Error::RuntimeTimeout { .. }
             | Error::SurvivesKill { .. } => ErrorKind::Timeout,
             Error::Runtime(_) | Error::Shim(_) | Error::NotStarted(_) => ErrorKind::Runtime,
-            Error::ShuttingDown => ErrorKind::ShuttingDown,
+            Error::Closed => ErrorKind::ShuttingDown,
             _ => ErrorKind::Internal,
         };
         Self::new(kind, error.to_string())

@@ -116,6 +116,8 @@ impl Start {
                 None => return self.may_go_on(seat).map(|()| false),
             }
         }
+        // Also if the runtime was faster: who gave it up waits for its end.
+        not_given_up(seat)?;
         let taken = self.take_over(seat)?;
         if !taken {
             self.may_go_on(seat)?;
@@ -125,9 +127,7 @@ impl Start {
 
     /// Whether a start that is not done may go on.
     fn may_go_on(&self, seat: &Seat) -> Result<(), Failure> {
-        if seat.cancelled {
-            return Err(Failure::Shim("the start was given up".to_owned()));
-        }
+        not_given_up(seat)?;
         match self.deadline {
             Some((deadline, timeout)) if Instant::now() >= deadline => {
                 Err(Failure::TimedOut(timeout))
@@ -178,6 +178,13 @@ impl Start {
         let shim = seat.announcer();
         seat.announce(&Announcement::Created { pid, shim });
         Ok(true)
+    }
+}
+
+fn not_given_up(seat: &Seat) -> Result<(), Failure> {
+    match seat.cancelled {
+        true => Err(Failure::Shim("the start was given up".to_owned())),
+        false => Ok(()),
     }
 }
 

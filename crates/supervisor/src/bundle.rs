@@ -11,7 +11,7 @@ use oci_spec::runtime::{Mount, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::default_config::{default_config, mount};
+use crate::default_config::{default_config, mount, nofile};
 use crate::options::{ContainerOptions, Source, TerminalSize};
 
 /// A bundle ready for the runtime.
@@ -33,10 +33,12 @@ const CONFIG_LIMIT: u64 = 16 * 1024 * 1024;
 pub(crate) fn prepare(
     id: &ContainerId,
     options: &ContainerOptions,
+    soft_nofile: Option<u64>,
     scratch: &Path,
     own: &Path,
 ) -> Result<Bundle, Error> {
     let terminal = options.stdio.terminal;
+    let nofile = nofile(soft_nofile).map_err(Error::io("read the limit of open files"))?;
     let (path, config) = match &options.source {
         Source::Bundle(path) => given(path, options, scratch, own)?,
         Source::Rootfs(path) => {
@@ -45,12 +47,22 @@ pub(crate) fn prepare(
             if !rootfs.is_dir() {
                 return Err(bad("not a directory".to_owned()));
             }
-            made(default_config(id, &options.args, &rootfs, vec![]), terminal, scratch, own)?
+            made(
+                default_config(id, &options.args, &rootfs, vec![], nofile),
+                terminal,
+                scratch,
+                own,
+            )?
         }
         Source::Host => {
             let rootfs = own.join("rootfs");
             let mounts = host_rootfs(&scratch.join("rootfs"))?;
-            made(default_config(id, &options.args, &rootfs, mounts), terminal, scratch, own)?
+            made(
+                default_config(id, &options.args, &rootfs, mounts, nofile),
+                terminal,
+                scratch,
+                own,
+            )?
         }
     };
     let process = config["process"].as_object().cloned().unwrap_or_default();

@@ -54,6 +54,14 @@ impl Cgroups {
         Ok(parse(&lines("self")?, Path::new(MOUNT)))
     }
 
+    /// Removes those of this name below them that have no process.
+    pub(crate) fn remove_empty_below(&self, name: &str) {
+        for dir in self.0.values() {
+            // Only an empty one can be removed so.
+            let _ = fs::remove_dir(dir.join(name));
+        }
+    }
+
     /// What of them tells of memory: there is one of these for each container.
     pub(crate) fn of_memory(mut self) -> Self {
         self.0.retain(|controller, _| ["memory", ""].contains(&controller.as_str()));
@@ -155,29 +163,24 @@ impl Cgroups {
 /// of a container's start; others that follow do not. So the wait is begun when a container is asked
 /// for, by a move of this process to where it is, and goes by while its directory is made and the
 /// runtime starts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Moves {
-    /// The `cgroup.procs` that this process is in.
-    own: Option<PathBuf>,
     begun: AtomicBool,
 }
 
 impl Moves {
-    pub(crate) fn new() -> Self {
-        let own = Cgroups::own().ok().and_then(|own| {
-            let files = [("pids", "cgroup.procs"), ("", "cgroup.procs")];
-            files.into_iter().filter_map(|file| own.path(file)).find(|path| path.exists())
-        });
-        Self { own, begun: AtomicBool::new(false) }
-    }
-
     /// Waits on a thread of its own, one at a time.
     pub(crate) fn prepare(self: &Arc<Self>) {
-        if self.own.is_some() && !self.begun.swap(true, Ordering::Relaxed) {
+        if !self.begun.swap(true, Ordering::Relaxed) {
             let moves = self.clone();
             tokio::task::spawn_blocking(move || {
-                // Who may not do this has a slower start, and nothing else.
-                let _ = moves.own.as_ref().map(|own| fs::write(own, "0"));
+                // Asked each time: somebody may have moved it. Who may not do this has a slower start, and
+                // nothing else.
+                let _ = Cgroups::own().map(|own| {
+                    let files = [("pids", "cgroup.procs"), ("", "cgroup.procs")];
+                    let mut files = files.into_iter().filter_map(|file| own.path(file));
+                    files.find(|path| path.exists()).map(|own| fs::write(own, "0"))
+                });
                 moves.begun.store(false, Ordering::Relaxed);
             });
         }

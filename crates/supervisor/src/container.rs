@@ -9,12 +9,13 @@ use std::time::Duration;
 use holdfast_state::{ContainerId, ExitRecord, ExitStatus};
 use tokio::time::timeout;
 
+use crate::Status;
 use crate::identity::Handle;
 use crate::info::{ContainerInfo, ExecInfo};
 use crate::launch::DELETE_LIMIT;
 use crate::lifecycle::{Activity, Change, Input, State};
 use crate::options::TerminalSize;
-use crate::process::{Origin, Process};
+use crate::process::{Origin, Process, status_of};
 use crate::stdin::{self, InputWriter};
 use crate::supervisor::{ContainerState, Core, Removal};
 use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream};
@@ -54,11 +55,11 @@ impl Container {
     #[must_use]
     pub fn info(&self) -> ContainerInfo {
         let init = &self.state.init;
-        let exit = exit_of(init);
+        let Moment { status, pid, exit } = Moment::of(init);
         ContainerInfo {
             id: self.state.id.clone(),
-            status: init.status(),
-            pid: pid_of(init),
+            status,
+            pid,
             exit_status: exit.as_ref().map(|record| record.status.as_number()),
             exit,
             created: init.created.clone(),
@@ -69,12 +70,10 @@ impl Container {
                 .state
                 .execs()
                 .values()
-                .map(|exec| ExecInfo {
-                    id: exec.id.clone(),
-                    status: exec.status(),
-                    pid: pid_of(exec),
-                    exit: exit_of(exec),
-                    log: exec.log.spelled_out(),
+                .map(|exec| {
+                    let Moment { status, pid, exit } = Moment::of(exec);
+                    let log = exec.log.spelled_out();
+                    ExecInfo { id: exec.id.clone(), status, pid, exit, log }
                 })
                 .collect(),
         }
@@ -281,18 +280,15 @@ impl Container {
         if !known.is_some_and(|known| Arc::ptr_eq(&known, &self.state)) {
             return Err(Error::NotFound(self.id().clone()));
         }
+        if force == Force::Yes && self.state.init.state() == State::Creating {
+            self.cut_start_short().await?;
+            // It has cleared away what there was of it; unless it came to its end just before that.
+            if self.state.init.state() == State::Abandoned {
+                return Ok(());
+            }
+        }
         match self.state.init.state() {
             State::Stopped(_) | State::Live { activity: Activity::Created, .. } => {}
-            // Its start is cut short, and clears away what there is of it.
-            State::Creating if force == Force::Yes => {
-                match stdin::cancel(&self.core, &self.state.init) {
-                    // Its shim is gone, or its directory by now: it is being cleared away already.
-                    Ok(()) | Err(Error::NoShim { .. }) => {}
-                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-                return self.vanished(&self.state.init).await;
-            }
             State::Creating | State::Abandoned => {
                 return Err(self.wrong_state("delete without force", "created or stopped"));
             }
@@ -321,6 +317,20 @@ impl Container {
             .forget(&self.state, &self.state.init, removal)
             .await
             .map_err(Error::io(format!("remove the directory of container {}", self.id())))
+    }
+
+    /// Waits until a start has come to nothing, or what it started has ended.
+    async fn cut_start_short(&self) -> Result<(), Error> {
+        // Its shim may have still to begin, and reads this then.
+        let _told = match stdin::cancel_start(&self.core, &self.state.init) {
+            Ok(told) => Some(told),
+            // Its directory is gone by now: it is being cleared away already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(Error::io(format!("end the start of container {}", self.id()))(error));
+            }
+        };
+        self.vanished(&self.state.init).await
     }
 
     /// Waits until the shim of an ended process is gone. A shim that still waits for a slow reader of a
@@ -357,7 +367,7 @@ pub(crate) async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, 
     tokio::select! {
         biased;
         ended = process.ended() => ended.ok_or_else(|| Error::NotFound(process.container.clone())),
-        () = core.stop.cancelled() => Err(Error::ShuttingDown),
+        () = core.stop.cancelled() => Err(Error::Closed),
     }
 }
 
@@ -378,9 +388,21 @@ pub(crate) fn pid_of(process: &Process) -> Option<i32> {
     process.handle().filter(|_| !process.is_stopped()).map(|handle| handle.pid)
 }
 
-pub(crate) fn exit_of(process: &Process) -> Option<ExitRecord> {
-    match process.state() {
-        State::Stopped(record) => Some(record),
-        _ => None,
+/// What a process is at one moment.
+struct Moment {
+    status: Status,
+    pid: Option<i32>,
+    exit: Option<ExitRecord>,
+}
+
+impl Moment {
+    fn of(process: &Process) -> Self {
+        // Before the state: by then the process may have ended, and have no handle any more.
+        let pid = process.handle().map(|handle| handle.pid);
+        let state = process.state();
+        let status = status_of(&state);
+        let pid = pid.filter(|_| status != Status::Stopped);
+        let exit = if let State::Stopped(record) = state { Some(record) } else { None };
+        Self { status, pid, exit }
     }
 }

@@ -1,14 +1,17 @@
 //! The configuration of a container that has no bundle of its own.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use holdfast_state::ContainerId;
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
-    get_default_maskedpaths, get_default_mounts, get_default_readonly_paths,
+    Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder, get_default_maskedpaths, get_default_mounts,
+    get_default_readonly_paths,
 };
 
 use crate::layout::random_hex;
@@ -34,6 +37,12 @@ const CAPABILITIES: [Capability; 14] = [
     Capability::SysChroot,
 ];
 
+/// How many files programs may open: as many as this process, or as the soft limit says that was asked for.
+pub(crate) fn nofile(soft: Option<u64>) -> io::Result<(u64, u64)> {
+    let (own, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok((soft.unwrap_or(own).min(hard), hard))
+}
+
 /// Read-only root; private mount, pid, ipc and uts namespaces, and a cgroup one where the kernel
 /// has them; the host's network; its own cgroup.
 pub(crate) fn default_config(
@@ -41,6 +50,7 @@ pub(crate) fn default_config(
     args: &[String],
     rootfs: &Path,
     further_mounts: Vec<Mount>,
+    nofile: (u64, u64),
 ) -> Result<Spec, OciSpecError> {
     let args = if args.is_empty() { vec!["sh".to_owned()] } else { args.to_vec() };
     let capabilities: HashSet<Capability> = CAPABILITIES.into();
@@ -60,6 +70,12 @@ pub(crate) fn default_config(
         .cwd("/")
         .capabilities(capabilities)
         .no_new_privileges(true)
+        // A runtime may have raised its own before it starts the program.
+        .rlimits([PosixRlimitBuilder::default()
+            .typ(PosixRlimitType::RlimitNofile)
+            .soft(nofile.0)
+            .hard(nofile.1)
+            .build()?])
         .build()?;
 
     let mut mounts = get_default_mounts();

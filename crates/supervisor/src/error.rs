@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_state::{ContainerId, InvalidId, InvalidLog, LockError, ProcessId};
 use thiserror::Error;
+use tokio::task::JoinError;
 
 /// What can go wrong. The seed's names stand in brackets.
 #[derive(Debug, Error)]
@@ -155,12 +156,28 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The supervisor was shut down meanwhile. The containers run on.
-    #[error("the supervisor is shutting down; its containers run on")]
-    ShuttingDown,
+    /// The supervisor was shut down, or the Tokio runtime where it was opened is gone. The containers run on.
+    #[error("the supervisor is shut down, or its runtime is gone; its containers run on")]
+    Closed,
+    /// A fault of this library: a part of it has panicked.
+    #[error("internal error: {0}")]
+    Internal(String),
 }
 
 impl Error {
+    /// What came of a task: it may have panicked, or have gone with the runtime.
+    pub(crate) fn joined<T>(joined: Result<Result<T, Self>, JoinError>) -> Result<T, Self> {
+        match joined.map_err(JoinError::try_into_panic) {
+            Ok(result) => result,
+            Err(Ok(panic)) => {
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(Self::Internal(text.unwrap_or_else(|| "a panic without a text".to_owned())))
+            }
+            Err(Err(_)) => Err(Self::Closed),
+        }
+    }
+
     /// For `map_err`: says what was attempted.
     pub(crate) fn io(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let attempt = attempt.into();

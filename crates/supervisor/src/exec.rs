@@ -37,7 +37,7 @@ impl Container {
                 this.core.moves.prepare();
                 let (process, begun, log) = {
                     let this = this.clone();
-                    tokio::task::spawn_blocking(move || {
+                    let begun = tokio::task::spawn_blocking(move || {
                         let job = layout::exec(&this.core, &this.state, &options)?;
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
                         match LogReader::attached(&this.core, &job.process) {
@@ -56,8 +56,8 @@ impl Container {
                             }
                         }
                     })
-                    .await
-                    .unwrap_or(Err(Error::ShuttingDown))?
+                    .await;
+                    Error::joined(begun)?
                 };
                 launch::launch(&this.core, begun).await?;
                 Ok((

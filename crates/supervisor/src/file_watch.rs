@@ -12,7 +12,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio_util::sync::CancellationToken;
+
+use crate::supervisor::Core;
 
 /// What is to be told of a file: that it grew, was renamed, or that one of its names was taken away.
 pub(crate) const OF_FILE: AddWatchFlags =
@@ -48,13 +49,13 @@ impl FileWatch {
         &self,
         path: &Path,
         flags: AddWatchFlags,
-        stop: &CancellationToken,
+        core: &Core,
     ) -> io::Result<Arc<Watched>> {
         let shared = {
             let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &*slot {
                 Some(shared) => shared.clone(),
-                None => slot.insert(Shared::open(stop)?).clone(),
+                None => slot.insert(Shared::open(core)?).clone(),
             }
         };
         let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,12 +74,13 @@ impl FileWatch {
 }
 
 impl Shared {
-    fn open(stop: &CancellationToken) -> io::Result<Arc<Self>> {
+    fn open(core: &Core) -> io::Result<Arc<Self>> {
+        let _reactor = core.reactor.enter();
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let ready = reactor::readable(inotify.as_fd().try_clone_to_owned()?)?;
         let shared = Arc::new(Self { inotify, ready, files: Mutex::default() });
-        let (events, stop) = (shared.clone(), stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(events.run()).await });
+        let (events, stop) = (shared.clone(), core.stop.clone());
+        core.reactor.spawn(async move { stop.run_until_cancelled(events.run()).await });
         Ok(shared)
     }
 

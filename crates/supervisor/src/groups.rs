@@ -128,7 +128,7 @@ fn begin(core: &Arc<Core>, home: &Directory, group: &str, inbox: UnixDatagram) -
             _ = tokio::task::spawn_blocking(move || clear_away(&core, &group)).await;
         }
     };
-    core.tasks.spawn_on(watch, &core.reactor);
+    core.spawn(watch);
     Ok(())
 }
 

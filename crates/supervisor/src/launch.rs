@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
 
 use crate::adoption::Copies;
+use crate::cgroup::Cgroups;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::layout::{Job, millis};
@@ -61,10 +62,10 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
             (None, None)
         });
     let has_own_shim = shim.is_some();
-    core.tasks.spawn(Watch::new(core, &container, &process, exit, shim, deadline).run());
+    core.spawn(Watch::new(core, &container, &process, exit, shim, deadline).run());
     let state = tokio::select! {
         state = process.reached(|state| *state != State::Creating) => state,
-        () = core.stop.cancelled() => return Err(Error::ShuttingDown),
+        () = core.stop.cancelled() => return Err(Error::Closed),
     };
     match state {
         State::Abandoned => {
@@ -276,6 +277,12 @@ pub(crate) async fn clear_away(
         && let Err(error) = container.runtime.delete(&process.container, DELETE_LIMIT).await
     {
         tracing::warn!(container = %process.container, %error, "failed start: not deleted from the runtime");
+    }
+    // A runtime that was killed over it may have made these, and know nothing of them.
+    if process.id.is_init()
+        && let Ok(own) = Cgroups::own()
+    {
+        own.remove_empty_below(process.container.as_str());
     }
     if let Err(error) = core.forget(container, process, Removal::OfItself).await {
         tracing::error!(container = %process.container, process = %process.id, %error, "failed start: directory left");

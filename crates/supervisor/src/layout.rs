@@ -65,7 +65,8 @@ pub(crate) fn container(
     let staged = core.root.stage_container().map_err(failed)?;
     limits::check_files(staged.directory())?;
     let scratch = staged.directory().path().join(BUNDLE_NAME);
-    let bundle = bundle::prepare(&id, options, &scratch, &home.join(BUNDLE_NAME))?;
+    let bundle =
+        bundle::prepare(&id, options, core.container_nofile, &scratch, &home.join(BUNDLE_NAME))?;
     let mut record = ProcessRecord {
         root_uid: bundle.root_ids.0,
         root_gid: bundle.root_ids.1,

@@ -13,7 +13,7 @@ use futures::future::{Either, pending, select_all};
 use holdfast_state::cri::{self, Mark};
 use holdfast_state::{Directory, LogDriver, LogSpec};
 use nix::fcntl::OFlag;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::file_watch::{OF_DIRECTORY, OF_FILE, Watched};
@@ -180,7 +180,7 @@ impl LogReader {
                 // The output is in the log before the exit is told: one more reading gets it all.
                 _ = self.process.ended() => self.complete = true,
                 () = self.core.stop.cancelled() => {
-                    return Err(io::Error::other(Error::ShuttingDown));
+                    return Err(io::Error::other(Error::Closed));
                 }
             }
         }
@@ -219,7 +219,7 @@ impl LogReader {
             all.0.push(id);
             // Through the descriptor: the name may be another's by now, or gone.
             let path = format!("/proc/self/fd/{}", open.as_raw_fd());
-            all.1.push(self.core.files.watch(path.as_ref(), flags, &self.core.stop)?);
+            all.1.push(self.core.files.watch(path.as_ref(), flags, &self.core)?);
         }
         Ok(all)
     }
@@ -228,7 +228,7 @@ impl LogReader {
     async fn read(&mut self) -> io::Result<Progress> {
         if let State::Idle(files) = &mut self.state {
             let files = std::mem::take(files);
-            self.state = State::Reading(spawn_blocking(move || read(files)));
+            self.state = State::Reading(self.core.reactor.spawn_blocking(move || read(files)));
         }
         let State::Reading(thread) = &mut self.state else { return Ok(Progress::End) };
         let (files, progress) =

@@ -49,7 +49,7 @@ impl OomWatch {
     pub(crate) fn begin(core: &Core, pid: i32) -> io::Result<Self> {
         let cgroups = Cgroups::of(pid)?.of_memory();
         let notice = match (cgroups.memory_events(), cgroups.oom_control()) {
-            (Some(file), _) => Notice::File(core.files.watch(&file, OF_FILE, &core.stop)?),
+            (Some(file), _) => Notice::File(core.files.watch(&file, OF_FILE, core)?),
             (None, Some((control, register))) => match register_event(&control, &register) {
                 Ok(event) => Notice::Event(event),
                 // A kernel that has the files and not this old interface.

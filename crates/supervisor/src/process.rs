@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
+use crate::Status;
 use crate::adoption::Copies;
 use crate::events::EventLog;
 use crate::identity::Handle;
@@ -204,17 +205,21 @@ impl Process {
     }
 
     /// The state in the field's words.
-    pub(crate) fn status(&self) -> crate::Status {
-        use crate::Status;
-        match *self.state.borrow() {
-            State::Creating => Status::Creating,
-            State::Live { activity: Activity::Created | Activity::Starting, .. } => Status::Created,
-            State::Live { activity: Activity::Paused | Activity::Resuming, .. } => Status::Paused,
-            // Until the status is known it is not over for anyone.
-            State::Live { activity: Activity::Running | Activity::Pausing, .. }
-            | State::Exiting { .. } => Status::Running,
-            State::Stopped(_) | State::Abandoned => Status::Stopped,
-        }
+    pub(crate) fn status(&self) -> Status {
+        status_of(&self.state.borrow())
+    }
+}
+
+/// A state as it is shown.
+pub(crate) fn status_of(state: &State) -> Status {
+    match state {
+        State::Creating => Status::Creating,
+        State::Live { activity: Activity::Created | Activity::Starting, .. } => Status::Created,
+        State::Live { activity: Activity::Paused | Activity::Resuming, .. } => Status::Paused,
+        // Until the status is known it is not over for anyone.
+        State::Live { activity: Activity::Running | Activity::Pausing, .. }
+        | State::Exiting { .. } => Status::Running,
+        State::Stopped(_) | State::Abandoned => Status::Stopped,
     }
 }
 

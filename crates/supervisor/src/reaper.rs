@@ -77,7 +77,7 @@ pub(crate) fn become_subreaper(core: &Arc<Core>) -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut children = signal(SignalKind::child())?;
     let core = core.clone();
-    core.clone().tasks.spawn(async move {
+    core.clone().spawn(async move {
         let stop = core.stop.clone();
         loop {
             tokio::select! {

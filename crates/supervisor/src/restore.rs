@@ -178,12 +178,12 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
     let Restored { process, exit, missing, doubtful, shim, kept } = restored;
     process.stream.publish(&core.root, &core.events, &process.id, missing);
     if doubtful {
-        core.tasks.spawn(settle(core.clone(), container.clone()));
+        core.spawn(settle(core.clone(), container.clone()));
     }
     let has_shim = exit.is_some();
     let watch = Watch::new(core, container, &process, exit, None, None);
     let core = core.clone();
-    core.clone().tasks.spawn(async move {
+    core.clone().spawn(async move {
         // After all containers are there; nobody waits for this.
         if has_shim && !process.is_stopped() && !process.has_copies() {
             let copies = match shim.map(|shim| Copies::of_shim(&shim, &core.closer)) {

@@ -72,7 +72,7 @@ impl Spares {
             return;
         }
         let core = core.clone();
-        core.clone().tasks.spawn(async move {
+        core.clone().spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(MOMENT) => {}
                 () = core.stop.cancelled() => return,

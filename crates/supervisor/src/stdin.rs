@@ -1,6 +1,7 @@
 //! A process's input, its terminal's size, and its end as a descriptor: the same for a container's
 //! first process and for an exec.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -39,9 +40,16 @@ fn control(
     })
 }
 
-/// Has a shim give up a start.
+/// Has a shim give up a start, also one that has yet to begin: what is returned keeps the message in the FIFO.
+pub(crate) fn cancel_start(core: &Core, process: &Process) -> io::Result<File> {
+    let mut fifo = core.process_dir(&process.container, &process.id)?.control_reader()?;
+    fifo.write_all(Control::Signal(nix::libc::SIGKILL).to_string().as_bytes())?;
+    Ok(fifo)
+}
+
+/// Has a shim give up the output that waits for a reader.
 pub(crate) fn cancel(core: &Core, process: &Process) -> Result<(), Error> {
-    control(core, process, Control::Signal(nix::libc::SIGKILL), "giving up its start")
+    control(core, process, Control::Signal(nix::libc::SIGKILL), "dropping its output")
 }
 
 pub(crate) fn close(core: &Core, process: &Process) -> Result<(), Error> {
@@ -74,6 +82,8 @@ pub struct InputWriter {
 impl InputWriter {
     /// Opens the FIFO that Holdfast made for it.
     pub(crate) fn open(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
+        // From whatever thread this is called, it is this one's reactor that serves it.
+        let _reactor = core.reactor.enter();
         let opened = core
             .process_dir(&process.container, &process.id)
             .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
@@ -134,6 +144,6 @@ pub(crate) fn exit_fd(core: &Core, process: &Arc<Process>) -> Result<OwnedFd, Er
             tracing::error!(%error, "exit not told to a descriptor");
         }
     };
-    core.tasks.spawn_on(tell, &core.reactor);
+    core.spawn(tell);
     Ok(ours)
 }

@@ -12,6 +12,8 @@ use holdfast_state::{
     ContainerEvent, ContainerId, EventKind, ExitRecord, GroupName, KeptExit, Launch, Problem,
     ProcessDir, ProcessId, StateRoot,
 };
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -90,8 +92,8 @@ pub(crate) struct Core {
     forgotten: AtomicUsize,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    /// For calls that are no futures, and may come from a thread of another event loop.
-    pub(crate) reactor: tokio::runtime::Handle,
+    /// Where all tasks live, and what waits for descriptors.
+    pub(crate) reactor: Handle,
     containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
 }
 
@@ -284,7 +286,7 @@ impl Core {
                 removed.map_err(Error::io(format!("remove process {}", process.id)))
             };
             match removed {
-                Ok(()) | Err(Error::NotFound(_) | Error::ShuttingDown) => return,
+                Ok(()) | Err(Error::NotFound(_) | Error::Closed) => return,
                 // The whole container was deleted meanwhile.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return,
                 Err(error) => {
@@ -309,9 +311,17 @@ impl Core {
         let work = async move {
             // Asked within the task: a shutdown waits for every task, and one that it did not wait
             // for begins after it, when the root may be another's.
-            if stop.is_cancelled() { Err(Error::ShuttingDown) } else { work.await }
+            if stop.is_cancelled() { Err(Error::Closed) } else { work.await }
         };
-        self.tasks.spawn(work).await.unwrap_or(Err(Error::ShuttingDown))
+        Error::joined(self.spawn(work).await)
+    }
+
+    /// Begins a task of the supervisor's: on the runtime where it was opened, whoever calls.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tasks.spawn_on(task, &self.reactor)
     }
 }
 
@@ -319,7 +329,16 @@ impl Core {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    let done = match Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(work).await.map_err(io::Error::other),
+        // The caller has an executor of another kind.
+        Err(_) => {
+            let (done, result) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || done.send(work()));
+            result.await.map_err(io::Error::other)
+        }
+    };
+    done.flatten()
 }
 
 impl Supervisor {
@@ -345,7 +364,7 @@ impl Supervisor {
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
             limits: limits::read(&abilities),
             abilities,
-            moves: Arc::new(Moves::new()),
+            moves: Arc::<Moves>::default(),
             shim,
             runtime: builder.runtime,
             start_timeout: builder.start_timeout,
@@ -363,8 +382,15 @@ impl Supervisor {
             forgotten: AtomicUsize::new(0),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
-            reactor: tokio::runtime::Handle::current(),
+            reactor: Handle::current(),
             containers: Mutex::default(),
+        });
+        // Dropped with the runtime, whatever it has come to by then.
+        let gone = stop.clone().drop_guard();
+        let stopped = stop.clone();
+        core.reactor.spawn(async move {
+            stopped.cancelled().await;
+            drop(gone);
         });
         if builder.subreaper {
             reaper::become_subreaper(&core).map_err(Error::io("become a subreaper"))?;
@@ -445,7 +471,7 @@ impl Supervisor {
                 }
                 let (container, begun, log) = {
                     let core = core.clone();
-                    tokio::task::spawn_blocking(move || {
+                    let begun = tokio::task::spawn_blocking(move || {
                         let (container, job) = layout::container(&core, &options, launch)?;
                         // Nothing can be known by this id: its directory was not there before.
                         core.containers().insert(container.id.clone(), container.clone());
@@ -462,8 +488,8 @@ impl Supervisor {
                             }
                         }
                     })
-                    .await
-                    .unwrap_or(Err(Error::ShuttingDown))?
+                    .await;
+                    Error::joined(begun)?
                 };
                 launch::launch(&core, begun).await?;
                 Ok((Container::new(core, container), log))

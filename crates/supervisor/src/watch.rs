@@ -391,8 +391,7 @@ impl Watch {
             self.going = true;
             let (core, container, process) =
                 (self.core.clone(), self.container.clone(), self.process.clone());
-            let tasks = core.tasks.clone();
-            tasks.spawn(async move { core.remove_exited(&container, &process).await });
+            core.clone().spawn(async move { core.remove_exited(&container, &process).await });
         }
     }
 }
