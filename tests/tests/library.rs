@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_supervisor::{
     ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, ProcessId, Replay,
-    Status,
+    Status, Stdin, Stdio, TerminalSize,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
@@ -12,6 +12,8 @@ use holdfast_tests::{
     Output, Proc, Scratch, cgroups_of, edit_json, events_until, read_all, said, soon, status,
     unique_id,
 };
+
+use tokio::io::AsyncWriteExt;
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -438,5 +440,56 @@ async fn what_is_shown_of_a_container_was_so_at_one_moment() {
             tokio::task::yield_now().await;
         }
     }
+    scratch.close(supervisor).await;
+}
+
+/// At 91d2b83 what goes by a path went to the next container of the id: input, its end, the output.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handle_of_a_container_that_was_deleted_acts_on_no_other_that_has_its_id() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let id = unique_id("again");
+    let piped = || Stdio::default().stdin(Stdin::Pipe);
+    let options = |script: &str| scratch.script(script).id(id.clone()).stdio(piped());
+    let old = supervisor.run(options("exit 1")).await.unwrap();
+    status(&old).await;
+    old.delete().await.unwrap();
+    let new = supervisor.run(options("echo new; cat; exit 7")).await.unwrap();
+    said(&new, "new").await;
+
+    let size = TerminalSize { width: 80, height: 24 };
+    let told = [
+        ("stdin", old.stdin().map(drop)),
+        ("close_stdin", old.close_stdin()),
+        ("resize", old.resize(size)),
+        ("reopen_logs", old.reopen_logs()),
+        ("logs", old.logs().map(drop)),
+        ("delete", old.delete().await),
+        ("delete_forced", old.delete_forced().await),
+    ];
+    for (what, result) in told {
+        assert!(matches!(result, Err(Error::NotFound(_))), "{what}: {result:?}");
+    }
+    let refused = [
+        ("start", old.start().await),
+        ("signal", old.signal(SIGKILL)),
+        ("pause", old.pause().await),
+        ("resume", old.resume().await),
+        ("exec", old.exec(ExecOptions::new(["true"])).await.map(drop)),
+        ("processes", old.processes().await.map(drop)),
+        ("stats", old.stats().await.map(drop)),
+    ];
+    for (what, result) in refused {
+        assert!(result.is_err(), "{what} of what was deleted");
+    }
+    assert_eq!(old.stdin_path(), None);
+    assert_eq!(old.wait().await.unwrap(), ExitStatus::Code(1), "its own");
+
+    let mut input = new.stdin().unwrap();
+    input.write_all(b"mine\n").await.unwrap();
+    drop(input);
+    new.close_stdin().unwrap();
+    assert_eq!(status(&new).await, ExitStatus::Code(7));
+    assert_eq!(read_all(new.logs().unwrap()).await, Output::of("new\nmine\n"));
     scratch.close(supervisor).await;
 }

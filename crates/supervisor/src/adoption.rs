@@ -194,7 +194,7 @@ pub(crate) async fn adopt(
     let (core, process) = (core.clone(), process.clone());
     let (reader, child) = blocking(move || {
         let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
-        let dir = core.process_dir(&process.container, &process.id)?;
+        let dir = core.process_dir(&process)?;
         let record = dir.load().map_err(io::Error::other)?;
         let is_grouped = record.holdfast.as_ref().is_some_and(|it| it.shim_group.is_some());
         let alone = alone || (is_grouped && !has_ended(&record)?);

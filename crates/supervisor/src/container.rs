@@ -99,10 +99,8 @@ impl Container {
         if !matches!(init.state(), State::Live { activity: Activity::Created, .. }) {
             return Err(self.wrong_state("start", "created"));
         }
-        let record = self
-            .core
-            .process_dir(self.id(), &init.id)
-            .and_then(|dir| dir.load().map_err(std::io::Error::other));
+        let record =
+            self.core.process_dir(init).and_then(|dir| dir.load().map_err(std::io::Error::other));
         let record =
             record.map_err(Error::io(format!("read the record of container {}", self.id())))?;
         init.apply(&self.core, Input::Begin(Change::Start));
@@ -358,6 +356,9 @@ impl Container {
     }
 
     pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
+        if self.state.init.is_gone() {
+            return Error::NotFound(self.id().clone());
+        }
         let status = self.state.init.status().as_str();
         Error::WrongState { id: self.id().clone(), status, operation, needed }
     }

@@ -187,7 +187,7 @@ pub(crate) async fn take_identity(
     let (core, process) = (core.clone(), process.clone());
     let (container, id) = (process.container.clone(), process.id.clone());
     let taken = blocking(move || {
-        let dir = core.process_dir(&process.container, &process.id)?;
+        let dir = core.process_dir(&process)?;
         let Some(handle) = Handle::open(pid)? else { return Ok(()) };
         if dir.exit()?.is_some() {
             return Ok(());
@@ -211,7 +211,7 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
     let (core, process) = (core.clone(), process.clone());
     let (container, id) = (process.container.clone(), process.id.clone());
     let recorded = blocking(move || {
-        let dir = core.process_dir(&process.container, &process.id)?;
+        let dir = core.process_dir(&process)?;
         let record = dir.load().map_err(io::Error::other)?;
         write_shim(&core, &process, &dir, record, Some(shim))
     });
@@ -253,7 +253,7 @@ pub(crate) async fn clear_away(
     process: &Arc<Process>,
     given_up: Option<bool>,
 ) {
-    let dir = core.process_dir(&process.container, &process.id);
+    let dir = core.process_dir(process);
     let failure = match &dir {
         Ok(dir) => explain(dir, given_up == Some(true), process.start_timeout),
         Err(_) => Error::NotStarted(String::new()),

@@ -111,7 +111,7 @@ impl LogReader {
         };
         if let Some(own) = own_name(spec) {
             // So that this holds the file, should the process soon end and be deleted.
-            let dir = core.process_dir(&process.container, &process.id).map_err(failed(process))?;
+            let dir = core.process_dir(process).map_err(failed(process))?;
             let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
             dir.directory().open_file(own, flags).map_err(failed(process))?;
         }
@@ -252,8 +252,11 @@ fn read(mut files: Files) -> (Files, io::Result<Progress>) {
     (files, Ok(Progress::End))
 }
 
-fn failed(process: &Process) -> impl FnOnce(io::Error) -> Error + use<> {
-    Error::io(format!("open the output of container {}", process.container))
+fn failed(process: &Process) -> impl FnOnce(io::Error) -> Error + use<'_> {
+    move |error| match process.is_gone() {
+        true => Error::NotFound(process.container.clone()),
+        false => Error::io(format!("open the output of container {}", process.container))(error),
+    }
 }
 
 /// The name of a log of ours; `None` if it is the caller's.
@@ -290,7 +293,7 @@ fn locate(core: &Core, process: &Process, path: &Path) -> io::Result<(Directory,
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_file)?;
     let directory = match path.parent() {
         Some(parent) if path.is_absolute() => Directory::open(parent)?,
-        _ => core.process_dir(&process.container, &process.id)?.directory().open_dir(".")?,
+        _ => core.process_dir(process)?.directory().open_dir(".")?,
     };
     Ok((directory, name.to_owned()))
 }

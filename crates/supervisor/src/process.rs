@@ -57,6 +57,8 @@ pub(crate) struct Process {
     failure: Mutex<Option<Error>>,
     /// Whether it could not be deleted after its exit.
     stays: AtomicBool,
+    /// Whether its directory has been removed: its name may be another's.
+    gone: AtomicBool,
     /// Held while the runtime writes its state out, which may end it: that is told before the end.
     pub(crate) checkpointing: tokio::sync::Mutex<()>,
     /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
@@ -96,6 +98,7 @@ impl Process {
             handle: Mutex::new(handle),
             copies: Mutex::new(None),
             failure: Mutex::new(None),
+            gone: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             checkpointing: tokio::sync::Mutex::default(),
             unwatched: CancellationToken::new(),
@@ -147,6 +150,15 @@ impl Process {
     /// Whether there ever was a process, of which something was told.
     pub(crate) fn has_been(&self) -> bool {
         !matches!(*self.state.borrow(), State::Creating | State::Abandoned)
+    }
+
+    /// Its directory has been removed.
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -210,7 +210,7 @@ fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored
 /// opened, so that is the one. Returns what can be had of its pipes.
 fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
     let Some(handle) = process.handle() else { return Ok(None) };
-    let dir = core.process_dir(&process.container, &process.id)?;
+    let dir = core.process_dir(process)?;
     let mut record = dir.load().map_err(io::Error::other)?;
     if dir.exit()?.is_some() {
         return Ok(None);

@@ -29,10 +29,11 @@ fn control(
     operation: &'static str,
 ) -> Result<(), Error> {
     let sent = core
-        .process_dir(&process.container, &process.id)
+        .process_dir(process)
         .and_then(|dir| dir.control_writer())
         .and_then(|mut fifo| fifo.write_all(message.to_string().as_bytes()));
     sent.map_err(|error| match error.raw_os_error() {
+        _ if process.is_gone() => Error::NotFound(process.container.clone()),
         Some(nix::libc::ENXIO) => {
             Error::NoShim { id: process.container.clone(), process: process.id.clone(), operation }
         }
@@ -42,7 +43,7 @@ fn control(
 
 /// Has a shim give up a start, also one that has yet to begin: what is returned keeps the message in the FIFO.
 pub(crate) fn cancel_start(core: &Core, process: &Process) -> io::Result<File> {
-    let mut fifo = core.process_dir(&process.container, &process.id)?.control_reader()?;
+    let mut fifo = core.process_dir(process)?.control_reader()?;
     fifo.write_all(Control::Signal(nix::libc::SIGKILL).to_string().as_bytes())?;
     Ok(fifo)
 }
@@ -85,11 +86,13 @@ impl InputWriter {
         // From whatever thread this is called, it is this one's reactor that serves it.
         let _reactor = core.reactor.enter();
         let opened = core
-            .process_dir(&process.container, &process.id)
+            .process_dir(process)
             .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
             .and_then(pipe::Sender::from_file);
-        let fifo = opened
-            .map_err(Error::io(format!("open the input of container {}", process.container)))?;
+        let fifo = opened.map_err(|error| match process.is_gone() {
+            true => Error::NotFound(process.container.clone()),
+            false => Error::io(format!("open the input of container {}", process.container))(error),
+        })?;
         Ok(Self { core: core.clone(), process: process.clone(), fifo: Some(fifo) })
     }
 
@@ -126,7 +129,7 @@ impl AsyncWrite for InputWriter {
 
 /// Where that FIFO is, if the process has one.
 pub(crate) fn path(core: &Core, process: &Process) -> Option<PathBuf> {
-    let dir = core.process_dir(&process.container, &process.id).ok()?;
+    let dir = core.process_dir(process).ok()?;
     dir.directory().contains(STDIN).ok()?.then(|| dir.path().join(STDIN))
 }
 

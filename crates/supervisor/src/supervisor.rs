@@ -168,12 +168,14 @@ impl Core {
         self.containers().keys().cloned().collect()
     }
 
-    pub(crate) fn process_dir(
-        &self,
-        container: &ContainerId,
-        process: &ProcessId,
-    ) -> io::Result<ProcessDir> {
-        self.root.container(container)?.process(process)
+    /// The directory of this very process, and not only one of its name.
+    pub(crate) fn process_dir(&self, process: &Process) -> io::Result<ProcessDir> {
+        let dir = self.root.container(&process.container)?.process(&process.id)?;
+        // Asked when it is open: another can only have taken the name after this process was marked.
+        match process.is_gone() {
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "it has been deleted")),
+            false => Ok(dir),
+        }
     }
 
     /// Whether this very process is known, and not only one of its name.
@@ -215,6 +217,7 @@ impl Core {
             return removed;
         }
         if process.id.is_init() {
+            container.processes().iter().for_each(|process| process.set_gone());
             // Published before the id can be another's, and once nothing is left.
             let mut containers = self.containers();
             if has_been {
@@ -223,6 +226,7 @@ impl Core {
             containers.remove(&container.id);
             self.give_back_memory(containers.len());
         } else {
+            process.set_gone();
             container.execs().remove(&process.id);
         }
         removed

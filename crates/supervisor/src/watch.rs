@@ -322,7 +322,7 @@ impl Watch {
     async fn recorded(&self) -> Option<ExitRecord> {
         let (core, process) = (self.core.clone(), self.process.clone());
         let found = blocking(move || {
-            let dir = core.process_dir(&process.container, &process.id)?;
+            let dir = core.process_dir(&process)?;
             Ok(evidence::on_disk(&dir))
         });
         found.await.unwrap_or_else(|error| {
@@ -335,8 +335,7 @@ impl Watch {
     async fn record_exit(&self, record: ExitRecord) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
         let ours = record.clone();
-        let recorded =
-            blocking(move || core.process_dir(&process.container, &process.id)?.record_exit(&ours));
+        let recorded = blocking(move || core.process_dir(&process)?.record_exit(&ours));
         recorded.await.unwrap_or_else(|error| {
             // Those who wait are told all the same: a full disk is no reason to hide an exit.
             tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
@@ -364,9 +363,7 @@ impl Watch {
     /// all. A group may not have come to begin it.
     async fn shim_has_begun(&self) -> bool {
         let (core, process) = (self.core.clone(), self.process.clone());
-        let begun = blocking(move || {
-            core.process_dir(&process.container, &process.id)?.control_writer().map(drop)
-        });
+        let begun = blocking(move || core.process_dir(&process)?.control_writer().map(drop));
         begun.await.is_ok()
     }
 

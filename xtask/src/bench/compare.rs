@@ -1,12 +1,13 @@
 //! This tree beside another revision, in turns: whether a change has made anything faster or slower.
 //! Only Holdfast takes part, and nothing is saved.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 
-use super::{Column, Programs, Samples, build, churn, logs, start};
+use super::{Column, Programs, Samples, build, churn, logs, scale, start};
 use crate::setup;
 
 #[derive(Debug, Args)]
@@ -26,6 +27,12 @@ enum What {
     Start(start::Options),
     /// How many short containers come and go in a second
     Churn(churn::Options),
+    /// How long the restore of a thousand containers takes, and their adoption
+    Scale {
+        /// How often each takes its turn
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: usize,
+    },
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -34,6 +41,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Logs(options) => ("MB/s", logs::speeds(options, &programs)?),
         What::Start(options) => ("ms", start::measure(options, &programs)?),
         What::Churn(options) => ("containers/s", churn::rates(options, &programs)?),
+        What::Scale { rounds } => ("ms", scale_of(*rounds, programs)?),
     };
     println!("{unit:<48} {:>9} {:>9} {:>9}", "median", "quarter", "3 quarters");
     for pair in columns.chunks_exact(2) {
@@ -43,6 +51,37 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         print_line("  the first to the second, turn by turn", &ratios(pair), 3);
     }
     Ok(())
+}
+
+/// A thousand containers of each. The program that measures is this tree's.
+fn scale_of(rounds: usize, [ours, theirs]: [Programs; 2]) -> anyhow::Result<Vec<Column>> {
+    let dir = crate::target().join("compare/programs");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir)?;
+    for own in ["holdfast", "holdfast-shim"] {
+        fs::copy(theirs.dir.join(own), dir.join(own))?;
+    }
+    for measuring in ["bench-library", "fake-runtime", "idler", "stamper", "writer"] {
+        fs::copy(ours.dir.join(measuring), dir.join(measuring))?;
+    }
+    let theirs = Programs { name: theirs.name, dir };
+    let column = |what: &str, programs: &Programs| Column {
+        way: format!("{}, {what}", programs.name),
+        samples: Samples::default(),
+    };
+    let programs = [ours, theirs];
+    let mut columns: Vec<_> = ["restore", "adoption"]
+        .iter()
+        .flat_map(|what| programs.iter().map(|programs| column(what, programs)))
+        .collect();
+    for round in 0..rounds {
+        for place in super::turns(round, programs.len()) {
+            let [restore, adoption] = scale::restore_and_adoption(&programs[place].dir)?;
+            columns[place].samples.0.push(restore);
+            columns[programs.len() + place].samples.0.push(adoption);
+        }
+    }
+    Ok(columns)
 }
 
 fn print_line(what: &str, samples: &Samples, digits: usize) {

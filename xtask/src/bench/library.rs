@@ -28,11 +28,11 @@ pub(crate) struct Options {
 pub(super) struct Idle {
     /// How many are made, or deleted, at the same time
     #[arg(long, value_name = "N", default_value_t = 12)]
-    parallel: usize,
+    pub(super) parallel: usize,
     /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
     /// four: no more than `ulimit -Hn` in all
     #[arg(long, value_name = "DRIVER", default_value = "cri")]
-    log: String,
+    pub(super) log: String,
     /// The group whose one shim has all of them; else each has its own
     #[arg(long, value_name = "NAME")]
     pub(super) shim_group: Option<String>,

@@ -1,6 +1,9 @@
 //! How the daemon bears many containers at once. The work is done by a program of `tests`, as in
 //! `library`.
 
+use std::path::Path;
+
+use anyhow::bail;
 use clap::Args;
 
 use super::library::{Idle, bench};
@@ -43,4 +46,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let of = if runtime == FAKE { String::new() } else { format!("-{name}") };
     let file = format!("scale{of}{group}.json");
     save(&file, &command, &found)
+}
+
+/// Of a thousand containers, in milliseconds.
+pub(super) fn restore_and_adoption(programs: &Path) -> anyhow::Result<[f64; 2]> {
+    let args = ["--counts", "1000", "--seconds", "1", "--runtime", FAKE];
+    let idle = Idle { parallel: 12, log: "cri".to_owned(), shim_group: None };
+    let found = bench(programs, "scale", &args, &idle)?;
+    let point = &found[0];
+    let restore = point["restore"]["milliseconds"].as_f64();
+    let adoption = point["adoptedSeconds"].as_f64();
+    match (restore, adoption) {
+        (Some(restore), Some(adoption)) => Ok([restore, adoption * 1000.0]),
+        _ => bail!("the measurement came to its end: {found}"),
+    }
 }

@@ -1,5 +1,5 @@
 //! The real daemon with many containers at once: its memory, who wakes while nothing happens, how
-//! long a restore takes, and all of them exiting at the same time.
+//! long a restore takes, and an adoption of all, and all of them exiting at the same time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -88,6 +88,7 @@ impl Bench<'_> {
         found["memory"]["restored"] = measure::memory(daemon.pid)?;
         say("memory after a restore", &found["memory"]["restored"]);
         found["idleRestored"] = self.idle(&daemon).await?;
+        found["adoptedSeconds"] = json!(self.adoption(&daemon).await?);
 
         found["exits"] = self.exits(&daemon, &gate, &stamps).await?;
         found["memory"]["exited"] = measure::memory(daemon.pid)?;
@@ -216,6 +217,24 @@ impl Bench<'_> {
             "psMilliseconds": ps.to_json(),
             "reportedMicroseconds": info["restoreMicros"],
         }))
+    }
+
+    /// All shims are killed at once, and each container has one again.
+    async fn adoption(&self, daemon: &Daemon) -> Outcome<f64> {
+        let mut live = daemon.events(false).await?;
+        let began = Instant::now();
+        for shim in processes::shims(self.root) {
+            // The spare ones among them end by themselves.
+            shim.signal(Signal::SIGKILL);
+        }
+        let mut adopted = 0;
+        while adopted < self.count {
+            let line = timeout(SILENCE, live.next_line()).await??.ok_or("the events end")?;
+            adopted += usize::from(line.contains(r#""event":"adopted""#));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("  all adopted after {seconds:.2} s");
+        Ok(seconds)
     }
 
     /// All are let go at once; then every status and every event is looked at.
