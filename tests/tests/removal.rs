@@ -199,17 +199,21 @@ async fn an_exit_is_known_after_the_container_has_removed_itself_whoever_was_dea
     }
     holdfast.kill_daemon().await;
     for ((id, gate, _), end) in ended.iter().zip(shim_ends) {
-        gate.open(9);
         match end {
-            Some(end) => end.come().await,
+            Some(end) => {
+                gate.open(9);
+                end.come().await;
+            }
             // Nobody is left who knows more than that it has gone.
             None if holdfast_tests::shim_group().is_none() => {
                 let shim = holdfast_tests::processes::shim_of(&holdfast.root(), id, "init");
+                // Before it can have recorded anything.
                 shim.signal(Signal::SIGSTOP);
+                gate.open(9);
                 shim.signal(Signal::SIGKILL);
                 shim.ended().await;
             }
-            None => {}
+            None => gate.open(9),
         }
     }
     holdfast.start_daemon().await;
