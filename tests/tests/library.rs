@@ -493,3 +493,33 @@ async fn a_handle_of_a_container_that_was_deleted_acts_on_no_other_that_has_its_
     assert_eq!(read_all(new.logs().unwrap()).await, Output::of("new\nmine\n"));
     scratch.close(supervisor).await;
 }
+
+/// At 91d2b83: "has lost its shim", no error at all, and a bare "No such file or directory".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_says_what_is_missing() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script(WAITS)).await.unwrap();
+    let size = TerminalSize { width: 80, height: 24 };
+    let error = container.resize(size).unwrap_err();
+    assert!(error.to_string().ends_with("has no terminal"), "{error}");
+    let error = container.stdin().unwrap_err();
+    assert!(error.to_string().ends_with("was made without an input"), "{error}");
+    container.signal(SIGKILL).unwrap();
+    status(&container).await;
+    let error = loop {
+        // Its shim may still be there for a moment.
+        match container.close_stdin() {
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("is stopped, and closing its input"), "{error}");
+    // Each cause once, however it is printed.
+    let missing = ContainerOptions::bundle(scratch.bundle()).id(unique_id("x"));
+    let nowhere = missing.stdio(Stdio::default().stdout_fifo("/no/such/fifo"));
+    let error: Box<dyn std::error::Error> = supervisor.run(nowhere).await.unwrap_err().into();
+    let text = error.to_string();
+    assert!(error.source().is_none_or(|source| !text.contains(&source.to_string())), "{text}");
+    scratch.close(supervisor).await;
+}

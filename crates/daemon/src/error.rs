@@ -31,10 +31,14 @@ impl From<Error> for Failure {
             | Error::NotInstalled { .. }
             | Error::NoLog { .. }
             | Error::NoTimes { .. } => ErrorKind::Invalid,
-            Error::WrongState { .. } | Error::NoShim { .. } => ErrorKind::WrongState,
+            Error::WrongState { .. }
+            | Error::NoShim { .. }
+            | Error::NoInput(_)
+            | Error::NoTerminal(_) => ErrorKind::WrongState,
             Error::StartTimeout { .. }
             | Error::RuntimeTimeout { .. }
-            | Error::SurvivesKill { .. } => ErrorKind::Timeout,
+            | Error::SurvivesKill { .. }
+            | Error::StartDoesNotEnd { .. } => ErrorKind::Timeout,
             Error::Runtime(_) | Error::Shim(_) | Error::NotStarted(_) => ErrorKind::Runtime,
             Error::Closed => ErrorKind::ShuttingDown,
             _ => ErrorKind::Internal,

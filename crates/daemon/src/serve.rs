@@ -88,7 +88,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     if let Some(shim) = &config.shim {
         builder = builder.shim(shim);
     }
-    let manager = Manager::find()?.map(Arc::new);
+    let manager = Manager::find().unwrap_or_else(|error| {
+        // Who started us may have left it behind, and nothing else depends on it.
+        tracing::warn!(%error, "NOTIFY_SOCKET is of no use: no service manager is told, nor keeps descriptors");
+        None
+    });
+    let manager = manager.map(Arc::new);
     if let Some(manager) = &manager {
         builder = builder.keeper(manager.clone(), systemd::kept());
     }

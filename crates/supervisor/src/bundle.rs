@@ -208,7 +208,7 @@ pub(crate) fn stdio_owner(record: &ProcessRecord) -> (u32, u32) {
 
 /// An empty root, mount points in it, and the mounts that show the host's programs there.
 fn host_rootfs(rootfs: &Path) -> Result<Vec<Mount>, Error> {
-    let failed = |source| Error::Io { attempt: format!("make {}", rootfs.display()), source };
+    let failed = |cause| Error::Io { attempt: format!("make {}", rootfs.display()), cause };
     make_dir(rootfs).map_err(failed)?;
     for name in ["proc", "dev", "sys", "tmp"] {
         make_dir(&rootfs.join(name)).map_err(failed)?;

@@ -99,8 +99,7 @@ impl CheckpointOptions {
 
     /// Makes the directory, before the runtime is told.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
-        let failed =
-            |source| Error::Io { attempt: format!("make {}", self.path.display()), source };
+        let failed = |cause| Error::Io { attempt: format!("make {}", self.path.display()), cause };
         fs::create_dir_all(&self.path).map_err(failed)
     }
 

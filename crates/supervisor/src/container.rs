@@ -348,10 +348,12 @@ impl Container {
 
     /// Waits until a process that was killed has ended.
     async fn vanished(&self, process: &Process) -> Result<(), Error> {
-        let pid = pid_of(process).unwrap_or_default();
-        match timeout(KILL_LIMIT, process.ended()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::SurvivesKill { id: self.id().clone(), pid, after: KILL_LIMIT }),
+        let pid = pid_of(process);
+        let (id, after) = (self.id().clone(), KILL_LIMIT);
+        match (timeout(KILL_LIMIT, process.ended()).await, pid) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), Some(pid)) => Err(Error::SurvivesKill { id, pid, after }),
+            (Err(_), None) => Err(Error::StartDoesNotEnd { id, after }),
         }
     }
 

@@ -149,12 +149,27 @@ pub enum Error {
         id: ContainerId,
     },
     /// A system call failed.
-    #[error("{attempt}: {source}")]
+    #[error("{attempt}: {cause}")]
     Io {
         /// What was attempted, on what.
         attempt: String,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. It is in the text, so it is no [`source`](std::error::Error::source) to be
+        /// printed once more.
+        cause: io::Error,
+    },
+    /// The process was made without an input.
+    #[error("container {0} was made without an input")]
+    NoInput(ContainerId),
+    /// The process was made without a terminal.
+    #[error("container {0} has no terminal")]
+    NoTerminal(ContainerId),
+    /// A start did not end within the time after it was cut short.
+    #[error("the start of container {id} does not end: {} after it was cut short its runtime is still at work", humantime(.after))]
+    StartDoesNotEnd {
+        /// The container.
+        id: ContainerId,
+        /// How long it was waited for.
+        after: Duration,
     },
     /// The supervisor was shut down, or the Tokio runtime where it was opened is gone. The containers run on.
     #[error("the supervisor is shut down, or its runtime is gone; its containers run on")]
@@ -181,7 +196,7 @@ impl Error {
     /// For `map_err`: says what was attempted.
     pub(crate) fn io(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let attempt = attempt.into();
-        move |source| Self::Io { attempt, source }
+        move |cause| Self::Io { attempt, cause }
     }
 }
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use holdfast_sys::reactor;
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -59,7 +60,13 @@ impl FileWatch {
             }
         };
         let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let descriptor = shared.inotify.add_watch(path, flags)?;
+        let descriptor = shared.inotify.add_watch(path, flags).map_err(|error| match error {
+            // As it stands it would read as a full disk.
+            Errno::ENOSPC => io::Error::other(
+                "no more files can be watched for this user; raise fs.inotify.max_user_watches",
+            ),
+            other => other.into(),
+        })?;
         if let Some(watched) = files.get(&descriptor).and_then(Weak::upgrade) {
             return Ok(watched);
         }

@@ -53,7 +53,7 @@ pub(crate) fn container(
         None => random_hex(12).parse()?,
     };
     let failed =
-        |source| Error::Io { attempt: format!("make the directory of container {id}"), source };
+        |cause| Error::Io { attempt: format!("make the directory of container {id}"), cause };
     let home = core.root.path().join(id.as_str());
     let init = ProcessId::init();
     let checkpoint = options.checkpoint.as_deref().map(checkpoint::find).transpose()?;
@@ -115,9 +115,9 @@ pub(crate) fn exec(
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
     };
-    let failed = |source| Error::Io {
+    let failed = |cause| Error::Io {
         attempt: format!("make the directory of process {id} of container {}", container.id),
-        source,
+        cause,
     };
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
     let parent = core.root.container(&container.id).map_err(failed)?;
@@ -211,7 +211,7 @@ fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<S
 /// Makes what stands in the directory of a process before its shim is started.
 fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Result<(), Error> {
     let own_stdin = Path::new(&record.root).join(STDIN);
-    let failed = |source| Error::Io { attempt: format!("make {}", record.root), source };
+    let failed = |cause| Error::Io { attempt: format!("make {}", record.root), cause };
     let dir = ProcessDir::new(directory);
     dir.make_fifos().map_err(failed)?;
     if stdio.stdin == Stdin::Pipe {
@@ -228,8 +228,7 @@ fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Resu
     record.stdin = stdin.unwrap_or_default();
     record.stdout = stdout.unwrap_or_default();
     record.stderr = stderr.unwrap_or_default();
-    dir.save(record)
-        .map_err(|source| Error::Io { attempt: format!("make {}", record.root), source })
+    dir.save(record).map_err(|cause| Error::Io { attempt: format!("make {}", record.root), cause })
 }
 
 /// A FIFO of the caller's by its absolute path; anything else is refused, as the seed did.

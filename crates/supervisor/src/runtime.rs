@@ -234,7 +234,10 @@ async fn run(
 async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
-        from.take(ERROR_LIMIT).read_to_end(&mut bytes).await?;
+        let mut from = from.take(ERROR_LIMIT);
+        from.read_to_end(&mut bytes).await?;
+        // What is more is read all the same: a runtime must not end for what it says.
+        tokio::io::copy(&mut from.into_inner(), &mut tokio::io::sink()).await?;
     }
     Ok(bytes)
 }

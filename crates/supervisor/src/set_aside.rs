@@ -53,7 +53,7 @@ impl From<LoadError> for Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         match &error {
-            Error::Io { source, .. } if is_damage(source) => Self::Damaged(error.to_string()),
+            Error::Io { cause, .. } if is_damage(cause) => Self::Damaged(error.to_string()),
             _ => Self::Refused(error.to_string()),
         }
     }

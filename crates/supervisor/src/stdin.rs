@@ -34,6 +34,12 @@ fn control(
         .and_then(|mut fifo| fifo.write_all(message.to_string().as_bytes()));
     sent.map_err(|error| match error.raw_os_error() {
         _ if process.is_gone() => Error::NotFound(process.container.clone()),
+        Some(nix::libc::ENXIO) if process.is_stopped() => Error::WrongState {
+            id: process.container.clone(),
+            status: process.status().as_str(),
+            operation,
+            needed: "running",
+        },
         Some(nix::libc::ENXIO) => {
             Error::NoShim { id: process.container.clone(), process: process.id.clone(), operation }
         }
@@ -58,6 +64,9 @@ pub(crate) fn close(core: &Core, process: &Process) -> Result<(), Error> {
 }
 
 pub(crate) fn resize(core: &Core, process: &Process, size: TerminalSize) -> Result<(), Error> {
+    if !process.terminal && !process.is_gone() {
+        return Err(Error::NoTerminal(process.container.clone()));
+    }
     let message = Control::Resize { width: size.width, height: size.height };
     control(core, process, message, "resizing its terminal")
 }
@@ -89,9 +98,10 @@ impl InputWriter {
             .process_dir(process)
             .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
             .and_then(pipe::Sender::from_file);
-        let fifo = opened.map_err(|error| match process.is_gone() {
-            true => Error::NotFound(process.container.clone()),
-            false => Error::io(format!("open the input of container {}", process.container))(error),
+        let fifo = opened.map_err(|error| match error.kind() {
+            _ if process.is_gone() => Error::NotFound(process.container.clone()),
+            io::ErrorKind::NotFound => Error::NoInput(process.container.clone()),
+            _ => Error::io(format!("open the input of container {}", process.container))(error),
         })?;
         Ok(Self { core: core.clone(), process: process.clone(), fifo: Some(fifo) })
     }

@@ -292,7 +292,7 @@ impl Core {
             match removed {
                 Ok(()) | Err(Error::NotFound(_) | Error::Closed) => return,
                 // The whole container was deleted meanwhile.
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return,
+                Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return,
                 Err(error) => {
                     process.stays();
                     tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; tried again in {pause:?}");
