@@ -50,10 +50,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// Of a thousand containers, in milliseconds.
 pub(super) fn restore_and_adoption(programs: &Path) -> anyhow::Result<[f64; 2]> {
-    let args = ["--counts", "1000", "--seconds", "1", "--runtime", FAKE];
+    let args = ["--counts", "1000", "--seconds", "1", "--runtime", FAKE, "--adopt", "true"];
     let idle = Idle { parallel: 12, log: "cri".to_owned(), shim_group: None };
     let found = bench(programs, "scale", &args, &idle)?;
-    let point = &found[0];
+    let point = &found["points"][0];
     let restore = point["restore"]["milliseconds"].as_f64();
     let adoption = point["adoptedSeconds"].as_f64();
     match (restore, adoption) {

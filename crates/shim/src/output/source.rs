@@ -149,8 +149,10 @@ impl Source {
         stream: Stream,
     ) -> io::Result<()> {
         let Self::Pipe { fd, scratch, again } = self else { return Ok(()) };
-        if let Some(last) = sinks.last_read(stream)?
-            && let Some(mut seen) = scratch.look(fd, READ_SIZE)?
+        // Mostly the pipe is empty, and the log need not be read.
+        if let Some(mut seen) = scratch.look(fd, READ_SIZE)?
+            && seen.left > 0
+            && let Some(last) = sinks.last_read(stream)?
         {
             let bytes = room.of(seen.left);
             seen.read(bytes)?;

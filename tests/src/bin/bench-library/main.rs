@@ -63,6 +63,8 @@ struct Options {
     log: LogSpec,
     /// The group that all containers are in; without one each has a shim of its own.
     shim_group: Option<GroupName>,
+    /// Whether all shims are killed before all exit, and how long it takes until each container has one again.
+    adopt: bool,
     output: PathBuf,
     /// Where to work; whoever names it clears up there.
     directory: Option<PathBuf>,
@@ -85,6 +87,7 @@ fn options() -> Result<Options, String> {
         runtime: containers::FAKE.to_owned(),
         log: LogSpec::new(LogDriver::Cri),
         shim_group: None,
+        adopt: false,
         output: PathBuf::new(),
         directory: None,
         files: 0,
@@ -101,6 +104,7 @@ fn options() -> Result<Options, String> {
             "--parallel" => options.parallel = parsed(&name, &value)?,
             "--runtime" => options.runtime = value,
             "--log" => options.log = parsed(&name, &value)?,
+            "--adopt" => options.adopt = parsed(&name, &value)?,
             "--shim-group" => options.shim_group = Some(parsed(&name, &value)?),
             "--output" => options.output = value.into(),
             "--in" => options.directory = Some(value.into()),
