@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_sys::{Termination, kernel};
 use nix::errno::Errno;
@@ -347,8 +347,10 @@ impl Seats {
         }
     }
 
+    /// Many are likely to come to rest soon after each other.
     fn rest_later(&mut self) {
-        self.rest.get_or_insert_with(|| Instant::now() + REST);
+        let pause = if self.are_many { REST } else { Duration::ZERO };
+        self.rest.get_or_insert_with(|| Instant::now() + pause);
     }
 
     fn heed_timers(&mut self) {
