@@ -9,9 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::tracer::{Deed, Rule, Tracer};
-use crate::{
-    Gate, Holdfast, Proc, binary, cgroups_of, processes, runtime, runtime_name, unique_id,
-};
+use crate::{Gate, Holdfast, binary, cgroups_of, processes, runtime, runtime_name, unique_id};
 
 /// What the container exits with.
 const STATUS: u8 = 7;
@@ -277,13 +275,8 @@ impl Life {
 
     /// Kills the shim of the first process, and waits for one that takes over.
     async fn lose_shim(&mut self) -> Result<(), String> {
-        let record = fs::read(self.container_dir().join("init/process.json"));
-        let record: Value = record.map_err(|error| error.to_string()).and_then(|record| {
-            serde_json::from_slice(&record).map_err(|error| error.to_string())
-        })?;
-        let pid =
-            record["holdfast"]["shim"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-        pid.and_then(Proc::of).ok_or("it has no shim")?.signal(Signal::SIGKILL);
+        let shim = processes::recorded_shim(&self.holdfast.root(), &self.id, "init");
+        shim.ok_or("it has no shim")?.signal(Signal::SIGKILL);
         let is_adopted = || self.journal().iter().any(|event| event["event"] == "adopted");
         until(is_adopted).await.map_err(|()| format!("not adopted: {:?}", self.journal()))
     }

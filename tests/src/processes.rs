@@ -178,6 +178,15 @@ pub fn shims(root: &Path) -> Vec<Proc> {
     mentioning(root).into_iter().filter(is_shim).collect()
 }
 
+/// The shim that the record of a process names, if that lives.
+#[must_use]
+pub fn recorded_shim(root: &Path, container: &str, process: &str) -> Option<Proc> {
+    let record = fs::read(root.join(container).join(process).join("process.json")).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    let pid = record["holdfast"]["shim"]["pid"].as_i64()?;
+    Proc::of(i32::try_from(pid).ok()?)
+}
+
 /// The one shim of a container's process.
 ///
 /// # Panics
@@ -190,10 +199,7 @@ pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
         shims(root).into_iter().filter(|shim| shim.command.contains(&dir)).collect();
     if found.is_empty() && crate::shim_group().is_some() {
         // It is not in its command line whose it is.
-        let record = fs::read(root.join(container).join(process).join("process.json"));
-        let record: Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
-        let pid = record["holdfast"]["shim"]["pid"].as_i64().expect("the record names a shim");
-        found.extend(i32::try_from(pid).ok().and_then(Proc::of));
+        found.extend(recorded_shim(root, container, process));
     }
     assert_eq!(found.len(), 1, "shims of {container}/{process}: {found:?}");
     found.remove(0)

@@ -89,7 +89,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         builder = builder.shim(shim);
     }
     let manager = Manager::find().unwrap_or_else(|error| {
-        // Who started us may have left it behind, and nothing else depends on it.
+        // The variable may be left from another service, and nothing else depends on it.
         tracing::warn!(%error, "NOTIFY_SOCKET is of no use: no service manager is told, nor keeps descriptors");
         None
     });

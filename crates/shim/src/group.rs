@@ -88,13 +88,11 @@ impl Group {
     /// What supervisors ask, and what those hand over who have started a process.
     pub(crate) fn take_messages(&mut self, seats: &mut Seats) -> io::Result<()> {
         loop {
-            let sockets = [self.inbox.as_fd(), self.arrivals.as_fd()];
-            let [asked, arrived] = sockets.map(next_length);
-            let (socket, length) = match (asked?, arrived?) {
-                (Some(length), _) => (sockets[0], length),
-                (None, Some(length)) => (sockets[1], length),
-                (None, None) => return Ok(()),
+            let next = match next_of(self.inbox.as_fd())? {
+                None => next_of(self.arrivals.as_fd())?,
+                asked => asked,
             };
+            let Some((socket, length)) = next else { return Ok(()) };
             let mut room = vec![0; length.min(MAX_LEN)];
             let taken = match Handoff::receive(socket, &mut room) {
                 // Nothing, and nothing may ever come.
@@ -103,7 +101,7 @@ impl Group {
                 Err(error) if is_of_one_message(&error) => Err(error),
                 Err(error) => return Err(error),
             };
-            // Who has asked sees the exit FIFO close, which was in the message.
+            // The refused message held the exit FIFO: the supervisor sees that close.
             if let Err(error) = taken {
                 log("error", &error.to_string());
             }
@@ -188,10 +186,10 @@ impl Group {
     }
 }
 
-/// How long the next message is, if there is one.
-fn next_length(socket: BorrowedFd<'_>) -> io::Result<Option<usize>> {
+/// A socket and the length of its next message, if there is one.
+fn next_of(socket: BorrowedFd<'_>) -> io::Result<Option<(BorrowedFd<'_>, usize)>> {
     match fd_passing::next_length(socket) {
-        Ok(length) => Ok(Some(length)),
+        Ok(length) => Ok(Some((socket, length))),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }

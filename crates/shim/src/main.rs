@@ -18,7 +18,7 @@
 //! | `shim` | the one loop, and how it begins |
 //! | `seats` | what the kernel and the timers know of each seat, and which child is whose |
 //! | `seat` | what is done for one process: messages, output, its end |
-//! | `start` | from the runtime to a process of ours, or back to nothing |
+//! | `start` | a start: the shim runs the runtime and takes the process over, or clears everything away again |
 //! | `group` | what makes a shim that of many processes: it is asked for more of them |
 //! | `closer` | a process that closes what could make others wait |
 //! | `log` | its own log |

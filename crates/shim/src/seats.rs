@@ -24,8 +24,8 @@ const EVENTS: usize = 16;
 const INDEX_BITS: u32 = 3;
 /// The key of what is no seat's.
 const OWN: u64 = 0;
-/// A key has, below these bits, one more than the place in which a seat is, and above them how many had that
-/// before: what is told of one that has gone is not taken for the next one's.
+/// The lower bits of a key are the number of the seat's place plus one; the bits above them count the seats that
+/// had the place before, so an event of a seat that has gone is not taken for one of its successor.
 const PLACE_BITS: u32 = 32;
 
 const _: () = assert!(Wait::ALL.len() <= 1 << INDEX_BITS);
@@ -49,7 +49,7 @@ pub(crate) struct Seats {
     places: Places,
     /// The places that nobody has.
     free: Vec<usize>,
-    /// Who has which seat, of the processes that are our children or are about to be; by pid.
+    /// The key of the seat of each process that is our child or is about to be, sorted by pid.
     children: Vec<(i32, u64)>,
     /// The seats of those that are about to be.
     arriving: Vec<u64>,
@@ -272,15 +272,20 @@ impl Seats {
         Ok(own)
     }
 
-    fn look_after(&mut self, key: u64, ready: Ready) {
-        let Some(seated) = self.seated(key) else { return };
-        let home = seated.seat.home.clone();
+    /// Acts on a seat, with its log for what is logged meanwhile, and sees to what has changed there.
+    fn at<T>(&mut self, key: u64, act: impl FnOnce(&mut Seat) -> T) -> Option<T> {
+        let home = self.seated(key)?.seat.home.clone();
         self.turn_to(Some(&home));
-        if self.seated(key).is_some_and(|seated| seated.seat.look_after(ready)) {
-            self.rest_later();
-        }
+        let done = self.seated(key).map(|seated| act(&mut seated.seat));
         self.settle(key);
         self.turn_to(None);
+        done
+    }
+
+    fn look_after(&mut self, key: u64, ready: Ready) {
+        if self.at(key, |seat| seat.look_after(ready)) == Some(true) {
+            self.rest_later();
+        }
     }
 
     /// Tells the kernel and the timers what a seat waits for now; one that is done goes.
@@ -414,12 +419,8 @@ impl Seats {
     /// not on disk it is the record.
     pub(crate) fn child_ended(&mut self, pid: i32, end: Termination) -> Option<bool> {
         if let Some(key) = self.seat_of_child(pid)
-            && let Some(home) = self.seated(key).map(|seated| seated.seat.home.clone())
+            && let Some(is_gone) = self.at(key, |seat| seat.child_ended(pid, end))
         {
-            self.turn_to(Some(&home));
-            let is_gone = self.seated(key)?.seat.child_ended(pid, end);
-            self.settle(key);
-            self.turn_to(None);
             return Some(is_gone);
         }
         let seatless = self.seatless.get_mut(&pid)?;

@@ -178,7 +178,7 @@ impl Shim {
         if let Some(group) = &mut self.group
             && !self.seats.has_child(pid)
         {
-            // Who handed it over had done so before it could become ours.
+            // Its starter sent the message before it ended, and so before the process became our child.
             group.take_messages(&mut self.seats)?;
             self.seats.look_who_arrived();
         }

@@ -1,4 +1,4 @@
-//! A start, from the runtime at work to a process of ours, or back to nothing.
+//! A start: the shim runs the runtime and takes the process over, or clears everything away again.
 //!
 //! ```text
 //! the runtime works ── exits 0 ──▶ its pid file names a child of ours ──▶ the seat is Running, or Moved

@@ -79,10 +79,7 @@ impl Build {
 }
 
 fn shim_of(holdfast: &Holdfast, one: &One) -> Proc {
-    let record = fs::read(holdfast.root().join(&one.id).join("init/process.json"));
-    let record: Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
-    let pid = record["holdfast"]["shim"]["pid"].as_i64().expect("the record names a shim");
-    Proc::of(i32::try_from(pid).expect("a pid")).expect("the shim lives")
+    processes::recorded_shim(&holdfast.root(), &one.id, "init").expect("the shim lives")
 }
 
 /// Lets it end, and finds its status, its output, and by whom the status is known.
@@ -126,10 +123,7 @@ async fn goes_on(build: &Build) {
     }
     for one in &adopted {
         eventually("a shim of this build", || {
-            let record = fs::read(holdfast.root().join(&one.id).join("init/process.json"));
-            let record: Option<Value> = record.ok().and_then(|it| serde_json::from_slice(&it).ok());
-            let pid = record.and_then(|it| it["holdfast"]["shim"]["pid"].as_i64());
-            let shim = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Proc::of);
+            let shim = processes::recorded_shim(&holdfast.root(), &one.id, "init");
             shim.is_some_and(|shim| {
                 let program = fs::read_link(format!("/proc/{}/exe", shim.pid));
                 program.is_ok_and(|program| program == binary("holdfast-shim"))
