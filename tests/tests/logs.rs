@@ -483,9 +483,13 @@ async fn a_container_has_a_pipe_and_not_the_hosts_file() {
     let id = holdfast.run_detached(&["--log", &log], &["sh", "-c", script]).await;
     assert_eq!(holdfast.ok(&["wait", &id]).await, "0\n");
     let content = fs::read_to_string(&path).expect("its log");
-    let lines: Vec<_> = content.lines().collect();
-    assert_eq!((lines[0], lines.last()), ("one", Some(&"two")), "{content}");
-    assert_eq!(lines.iter().filter(|line| line.starts_with("pipe:")).count(), 2, "{content}");
+    // Two pipes: their order among each other is nobody's promise.
+    let mut lines: Vec<_> = content.lines().filter(|line| !line.contains("1T")).collect();
+    lines.sort_unstable();
+    assert!(
+        matches!(lines[..], ["one", one, other, "two"] if one.starts_with("pipe:") && other.starts_with("pipe:")),
+        "{content}"
+    );
     let mode = fs::metadata(&path).expect("its log").permissions().mode();
     assert_eq!(mode & 0o7111, 0, "{mode:o}");
     holdfast.close().await;

@@ -64,6 +64,8 @@ impl Circumstances {
     fn apply(&self, command: &mut Command) {
         // What a person's shell says is not what was asked for here.
         command.env_remove("HOLDFAST_TEST_RUNTIME").env_remove("HOLDFAST_TEST_SHIM_GROUP");
+        // A panic names its line; sixty frames of a runtime below it hide what it says.
+        command.env("RUST_BACKTRACE", "0");
         if self.in_a_group {
             command.env("HOLDFAST_TEST_SHIM_GROUP", "all");
         }
@@ -107,6 +109,8 @@ impl Outcome {
 pub(crate) struct Finished {
     pub(crate) test: String,
     pub(crate) outcome: Outcome,
+    /// What it printed, as far as that was shown: its end, if that is long.
+    pub(crate) said: String,
 }
 
 impl Finished {
@@ -123,7 +127,7 @@ impl Finished {
         };
         // `test a_name - should panic ... ok`
         let test = test.split(" - ").next().unwrap_or(test);
-        Some(Self { test: test.to_owned(), outcome })
+        Some(Self { test: test.to_owned(), outcome, said: String::new() })
     }
 }
 
@@ -166,10 +170,18 @@ pub(crate) fn run(what: &[&str], circumstances: &Circumstances) -> anyhow::Resul
         .spawn()
         .context("cargo test cannot be started")?;
     let mut finished = Vec::new();
+    let mut speaker: Option<String> = None;
     for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
         let line = line?;
         println!("{line}");
         finished.extend(Finished::of(&line));
+        speaker =
+            match line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+                Some(test) => Some(test.to_owned()),
+                None if line == "failures:" => None,
+                None => speaker,
+            };
+        note(&mut finished, speaker.as_deref(), &line);
     }
     let status = child.wait()?;
     mark_skipped(&mut finished, &skipped)?;
@@ -177,6 +189,22 @@ pub(crate) fn run(what: &[&str], circumstances: &Circumstances) -> anyhow::Resul
         bail!("cargo test failed: {status}");
     }
     Ok(finished)
+}
+
+/// Keeps the end of what a test that failed has printed.
+fn note(finished: &mut [Finished], speaker: Option<&str>, line: &str) {
+    /// In bytes. A torture's whole story is longer, and its verdict stands at the end.
+    const MOST: usize = 8 * 1024;
+    let Some(test) = speaker else { return };
+    let Some(found) = finished.iter_mut().rev().find(|finished| finished.test == test) else {
+        return;
+    };
+    found.said.push_str(line);
+    found.said.push('\n');
+    if found.said.len() > 2 * MOST {
+        let end = found.said.ceil_char_boundary(found.said.len() - MOST);
+        found.said.drain(..end);
+    }
 }
 
 /// Takes back the `ok` of tests that tested nothing.
@@ -200,7 +228,21 @@ mod tests {
     use super::*;
 
     fn finished(test: &str, outcome: Outcome) -> Finished {
-        Finished { test: test.to_owned(), outcome }
+        Finished { test: test.to_owned(), outcome, said: String::new() }
+    }
+
+    #[test]
+    fn the_end_of_what_a_failed_test_said_is_kept() {
+        let mut all = [finished("a", Outcome::Failed), finished("b", Outcome::Failed)];
+        note(&mut all, None, "running");
+        note(&mut all, Some("b"), "first");
+        for _ in 0..1000 {
+            note(&mut all, Some("b"), "é and more of it, line after line");
+        }
+        note(&mut all, Some("b"), "the verdict");
+        assert_eq!(all[0].said, "");
+        assert!(all[1].said.ends_with("line after line\nthe verdict\n"));
+        assert!(all[1].said.len() < 20_000 && !all[1].said.contains("first"));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     show(&notable);
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     if total.failed > 0 {
-        bail!("{} tests failed", total.failed);
+        // All is said, and the closing line stays the last one.
+        std::process::exit(1);
     }
     if total.passed == 0 {
         bail!("no test was run");
@@ -89,11 +90,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// What was not tested, or not found to be right, above the closing line.
 fn show(notable: &[Finished]) {
-    for Finished { test, outcome } in notable {
+    for Finished { test, outcome, said } in notable {
         match outcome {
             Outcome::Passed => {}
             Outcome::Skipped(reason) => println!("skipped: {test}: {reason}"),
-            Outcome::Failed => println!("failed: {test}"),
+            Outcome::Failed => println!("failed: {test}\n{said}"),
         }
     }
 }
