@@ -8,6 +8,7 @@
 //! | `executable` | files that are executed after they were written |
 //! | `runtime` | the OCI runtime under test, and how a test is skipped |
 //! | `processes` | processes by what they mention, held by pid and start time |
+//! | `journal` | the journal of a state root, as its files have it |
 //! | `listen` | reading output and events to their end, never for ever |
 //! | `tracer` | a process followed from system call to system call, killed or failed at one |
 //! | `life` | a container's whole life, and what must hold wherever it was cut short |
@@ -20,6 +21,7 @@ pub mod bundle;
 pub mod crash;
 pub mod daemon;
 pub mod executable;
+pub mod journal;
 pub mod life;
 pub mod listen;
 pub mod numbered;

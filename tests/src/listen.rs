@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    Container, ContainerEvent, EventKind, EventStream, ExitStatus, LogReader, Mark, OutputStream,
+    Container, Event, EventKind, EventStream, ExitStatus, LogReader, Mark, OutputStream,
 };
 
 /// Longer than anything here takes on a loaded machine. It times nothing; it turns a hang into a
@@ -84,8 +84,8 @@ pub async fn said(container: &Container, line: &str) {
 /// Reads events up to and with the one that `last` accepts.
 pub async fn events_until(
     events: &mut EventStream,
-    mut last: impl FnMut(&ContainerEvent) -> bool,
-) -> Vec<ContainerEvent> {
+    mut last: impl FnMut(&Event) -> bool,
+) -> Vec<Event> {
     let mut all = Vec::new();
     loop {
         let event = soon("an event", events.next()).await.expect("the stream of events has ended");
@@ -104,8 +104,8 @@ pub async fn status(container: &Container) -> ExitStatus {
 
 /// An event in words: its process, what happened and, for an exit, how.
 #[must_use]
-pub fn in_words(event: &ContainerEvent) -> String {
-    let what = match &event.event.kind {
+pub fn in_words(event: &Event) -> String {
+    let what = match &event.kind {
         EventKind::Created { .. } => "created",
         EventKind::Starting => "starting",
         EventKind::Started => "started",
@@ -119,6 +119,8 @@ pub fn in_words(event: &ContainerEvent) -> String {
         EventKind::OutOfMemory => "out of memory",
         EventKind::Checkpointed => "checkpointed",
         EventKind::Deleted => "deleted",
+        EventKind::StartFailed { reason } => &format!("start failed: {reason}"),
+        EventKind::SetAside => "set aside",
     };
-    format!("{} {what}", event.event.process)
+    format!("{} {what}", event.process)
 }

@@ -113,9 +113,8 @@ impl Scratch {
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> =
             processes::mentioning(self.path()).iter().map(ToString::to_string).collect();
-        let keeps = |name: &str| {
-            [".exits.jsonl", ".holdfast", ".lock", ".runtime", ".groups"].contains(&name)
-        };
+        let keeps =
+            |name: &str| [".journal", ".holdfast", ".lock", ".runtime", ".groups"].contains(&name);
         left.extend(names(&self.root()).into_iter().filter(|name| !keeps(name)));
         for runtime in names(&self.root().join(".runtime")) {
             let state = names(&self.root().join(".runtime").join(&runtime));

@@ -178,7 +178,7 @@ fn explain(controller: &Controller<'_>, trouble: Trouble) -> String {
     let container = controller.paths.root.join(&actor.id);
     let files = ["process.json", "pid", "exit.json", "exitStatus", "shim-log.json", "log.json"];
     let files = files.map(|name| format!("init/{name}"));
-    for name in files.iter().map(String::as_str).chain(["events.jsonl"]) {
+    for name in files.iter() {
         if let Ok(content) = fs::read_to_string(container.join(name)) {
             text += &format!("--- {name}\n{}\n", content.trim_end());
         }

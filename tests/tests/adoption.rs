@@ -1,7 +1,7 @@
 //! A process whose shim dies gets a new one, and nothing of it is lost.
 
 use holdfast_supervisor::{
-    ContainerOptions, EventKind, Evidence, ExecOptions, ExitStatus, Replay, Status, Stdin, Stdio,
+    ContainerOptions, Cursor, EventKind, Evidence, ExecOptions, ExitStatus, Status, Stdin, Stdio,
     TerminalSize, UnknownReason,
 };
 use holdfast_tests::listen::in_words;
@@ -22,8 +22,8 @@ async fn lose_shim(
     shim_of(&scratch.root(), container, process).signal(Signal::SIGKILL);
     events_until(events, |event| {
         event.container.as_str() == container
-            && event.event.process.as_str() == process
-            && event.event.kind == EventKind::Adopted
+            && event.process.as_str() == process
+            && event.kind == EventKind::Adopted
     })
     .await;
 }
@@ -32,7 +32,7 @@ async fn lose_shim(
 async fn an_adopter_takes_over_the_output_the_exit_and_the_next_adopter_takes_it_from_there() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let gates = [scratch.gate(), scratch.gate(), scratch.gate()];
     let script = format!(
         "{}; {}; {}",
@@ -101,8 +101,8 @@ async fn with_shim_and_supervisor_dead_the_next_supervisor_has_it_adopted() {
     shim.ended().await;
 
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::Yes);
-    let told = events_until(&mut events, |event| event.event.kind == EventKind::Adopted).await;
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
+    let told = events_until(&mut events, |event| event.kind == EventKind::Adopted).await;
     let words: Vec<_> = told.iter().map(in_words).collect();
     assert_eq!(words, ["init created", "init started", "init shim lost", "init adopted"]);
     // The adopter's work is its own: it needs no supervisor either.
@@ -124,7 +124,7 @@ async fn a_status_that_only_a_stopped_adopter_knows_is_not_given_up_by_the_next_
     let id = unique_id("slow");
     let gate = scratch.gate();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let options = scratch.script(&gate.script("echo ready")).id(id.clone());
     let container = supervisor.run(options).await.unwrap();
     said(&container, "ready").await;
@@ -155,7 +155,7 @@ async fn a_status_that_only_a_stopped_adopter_knows_is_not_given_up_by_the_next_
 async fn a_terminal_survives_its_shim_in_both_directions() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let id = unique_id("terminal");
     let size = TerminalSize { width: 91, height: 17 };
     let stdio = Stdio::new().stdin(Stdin::Pipe).terminal(size);
@@ -185,7 +185,7 @@ async fn heard(container: &holdfast_supervisor::Container, text: &str) {
 async fn an_exec_is_adopted_like_a_container() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let id = unique_id("exec");
     let options = ContainerOptions::bundle(scratch.bundle()).args(["sleep", "100000"]);
     let container = supervisor.run(options.id(id.clone())).await.unwrap();

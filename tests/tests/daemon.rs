@@ -115,16 +115,38 @@ async fn events_go_on_where_they_stopped_when_the_daemon_was_killed() {
     holdfast.start_daemon().await;
     let mut events = holdfast.begin(&["events", "--replay", "--json"]);
     let mut told = Vec::new();
-    for seq in 1..=4 {
-        if seq == 4 {
-            // Only now: of what is deleted before they listen, nobody is told.
+    let mut cursor = String::new();
+    for place in 1..=5 {
+        if place == 5 {
             holdfast.ok(&["delete", &id]).await;
         }
-        let event: Value = serde_json::from_str(&events.line().await).expect("JSON");
-        assert_eq!((&event["container"], &event["seq"]), (&json!(id), &json!(seq)), "{event}");
-        told.push(event["event"].as_str().expect("a word").to_owned());
+        let line: Value = serde_json::from_str(&events.line().await).expect("JSON");
+        if line["gap"].is_object() {
+            // The numbers that the one that was killed had set aside.
+            assert_eq!(
+                (&line["gap"]["first"], &line["gap"]["reason"]),
+                (&json!(3), &json!("unclean"))
+            );
+            told.push("gap".to_owned());
+            continue;
+        }
+        assert_eq!(line["container"], json!(id), "{line}");
+        told.push(line["event"].as_str().expect("a word").to_owned());
+        if place == 4 {
+            cursor = line["cursor"].as_str().expect("a place").to_owned();
+        }
     }
-    assert_eq!(told, ["created", "started", "exited", "deleted"]);
+    assert_eq!(told, ["created", "started", "gap", "exited", "deleted"]);
+    drop(events);
+    // Who has stored a place goes on behind it.
+    let mut events = holdfast.begin(&["events", "--since", &cursor, "--json"]);
+    assert!(events.line().await.contains("deleted"));
+    drop(events);
+    let refused = holdfast.fails(2, &["events", "--since", "7"]).await;
+    assert!(refused.contains("not a cursor"), "{refused}");
+    let mut events = holdfast.begin(&["events", "--since", "0123456789abcdef:7", "--json"]);
+    assert!(events.line().await.contains("other-journal"));
+    assert!(events.line().await.contains("created"));
     drop(events);
     holdfast.close().await;
 }

@@ -27,11 +27,8 @@ async fn the_embed_example_picks_its_containers_up_after_it_was_killed() {
     let mut begun = [first.line().await, first.line().await, first.line().await];
     begun.sort();
     assert_eq!(begun, ["failing: started", "quick: started", "slow: started"]);
-    // They are, once that is in their journals.
-    let started = |id: &str| {
-        let journal = std::fs::read_to_string(root.join(id).join("events.jsonl"));
-        journal.is_ok_and(|text| text.contains("\"started\""))
-    };
+    // They are, once that is in the journal.
+    let started = |id: &str| holdfast_tests::journal::has(&root, id, "started");
     eventually("all three to run", || ["slow", "failing"].into_iter().all(started)).await;
     let end = holdfast.end_of_shim("failing");
     assert_eq!(first.line().await, "quick: ended with 0 (known by Shim)");

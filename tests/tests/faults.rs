@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_supervisor::{
-    ContainerOptions, Error, EventKind, Evidence, ExecOptions, ExitStatus, GroupName, Replay,
-    Status, Supervisor,
+    ContainerOptions, Error, EventKind, Evidence, ExecOptions, ExitStatus, GroupName, Status,
+    Supervisor,
 };
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
@@ -41,7 +41,7 @@ async fn failed_start(
     supervisor: &Supervisor,
     options: ContainerOptions,
 ) -> Error {
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let id = unique_id("fails");
     let error = soon("the start", supervisor.run(options.id(id.clone()))).await;
     let error = error.expect_err("this start must fail");
@@ -51,7 +51,7 @@ async fn failed_start(
     assert!(cgroups_of(&id).is_empty());
     // It never was, so nothing was told of it: the next event is another's.
     let next = supervisor.run(scratch.script("exit 0")).await.expect("a good container");
-    let told = events_until(&mut events, |event| event.event.kind == EventKind::Started).await;
+    let told = events_until(&mut events, |event| event.kind == EventKind::Started).await;
     assert!(told.iter().all(|event| event.container == *next.id()), "{told:?}");
     soon("the delete", next.delete_forced()).await.expect("delete");
     error

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use holdfast_supervisor::{
-    Container, ContainerId, ContainerOptions, Error, ExecOptions, ExitStatus, OrphanPolicy,
-    Problem, Status, Supervisor,
+    Container, ContainerId, ContainerOptions, Cursor, Error, Event, EventKind, ExecOptions,
+    ExitStatus, OrphanPolicy, Problem, Status, Supervisor,
 };
 use holdfast_tests::processes::shim_of;
-use holdfast_tests::{Proc, Scratch, binary, edit_json, soon, status};
+use holdfast_tests::{Proc, Scratch, binary, edit_json, journal, soon, status};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
@@ -280,8 +280,7 @@ impl Field {
                     _ if name == container => {
                         fs::rename(from, self.root().join(container)).unwrap()
                     }
-                    // A directory in the place of the journal counts as an exec without a record,
-                    // and a new journal was begun since.
+                    // A directory in the place of a file counts as an exec without a record.
                     _ => {
                         let to = self.root().join(container).join(&name);
                         remove(&to);
@@ -387,7 +386,7 @@ fn entries() -> Vec<(&'static str, String)> {
     }
     for container in ["live", "ended"] {
         all.extend(
-            ["events.jsonl", ".bundle", "state.json", "init", ".resources.json"]
+            [".bundle", "state.json", "init", ".resources.json"]
                 .map(|entry| (container, entry.to_owned())),
         );
     }
@@ -403,6 +402,73 @@ async fn an_entry_that_is_something_else_or_gone_harms_nobody() {
             let (put, intact) = (|path: &Path| kind.put(path), |path: &Path| kind.is_at(path));
             field.case(container, &entry, &format!("{kind:?}"), put, intact).await;
         }
+    }
+    field.close().await;
+}
+
+impl Field {
+    /// As [`case`](Self::case), with damage to the journal, of which no status depends.
+    async fn journal_case(&mut self, what: &str, damage: impl Fn(&Path)) {
+        let (journal, kept) = (self.root().join(".journal"), self.scratch.path().join("kept"));
+        let content: Vec<_> = names(&journal)
+            .into_iter()
+            .map(|it| (fs::read(journal.join(&it)).unwrap(), it))
+            .collect();
+        fs::rename(&journal, &kept).unwrap();
+        fs::create_dir(&journal).unwrap();
+        for (content, name) in &content {
+            fs::write(journal.join(name), content).unwrap();
+        }
+        damage(&journal);
+        let supervisor = soon(what, self.scratch.builder().open()).await;
+        let supervisor = supervisor.unwrap_or_else(|error| panic!("{what}: {error}"));
+        self.opened += 1;
+        self.look(&supervisor, "the journal", what).await;
+        // Whatever it was, there is one that tells what comes.
+        let mut all = supervisor.events_since(Cursor::BEGINNING);
+        let exec = ExecOptions::new(["true"]).id("check".parse().unwrap()).auto_remove();
+        let live = supervisor.get(&"live".parse().unwrap()).unwrap();
+        soon(what, live.exec(exec).await.unwrap().wait()).await.unwrap();
+        let is_it = |event: &Event| {
+            event.process.as_str() == "check" && matches!(event.kind, EventKind::Exited { .. })
+        };
+        while !soon(what, all.next()).await.expect(what).is_ok_and(|event| is_it(&event)) {}
+        holdfast_tests::eventually(what, || live.process(&"check".parse().unwrap()).is_none())
+            .await;
+        soon(what, supervisor.shutdown()).await;
+        remove(&journal);
+        remove(&self.root().join(".broken"));
+        fs::rename(&kept, &journal).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_is_damaged_in_any_way_costs_no_status() {
+    let mut field = Field::new().await;
+    let segment = journal::segments(&field.root()).pop().unwrap();
+    let (name, content) = (segment.file_name().unwrap().to_owned(), fs::read(&segment).unwrap());
+    for kind in KINDS {
+        let in_its_place = |path: PathBuf| {
+            remove(&path);
+            kind.put(&path);
+        };
+        field
+            .journal_case(&format!("its segment a {kind:?}"), |it| in_its_place(it.join(&name)))
+            .await;
+        field.journal_case(&format!("a {kind:?}"), |it| in_its_place(it.to_owned())).await;
+        field
+            .journal_case(&format!("its room a {kind:?}"), |it| in_its_place(it.join(".next")))
+            .await;
+    }
+    for length in (0..content.len()).step_by(11) {
+        let cut = |journal: &Path| fs::write(journal.join(&name), &content[..length]).unwrap();
+        field.journal_case(&format!("cut to {length} bytes"), cut).await;
+    }
+    for place in (0..content.len()).step_by(13) {
+        let mut flipped = content.clone();
+        flipped[place] ^= 1 << (place % 8);
+        let flip = |journal: &Path| fs::write(journal.join(&name), &flipped).unwrap();
+        field.journal_case(&format!("with byte {place} flipped"), flip).await;
     }
     field.close().await;
 }
@@ -465,7 +531,7 @@ async fn a_pid_file_that_names_another_process_does_not_make_it_the_containers()
             holder.ended().await;
         }
         if !journal {
-            fs::remove_file(scratch.root().join("c/events.jsonl")).unwrap();
+            journal::forget(&scratch.root(), "c");
         }
         fs::write(scratch.root().join("c/init/pid"), bystander.0.id().to_string()).unwrap();
 
@@ -579,7 +645,13 @@ async fn a_record_of_a_newer_build_is_refused_by_its_number_and_left_byte_for_by
             record["holdfast"]["launch"] = "by-a-way-yet-unknown".into();
         });
     }
-    let before = contents(&root);
+    let records_in = |root: &Path| {
+        let mut all = contents(root);
+        let of_the_supervisor = [".lock", ".journal"].map(|name| root.join(name));
+        all.retain(|path, _| !of_the_supervisor.iter().any(|it| path.starts_with(it)));
+        all
+    };
+    let before = records_in(&root);
     for _ in 0..2 {
         let (supervisor, problems) = open_with(&scratch).await;
         let reasons: Vec<_> = problems.iter().map(|problem| &problem.reason).collect();
@@ -587,9 +659,7 @@ async fn a_record_of_a_newer_build_is_refused_by_its_number_and_left_byte_for_by
         assert!(reasons.iter().all(|reason| reason.contains("schema 7")), "{reasons:?}");
         assert_eq!(supervisor.restore_report().containers, 1);
         soon("the shutdown", supervisor.shutdown()).await;
-        let mut after = contents(&root);
-        after.insert(root.join(".lock"), before[&root.join(".lock")].clone());
-        assert_eq!(after, before);
+        assert!(records_in(&root) == before, "a record was changed");
     }
     for record in &records {
         edit_json(record, |record| {
@@ -613,7 +683,7 @@ async fn a_started_container_whose_journal_is_lost_is_not_taken_for_one_that_wai
     }
     soon("the shutdown", supervisor.shutdown()).await;
     for id in ["started", "waits"] {
-        fs::remove_file(scratch.root().join(id).join("events.jsonl")).unwrap();
+        journal::forget(&scratch.root(), id);
     }
     let supervisor = scratch.open().await;
     let get = |id: &str| -> Container { supervisor.get(&id.parse().unwrap()).unwrap() };

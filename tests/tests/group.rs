@@ -5,12 +5,12 @@ use std::fs;
 
 use holdfast_supervisor::{
     Container, ContainerOptions, EventKind, Evidence, ExecOptions, ExitStatus, GroupName, Logging,
-    Replay, Stdin, Stdio, Supervisor, TerminalSize,
+    Stdin, Stdio, Supervisor, TerminalSize,
 };
 use holdfast_tests::processes::shims;
 use holdfast_tests::{
-    Gate, Holdfast, Output, Proc, Scratch, binary, events_until, eventually, executable, read_all,
-    said, soon, status, unique_id,
+    Gate, Holdfast, Output, Proc, Scratch, binary, events_until, eventually, executable, journal,
+    read_all, said, soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
@@ -75,13 +75,13 @@ async fn one_shim_has_them_all_and_ends_with_the_last() {
 async fn when_it_is_killed_another_takes_over_all_and_nothing_is_lost() {
     let scratch = Scratch::new();
     let supervisor = open(&scratch).await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let all = several(&scratch, &supervisor, 6).await;
     for _ in 0..2 {
         the_shim(&scratch).await.signal(Signal::SIGKILL);
         let mut waiting: BTreeSet<_> = all.iter().map(|(it, _)| it.id().clone()).collect();
         events_until(&mut events, |event| {
-            if event.event.kind == EventKind::Adopted {
+            if event.kind == EventKind::Adopted {
                 assert!(waiting.remove(&event.container), "adopted twice: {event:?}");
             }
             waiting.is_empty()
@@ -262,11 +262,11 @@ async fn no_line_comes_into_a_foreign_log_whoever_closes_its_output_and_whoever_
         soon("the shutdown", supervisor.shutdown()).await;
         let supervisor = open(&scratch).await;
         if round % 2 == 0 {
-            let mut events = supervisor.events(Replay::No);
+            let mut events = supervisor.events();
             shim.signal(Signal::SIGKILL);
             let mut waiting = 10;
             events_until(&mut events, |event| {
-                waiting -= u32::from(event.event.kind == EventKind::Adopted);
+                waiting -= u32::from(event.kind == EventKind::Adopted);
                 waiting == 0
             })
             .await;
@@ -317,11 +317,7 @@ async fn a_full_group_is_adopted_as_far_as_there_is_room_and_the_rest_alone() {
     eventually("those who started them to end", || shims(&holdfast.root()).len() == 1).await;
     shims(&holdfast.root()).remove(0).signal(Signal::SIGKILL);
     for (id, _) in &all {
-        let events = holdfast.root().join(id).join("events.jsonl");
-        eventually("its adoption", || {
-            fs::read_to_string(&events).is_ok_and(|events| events.contains("adopted"))
-        })
-        .await;
+        eventually("its adoption", || journal::has(&holdfast.root(), id, "adopted")).await;
     }
     for (code, (id, gate)) in (0_u8..).zip(&all) {
         gate.open(code);

@@ -11,8 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use holdfast_supervisor::{
-    Container, ContainerOptions, EventKind, Evidence, ExitStatus, Logging, OrphanPolicy, Replay,
-    Stdio, Supervisor, TerminalSize,
+    Container, ContainerOptions, EventKind, Evidence, ExitStatus, Logging, OrphanPolicy, Stdio,
+    Supervisor, TerminalSize,
 };
 use holdfast_tests::processes::{shim_of, shims};
 use holdfast_tests::{
@@ -39,7 +39,7 @@ async fn whatever_a_container_does_to_its_output_its_shim_lives_and_its_exit_is_
     for policy in [OrphanPolicy::Adopt, OrphanPolicy::Kill] {
         let scratch = Scratch::new();
         let supervisor = scratch.open().await;
-        let mut events = supervisor.events(Replay::No);
+        let mut events = supervisor.events();
         let mut containers = Vec::new();
         for seed in 1..=12 {
             let code = u8::try_from(100 + seed).expect("a small number");
@@ -48,11 +48,11 @@ async fn whatever_a_container_does_to_its_output_its_shim_lives_and_its_exit_is_
         }
         let mut left = containers.len();
         let told = events_until(&mut events, |event| {
-            left -= usize::from(matches!(event.event.kind, EventKind::Exited { .. }));
+            left -= usize::from(matches!(event.kind, EventKind::Exited { .. }));
             left == 0
         })
         .await;
-        let lost: Vec<_> = told.iter().filter(|it| it.event.kind == EventKind::ShimLost).collect();
+        let lost: Vec<_> = told.iter().filter(|it| it.kind == EventKind::ShimLost).collect();
         assert!(lost.is_empty(), "{lost:?}");
         for (container, code) in &containers {
             let record = soon("an exit", container.exit()).await.unwrap();
@@ -141,7 +141,7 @@ async fn running_with_log(
 async fn an_adopter_needs_no_more_than_the_first_shim_did() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let logs = scratch.path().join("logs");
     fs::create_dir(&logs).unwrap();
     let gate = scratch.gate();
@@ -152,7 +152,7 @@ async fn an_adopter_needs_no_more_than_the_first_shim_did() {
     let away = scratch.path().join("away");
     fs::rename(&logs, &away).unwrap();
     shim_of(&scratch.root(), container.id().as_str(), "init").signal(Signal::SIGKILL);
-    events_until(&mut events, |event| event.event.kind == EventKind::Adopted).await;
+    events_until(&mut events, |event| event.kind == EventKind::Adopted).await;
     fs::rename(&away, &logs).unwrap();
     gate.open(6);
     assert_eq!(status(&container).await, ExitStatus::Code(6));

@@ -125,7 +125,14 @@ async fn a_container_whose_output_cannot_be_opened_does_not_stay_creating() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_a_full_disk_refused_are_written_later_in_their_order() {
     for time in [1, 3] {
-        goes_on(Who::Daemon, "write ID/events.jsonl", time, ENOSPC, After::Finish).await;
+        goes_on(
+            Who::Daemon,
+            "write .journal/00000000000000000001.jsonl",
+            time,
+            ENOSPC,
+            After::Finish,
+        )
+        .await;
     }
 }
 
@@ -428,15 +435,11 @@ async fn records_from_the_future_are_as_good_as_any() {
         holdfast_tests::edit_json(&dir.join("init/process.json"), |record| {
             later(&mut record["holdfast"]["created"]);
         });
-        let journal = dir.join("events.jsonl");
-        let text = fs::read_to_string(&journal).expect("read the journal");
-        let lines = text.lines().map(|line| {
-            let mut event: Value = serde_json::from_str(line).expect("JSON");
-            later(&mut event["time"]);
-            format!("{event}\n")
-        });
-        fs::write(&journal, lines.collect::<String>()).expect("write the journal");
     }
+    holdfast_tests::journal::edit(&holdfast.root(), |mut event| {
+        later(&mut event["time"]);
+        Some(event)
+    });
     holdfast_tests::edit_json(&holdfast.root().join(&ended).join("init/exit.json"), |exit| {
         later(&mut exit["time"]);
     });
@@ -447,13 +450,9 @@ async fn records_from_the_future_are_as_good_as_any() {
     gate.open(9);
     assert_eq!(holdfast.ok(&["wait", &id]).await, "9\n");
     // Ordered by their numbers, not by their times.
-    let text = fs::read_to_string(holdfast.root().join(&id).join("events.jsonl"));
-    let events: Vec<Value> = text
-        .expect("read the journal")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    let seqs: Vec<u64> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
-    assert_eq!(seqs, (1..=events.len() as u64).collect::<Vec<_>>());
+    let events = holdfast_tests::journal::events_of(&holdfast.root(), &id);
+    let words: Vec<_> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(words, ["created", "started", "exited"]);
+    assert!(events.is_sorted_by_key(|event| event["seq"].as_u64()), "{events:?}");
     holdfast.close().await;
 }

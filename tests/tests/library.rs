@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, ProcessId, Replay,
-    Status, Stdin, Stdio, TerminalSize,
+    ContainerOptions, Error, Event, EventKind, ExecOptions, ExitStatus, ProcessId, Status, Stdin,
+    Stdio, TerminalSize,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
@@ -308,13 +308,13 @@ async fn everyone_who_waits_is_told_before_and_after_the_exit_and_the_delete() {
 async fn an_auto_removed_container_goes_and_leaves_status_and_output() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     let id = unique_id("brief");
     let options = scratch.script("echo brief; exit 4").id(id.clone()).auto_remove();
     let (container, log) = supervisor.run_attached(options).await.unwrap();
     assert_eq!(status(&container).await, ExitStatus::Code(4));
     assert_eq!(read_all(log).await, Output::of("brief\n"));
-    events_until(&mut events, |event| event.event.kind == EventKind::Deleted).await;
+    events_until(&mut events, |event| event.kind == EventKind::Deleted).await;
     assert!(matches!(container.delete().await, Err(Error::NotFound(_))));
     drop(container);
     // The shutdown waits for what was begun, the removal among it.
@@ -329,11 +329,11 @@ async fn an_auto_removed_container_goes_and_leaves_status_and_output() {
 async fn events_come_in_order_and_numbered_without_a_gap() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
-    let deleted = |event: &ContainerEvent| event.event.kind == EventKind::Deleted;
-    let words = |events: &[ContainerEvent]| -> Vec<String> {
-        let numbers: Vec<u64> = events.iter().map(|event| event.event.seq).collect();
-        assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
+    let mut events = supervisor.events();
+    let deleted = |event: &Event| event.kind == EventKind::Deleted;
+    let words = |events: &[Event]| -> Vec<String> {
+        let first = events[0].seq;
+        assert!((first..).zip(events).all(|(seq, event)| event.seq == seq), "{events:?}");
         events.iter().map(in_words).collect()
     };
 
@@ -342,6 +342,7 @@ async fn events_come_in_order_and_numbered_without_a_gap() {
     run.delete().await.unwrap();
     let told = words(&events_until(&mut events, deleted).await);
     assert_eq!(told, ["init created", "init started", "init exited 1", "init deleted"]);
+    let after_the_first = events.cursor();
 
     let script = format!("trap 'exit 2' TERM; {WAITS}");
     let created = supervisor.create(scratch.script(&script)).await.unwrap();
@@ -352,7 +353,7 @@ async fn events_come_in_order_and_numbered_without_a_gap() {
     soon("the exec", exec.wait()).await.unwrap();
     created.signal(SIGTERM).unwrap();
     status(&created).await;
-    let mut replay = supervisor.events(Replay::Yes);
+    let mut replay = supervisor.events_since(after_the_first);
     created.delete().await.unwrap();
     let live = events_until(&mut events, deleted).await;
     let expected = [

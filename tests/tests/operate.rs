@@ -4,8 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use holdfast_supervisor::{
-    Container, ContainerEvent, ContainerId, Error, EventKind, ExecOptions, ExitStatus, Replay,
-    Status,
+    Container, ContainerId, Cursor, Error, Event, EventKind, ExecOptions, ExitStatus, Status,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::mentioning;
@@ -20,8 +19,8 @@ use tokio::io::AsyncWriteExt;
 const SIGKILL: i32 = 9;
 const MEMORY: u64 = 64 * 1024 * 1024;
 
-fn ended(event: &ContainerEvent) -> bool {
-    matches!(event.event.kind, EventKind::Exited { .. })
+fn ended(event: &Event) -> bool {
+    matches!(event.kind, EventKind::Exited { .. })
 }
 
 /// What one of these files in a container's cgroups says: their names differ by version.
@@ -298,7 +297,7 @@ async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
         config["linux"]["resources"]["memory"] = json!({ "limit": MEMORY });
     });
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
+    let mut events = supervisor.events();
     // A child that wants all that there is, and then the first process itself.
     for (script, end, killed) in [
         ("tail /dev/zero; echo $? >&2; exit 5", ExitStatus::Code(5), "exited 5"),
@@ -310,7 +309,7 @@ async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
         let exited = format!("init {killed}");
         assert_eq!(told, ["init created", "init started", "init out of memory", &exited]);
         soon("the delete", container.delete()).await.unwrap();
-        events_until(&mut events, |event| event.event.kind == EventKind::Deleted).await;
+        events_until(&mut events, |event| event.kind == EventKind::Deleted).await;
     }
     scratch.close(supervisor).await;
 }
@@ -326,8 +325,8 @@ async fn exhaust(container: &Container) {
 async fn each_kill_is_told_of_a_container_that_lives_on_also_by_a_limit_set_later() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
-    let out_of_memory = |event: &ContainerEvent| event.event.kind == EventKind::OutOfMemory;
+    let mut events = supervisor.events();
+    let out_of_memory = |event: &Event| event.kind == EventKind::OutOfMemory;
     let container = supervisor.run(scratch.options(["sleep", "100000"])).await.unwrap();
     let id = container.id().clone();
     container.update(&json!({ "memory": { "limit": MEMORY } })).await.unwrap();
@@ -342,7 +341,7 @@ async fn each_kill_is_told_of_a_container_that_lives_on_also_by_a_limit_set_late
     let supervisor = scratch.open().await;
     let container = supervisor.get(&id).unwrap();
     assert_eq!(container.info().status, Status::Running);
-    let mut events = supervisor.events(Replay::Yes);
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
     exhaust(&container).await;
     let mut left = 3;
     events_until(&mut events, |event| {
@@ -352,7 +351,7 @@ async fn each_kill_is_told_of_a_container_that_lives_on_also_by_a_limit_set_late
     .await;
     container.signal(SIGKILL).unwrap();
     assert_eq!(status(&container).await, ExitStatus::Signal(SIGKILL));
-    let last = events_until(&mut events, |event| ended(event) && event.event.process.is_init());
+    let last = events_until(&mut events, |event| ended(event) && event.process.is_init());
     assert!(!last.await.iter().any(out_of_memory), "told a fourth time");
     let refused = container.update(&json!({})).await.unwrap_err();
     assert!(matches!(refused, Error::WrongState { operation: "update", .. }), "{refused}");

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use holdfast_supervisor::{
-    ContainerId, Error, EventKind, ExecOptions, ExitStatus, Replay, Status, Supervisor,
+    ContainerId, Cursor, Error, EventKind, ExecOptions, ExitStatus, Status, Supervisor,
 };
 use holdfast_tests::processes::shims;
 use holdfast_tests::{
@@ -164,15 +164,15 @@ fn code(exit: u8) -> ExitStatus {
 
 /// How the streams of events tell of the end of a container's first process.
 async fn told(supervisor: &Supervisor, id: &ContainerId) -> Vec<ExitStatus> {
-    let mut events = supervisor.events(Replay::Yes);
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
     let mut told = Vec::new();
     // What is replayed is there at once; what comes later is no part of the past.
     while let Ok(Some(Ok(event))) =
         tokio::time::timeout(std::time::Duration::from_millis(300), events.next()).await
     {
-        if let EventKind::Exited { status, .. } = event.event.kind
+        if let EventKind::Exited { status, .. } = event.kind
             && event.container == *id
-            && event.event.process.is_init()
+            && event.process.is_init()
         {
             told.push(status);
         }
@@ -232,7 +232,7 @@ async fn an_exit_is_known_after_the_container_has_removed_itself_whoever_was_dea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replay_begins_with_the_exits_of_what_has_removed_itself_each_once() {
+async fn a_replay_has_the_exits_of_what_has_been_removed_each_once() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     let id = unique_id("gone");
@@ -244,12 +244,11 @@ async fn a_replay_begins_with_the_exits_of_what_has_removed_itself_each_once() {
     let container = supervisor.run(scratch.script("exit 5").id(id.clone())).await.unwrap();
     assert_eq!(status(&container).await, code(5));
     assert_eq!(told(&supervisor, &id).await, [code(3), code(4), code(5)]);
-    assert_eq!(soon("a past exit", supervisor.past_exit(&id)).await.unwrap().status, code(4));
+    assert_eq!(soon("a past exit", supervisor.past_exit(&id)).await.unwrap().status, code(5));
     soon("the delete", container.delete()).await.unwrap();
     soon("the shutdown", supervisor.shutdown()).await;
     let supervisor = scratch.open().await;
-    // The caller that deleted the third one knew of its exit.
-    assert_eq!(told(&supervisor, &id).await, [code(3), code(4)]);
+    assert_eq!(told(&supervisor, &id).await, [code(3), code(4), code(5)]);
     assert_eq!(soon("a past exit", supervisor.past_exit(&id)).await.unwrap().status, code(5));
     scratch.close(supervisor).await;
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_supervisor::{
-    Container, ContainerEvent, ContainerId, Error, EventKind, Evidence, ExecOptions, ExitRecord,
-    ExitStatus, OrphanPolicy, Replay, Status, Supervisor, UnknownReason,
+    Container, ContainerId, Cursor, Error, Event, EventKind, Evidence, ExecOptions, ExitRecord,
+    ExitStatus, OrphanPolicy, Status, Supervisor, UnknownReason,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
@@ -40,10 +40,10 @@ async fn exit(container: &Container) -> ExitRecord {
     soon("the exit of a container", container.exit()).await.expect("wait")
 }
 
-/// Deletes all containers and returns all that was ever told of each, in words. Their numbers have
-/// no gap, and what is told of an exit is told once.
+/// Deletes all containers and returns all that was ever told of each, in words. Their numbers
+/// rise, and what is told of an exit is told once.
 async fn history(supervisor: &Supervisor) -> BTreeMap<ContainerId, Vec<String>> {
-    let mut events = supervisor.events(Replay::Yes);
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
     let containers = supervisor.list();
     let mut left = containers.len();
     assert!(left > 0, "no container has a history");
@@ -51,16 +51,15 @@ async fn history(supervisor: &Supervisor) -> BTreeMap<ContainerId, Vec<String>> 
         soon("the delete", container.delete_forced()).await.expect("delete");
     }
     let all = events_until(&mut events, |event| {
-        left -= usize::from(event.event.kind == EventKind::Deleted);
+        left -= usize::from(event.kind == EventKind::Deleted);
         left == 0
     });
-    let mut told: BTreeMap<ContainerId, Vec<ContainerEvent>> = BTreeMap::new();
+    let mut told: BTreeMap<ContainerId, Vec<Event>> = BTreeMap::new();
     for event in all.await {
         told.entry(event.container.clone()).or_default().push(event);
     }
     for events in told.values() {
-        let numbers: Vec<_> = events.iter().map(|event| event.event.seq).collect();
-        assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>(), "{events:?}");
+        assert!(events.is_sorted_by_key(|event| event.seq), "{events:?}");
     }
     told.into_iter().map(|(id, events)| (id, events.iter().map(in_words).collect())).collect()
 }
@@ -238,14 +237,14 @@ async fn a_killed_shim_costs_no_status() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     for (code, by_signal) in [(7, false), (0, false), (9, true)] {
-        let mut events = supervisor.events(Replay::No);
+        let mut events = supervisor.events();
         let gate = scratch.gate();
         let id = unique_id("orphan");
         let options = scratch.script(&gate.script("echo ready")).id(id.clone());
         let container = supervisor.run(options).await.unwrap();
         said(&container, "ready").await;
         shim_of(&scratch.root(), id.as_str(), "init").signal(Signal::SIGKILL);
-        events_until(&mut events, |event| event.event.kind == EventKind::ShimLost).await;
+        events_until(&mut events, |event| event.kind == EventKind::ShimLost).await;
         assert_eq!(container.info().status, Status::Running);
         let expected = if by_signal {
             container.signal(SIGKILL).unwrap();
@@ -268,14 +267,14 @@ async fn a_status_that_was_told_is_on_disk() {
     let supervisor = scratch.open().await;
     // A matter of instants, so more than once.
     for _ in 0..20 {
-        let mut events = supervisor.events(Replay::No);
+        let mut events = supervisor.events();
         let gate = scratch.gate();
         let id = unique_id("orphan");
         let options = scratch.script(&gate.script("echo ready")).id(id.clone());
         let container = supervisor.run(options).await.unwrap();
         said(&container, "ready").await;
         shim_of(&scratch.root(), id.as_str(), "init").signal(Signal::SIGKILL);
-        events_until(&mut events, |event| event.event.kind == EventKind::ShimLost).await;
+        events_until(&mut events, |event| event.kind == EventKind::ShimLost).await;
         gate.open(7);
         assert_eq!(status(&container).await, ExitStatus::Code(7));
         let file = scratch.root().join(id.as_str()).join("init/exit.json");
@@ -337,7 +336,7 @@ async fn a_start_that_was_being_cleared_away_when_the_supervisor_died_never_was(
     // had killed that.
     left_to_die(&scratch, &id).await;
     let dir = scratch.root().join(id.as_str());
-    std::fs::remove_file(dir.join("events.jsonl")).unwrap();
+    holdfast_tests::journal::forget(&scratch.root(), id.as_str());
     std::fs::write(dir.join("init/abandoned"), "").unwrap();
     edit_json(&dir.join("init/process.json"), |record| {
         record["startTime"] = "".into();
@@ -346,13 +345,15 @@ async fn a_start_that_was_being_cleared_away_when_the_supervisor_died_never_was(
     });
 
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::Yes);
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
     if let Ok(container) = supervisor.get(&id) {
         let ended = soon("the clearing away", container.exit()).await;
         assert!(ended.is_err(), "it has an exit: {ended:?}");
     }
     holdfast_tests::eventually("it to be gone", || supervisor.get(&id).is_err()).await;
     soon("the shutdown", supervisor.shutdown()).await;
+    let told = events.next().await.expect("an event").expect("no gap");
+    assert!(matches!(told.kind, EventKind::StartFailed { .. }), "{told:?}");
     let told = events.next().await;
     assert!(told.is_none(), "told of what never was: {told:?}");
     assert_eq!(scratch.leftovers(), [""; 0]);

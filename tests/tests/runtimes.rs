@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use holdfast_supervisor::{
-    CheckpointOptions, Container, ContainerEvent, ContainerOptions, Error, EventKind, ExecOptions,
-    ExitStatus, Replay, Status,
+    CheckpointOptions, Container, ContainerOptions, Error, Event, EventKind, ExecOptions,
+    ExitStatus, Status,
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::{
@@ -66,8 +66,8 @@ async fn a_checkpoint_and_its_restore_are_told_the_same_to_the_runtime() {
     let scratch = Scratch::new();
     recorded(&scratch, "");
     let supervisor = scratch.open().await;
-    let mut events = supervisor.events(Replay::No);
-    let ended = |event: &ContainerEvent| matches!(event.event.kind, EventKind::Exited { .. });
+    let mut events = supervisor.events();
+    let ended = |event: &Event| matches!(event.kind, EventKind::Exited { .. });
     let container = supervisor.run(fake(&scratch)).await.unwrap();
     let id = container.id().as_str();
     let (images, work) = (scratch.path().join("a/images"), scratch.path().join("work"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use holdfast_supervisor::{
-    Container, ContainerId, Error, EventKind, ExecOptions, ExitStatus, Replay, Status, Supervisor,
+    Container, ContainerId, Cursor, Error, EventKind, ExecOptions, ExitStatus, Status, Supervisor,
     UnknownReason,
 };
 use holdfast_tests::listen::in_words;
@@ -259,13 +259,13 @@ async fn every_status_file_of_the_seeds_is_read_and_what_is_none_is_255() {
     }
     let supervisor = scratch.open().await;
     // Told once each, of which the journals know.
-    let mut events = supervisor.events(Replay::Yes);
+    let mut events = supervisor.events_since(Cursor::BEGINNING);
     for container in supervisor.list() {
         soon("the delete", container.delete()).await.unwrap();
     }
     let mut left = cases.len();
     let told = events_until(&mut events, |event| {
-        left -= usize::from(event.event.kind == EventKind::Deleted);
+        left -= usize::from(event.kind == EventKind::Deleted);
         left == 0
     });
     let told: Vec<_> = told.await.iter().map(in_words).collect();

@@ -7,7 +7,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    Container, Error, EventStream, ExecOptions, ExitStatus, Replay, Stdin, Stdio, Supervisor,
+    Container, Error, EventStream, ExecOptions, ExitStatus, Stdin, Stdio, Supervisor,
 };
 use holdfast_tests::{Output, Proc, Scratch, read_all};
 use tokio::io::AsyncWriteExt;
@@ -97,7 +97,7 @@ fn when_the_runtime_of_the_supervisor_is_gone_every_call_says_so_and_containers_
     let container = own.block_on(supervisor.run(scratch.script(&gate.script("echo ready"))));
     let container: Container = container.expect("run");
     let pid = container.info().pid.expect("it runs");
-    let mut events: EventStream = supervisor.events(Replay::No);
+    let mut events: EventStream = supervisor.events();
     let waiting = {
         let container = container.clone();
         std::thread::spawn(move || block_on(container.wait()))

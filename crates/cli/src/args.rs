@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
-    CheckpointRequest, ContainerId, GroupName, LogQuery, LogSpec, Logging, OrphanPolicy, Rootfs,
-    StdioRequest,
+    CheckpointRequest, ContainerId, Cursor, GroupName, LogQuery, LogSpec, Logging, OrphanPolicy,
+    Rootfs, StdioRequest,
 };
 
 use crate::current_dir;
@@ -205,9 +205,12 @@ pub(crate) enum Command {
     },
     /// Print what happens, as it happens
     Events {
-        /// Begin with what has happened to the containers that exist
-        #[arg(long)]
+        /// Begin with all that is kept of what has happened
+        #[arg(long, conflicts_with = "since")]
         replay: bool,
+        /// Begin after this place, which --json shows with each event
+        #[arg(long, value_name = "CURSOR")]
+        since: Option<Cursor>,
         /// Print JSON lines
         #[arg(long)]
         json: bool,

@@ -193,8 +193,8 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             each(&ids, async |id| client.post(&format!("/containers/{id}/reopen-logs"), &of).await)
                 .await?
         }
-        Command::Events { replay, json } => {
-            streams::while_read(show::events(&client, replay, json)).await?;
+        Command::Events { replay, since, json } => {
+            streams::while_read(show::events(&client, replay, since, json)).await?;
         }
         Command::Delete { force, ids } => {
             each(&ids, async |id| client.delete(&format!("/containers/{id}?force={force}")).await)

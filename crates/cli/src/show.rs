@@ -7,7 +7,8 @@ use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
 use holdfast_daemon::api::{
-    ContainerEvent, ContainerId, ContainerInfo, ExitRecord, ExitStatus, Info, ProcessEntry, Stats,
+    ContainerId, ContainerInfo, Cursor, EventLine, ExitRecord, ExitStatus, Info, ProcessEntry,
+    Stats,
 };
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -16,7 +17,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use crate::client::Client;
-use crate::streams::{self, print};
+use crate::streams::{self, complain, print};
 
 /// One line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -160,9 +161,15 @@ pub(crate) fn exit(record: &ExitRecord, as_json: bool) -> anyhow::Result<()> {
 }
 
 /// Events as they come.
-pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyhow::Result<()> {
-    let body =
-        client.stream(Method::GET, &format!("/events?replay={replay}"), Bytes::new()).await?;
+pub(crate) async fn events(
+    client: &Client,
+    replay: bool,
+    since: Option<Cursor>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let since = since.map(|cursor| format!("since={cursor}"));
+    let query = since.unwrap_or_else(|| format!("replay={replay}"));
+    let body = client.stream(Method::GET, &format!("/events?{query}"), Bytes::new()).await?;
     let bytes = body.into_data_stream().map_err(std::io::Error::other);
     let mut lines = FramedRead::new(StreamReader::new(bytes), LinesCodec::new());
     while let Some(line) = lines.next().await {
@@ -172,7 +179,13 @@ pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyh
             print(line)?;
             continue;
         }
-        let ContainerEvent { container, event } = serde_json::from_str(&line)?;
+        let event = match serde_json::from_str(&line)? {
+            EventLine::Event { event, .. } => event,
+            EventLine::Gap { gap, .. } => {
+                complain(gap);
+                continue;
+            }
+        };
         let process =
             if event.process.is_init() { String::new() } else { format!("/{}", event.process) };
         let kind = serde_json::to_value(&event.kind)?;
@@ -180,9 +193,10 @@ pub(crate) async fn events(client: &Client, replay: bool, as_json: bool) -> anyh
         let detail = match &event.kind {
             holdfast_daemon::api::EventKind::Exited { status, .. } => format!(" {status}"),
             holdfast_daemon::api::EventKind::Created { pid } => format!(" pid {pid}"),
+            holdfast_daemon::api::EventKind::StartFailed { reason } => format!(" {reason}"),
             _ => String::new(),
         };
-        let (time, seq) = (event.time, event.seq);
+        let (time, container, seq) = (event.time, event.container, event.seq);
         print(format_args!("{time} {container}{process} #{seq} {name}{detail}"))?;
     }
     bail!("the daemon has ended")

@@ -22,7 +22,7 @@
 //! | `GET /containers/{id}/logs` with [`LogQuery`] | | frames: output |
 //! | `GET /containers/{id}/attach` | | frames: `started`, output from now on, `exited` |
 //! | `POST /containers/{id}/reopen-logs` | [`Of`] | |
-//! | `GET /events?replay=true` | | JSON lines: [`ContainerEvent`] |
+//! | `GET /events?since=CURSOR`, `…?replay=true` for all that is kept | | JSON lines: [`EventLine`] |
 //!
 //! A failure has a status of 400 or more and an [`ErrorBody`].
 
@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use holdfast_supervisor::{
-    Abilities, ContainerEvent, ContainerId, ContainerInfo, EventKind, ExitRecord, ExitStatus,
+    Abilities, ContainerId, ContainerInfo, Cursor, Event, EventKind, ExitRecord, ExitStatus, Gap,
     GroupName, Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice,
     Stats, Status, TerminalSize,
 };
@@ -241,6 +241,27 @@ pub enum Message {
     Exited(ExitStatus),
     /// The stream can't go on.
     Failed(ErrorBody),
+}
+
+/// A line of the stream of events. `cursor` is the place after it: where to begin once it is dealt with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EventLine {
+    /// Numbers of which there is no event.
+    Gap {
+        /// The place after them.
+        cursor: Cursor,
+        /// Which, and why.
+        gap: Gap,
+    },
+    /// Something happened.
+    Event {
+        /// The place after it.
+        cursor: Cursor,
+        /// What.
+        #[serde(flatten)]
+        event: Event,
+    },
 }
 
 /// Why a request failed.

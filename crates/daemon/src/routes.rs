@@ -7,9 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::StreamExt;
 use holdfast_supervisor::{
-    Container, ContainerOptions, Error, ExecOptions, ExecProcess, ProcessId, Replay, Stdin, Stdio,
+    Container, ContainerOptions, Error, ExecOptions, ExecProcess, ProcessId, Stdin, Stdio,
     Supervisor,
 };
 use nix::libc::SIGKILL;
@@ -17,8 +16,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitRecord, Info, KillRequest, Of,
-    Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
+    ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
+    KillRequest, Of, Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
 };
 use crate::error::Failure;
 use crate::{operate, output};
@@ -332,16 +331,35 @@ async fn delete(
 struct EventQuery {
     #[serde(default)]
     replay: bool,
+    since: Option<Cursor>,
 }
 
-async fn events(State(supervisor): State<Supervisor>, Query(query): Query<EventQuery>) -> Response {
-    let replay = if query.replay { Replay::Yes } else { Replay::No };
-    let lines = supervisor.events(replay).into_stream().map(|event| {
-        // A client that has missed events must know it: the stream breaks, and it can ask for a replay.
-        let event = event.map_err(std::io::Error::other)?;
-        let mut line = serde_json::to_vec(&event)?;
-        line.push(b'\n');
-        Ok::<_, std::io::Error>(Bytes::from(line))
+async fn events(
+    State(supervisor): State<Supervisor>,
+    Query(query): Query<EventQuery>,
+) -> Answer<Response> {
+    let stream = match (query.since, query.replay) {
+        (Some(_), true) => {
+            let message = "`since` says where to begin, and `replay` at the beginning: one of them";
+            return Err(Failure::new(ErrorKind::Invalid, message));
+        }
+        (Some(cursor), false) => supervisor.events_since(cursor),
+        (None, true) => supervisor.events_since(Cursor::BEGINNING),
+        (None, false) => supervisor.events(),
+    };
+    let lines = futures::stream::unfold(stream, async |mut stream| {
+        let item = stream.next().await?;
+        let cursor = stream.cursor();
+        let line = match item {
+            Ok(event) => EventLine::Event { cursor, event },
+            Err(gap) => EventLine::Gap { cursor, gap },
+        };
+        let line = serde_json::to_vec(&line).map(|mut line| {
+            line.push(b'\n');
+            Bytes::from(line)
+        });
+        Some((line, stream))
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, Body::from_stream(lines)).into_response())
 }

@@ -10,8 +10,8 @@ use holdfast_state::control::Control;
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::time::{self, TEXT_LEN};
 use holdfast_state::{
-    Directory, Event, EventKind, Evidence, ExitStatus, ProcessDir, ProcessId, ProcessRecord,
-    Timestamp, journal, json_file,
+    Directory, Event, EventKind, Evidence, ExitStatus, Incarnation, ProcessDir, ProcessId,
+    ProcessRecord, Timestamp, journal, json_file,
 };
 use serde_json::json;
 
@@ -111,14 +111,17 @@ fn records(criterion: &mut Criterion) {
     });
 }
 
-/// The journal of a container that was started, ended, and had twenty execs in between.
+/// The events of a container that was started, ended, and had twenty execs in between.
 fn events() -> Vec<u8> {
     let mut seq = 0;
     let mut content = Vec::new();
     let mut add = |process: &str, kind: EventKind| {
         seq += 1;
         let process: ProcessId = process.parse().expect("an id");
-        let event = Event { seq, time: Timestamp::now(), process, kind };
+        let container = "web-1".parse().expect("an id");
+        let incarnation = Incarnation::of_earlier_build(None);
+        let time = Timestamp::now();
+        let event = Event { container, incarnation, run: 1, seq, time, process, kind };
         content.extend(serde_json::to_vec(&event).expect("an event"));
         content.push(b'\n');
     };

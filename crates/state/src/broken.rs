@@ -11,6 +11,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::journal;
 use crate::root::RUNTIME;
 use crate::{ContainerDir, ContainerId, Directory, Problem, ProcessId, StateRoot};
 
@@ -24,7 +25,7 @@ impl StateRoot {
     /// Sets a container's directory aside, and what the runtimes keep under its id: else the id
     /// would not be free. The caller has made sure that nothing of the container runs.
     pub fn set_container_aside(&self, id: &ContainerId, reason: &str) -> io::Result<PathBuf> {
-        let (place, path) = self.place(id, reason)?;
+        let (place, path) = self.place(id.as_str(), reason)?;
         let runtimes = self.runtimes_that_know(id);
         if !runtimes.is_empty() {
             let kept = place.create_dir(RUNTIME)?;
@@ -47,15 +48,24 @@ impl StateRoot {
         process: &ProcessId,
         reason: &str,
     ) -> io::Result<PathBuf> {
-        let (place, path) = self.place(id, reason)?;
+        let (place, path) = self.place(id.as_str(), reason)?;
         container.directory().move_to(process.as_str(), &place)?;
         place.sync()?;
         container.directory().sync()?;
         Ok(path)
     }
 
-    /// A new place of this container's, with the reason in it already.
-    fn place(&self, id: &ContainerId, reason: &str) -> io::Result<(Directory, PathBuf)> {
+    /// Sets a journal aside that makes no sense, so that another one can be begun.
+    pub fn set_journal_aside(&self, reason: &str) -> io::Result<PathBuf> {
+        let (place, path) = self.place("journal", reason)?;
+        self.directory.move_to(journal::NAME, &place)?;
+        place.sync()?;
+        self.directory.sync()?;
+        Ok(path)
+    }
+
+    /// A new place for what has this name, with the reason in it already.
+    fn place(&self, id: &str, reason: &str) -> io::Result<(Directory, PathBuf)> {
         let broken = match self.directory.create_dir(BROKEN) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.directory.open_dir(BROKEN)?

@@ -6,9 +6,8 @@
 //! ```text
 //! <root>/.holdfast                  says that it is a root                 recognise
 //! <root>/.lock                      one supervisor a root                  lock
-//! <root>/.exits.jsonl               the exits of what is gone              exits
+//! <root>/.journal/                  what happened, in order                journal
 //! <root>/.runtime/<name>/           the OCI runtime's own state
-//! <root>/<container>/events.jsonl   what happened, in order            journal
 //! <root>/<container>/.bundle/       a bundle that Holdfast made
 //! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
@@ -25,7 +24,6 @@ pub mod control;
 pub mod cri;
 pub mod directory;
 pub mod event;
-pub mod exits;
 pub mod id;
 pub mod journal;
 pub mod json_file;
@@ -44,8 +42,9 @@ pub mod status;
 pub mod time;
 
 pub use directory::Directory;
-pub use event::{Event, EventKind};
-pub use exits::{ContainerEvent, KeptExit};
+pub use event::{
+    Cursor, Event, EventKind, Gap, GapReason, Incarnation, InvalidIdentity, JournalId,
+};
 pub use id::{ContainerId, GroupName, InvalidId, ProcessId};
 pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::announce::StdioFds;
-use crate::{GroupName, Logging, Timestamp};
+use crate::{GroupName, Incarnation, Logging, Timestamp};
 
 /// The version of the `holdfast` object that this build writes. A newer one is refused by name and
 /// left alone; all older ones are read.
@@ -90,6 +90,12 @@ pub struct Policies {
     pub boot_id: String,
     /// When it was made.
     pub created: Timestamp,
+    /// Which life of its container's name it belongs to; earlier builds wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// Which start within that, from 1.
+    #[serde(default = "first_run")]
+    pub run: u32,
     /// How the runtime brings it to life.
     pub launch: Launch,
     /// The runtime's executable.
@@ -117,6 +123,10 @@ pub struct Policies {
     /// Fields of a later build.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+fn first_run() -> u32 {
+    1
 }
 
 /// Who the shim of a process is, and what it holds.

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::fcntl::OFlag;
 use thiserror::Error;
 
-use crate::exits;
+use crate::journal;
 use crate::lock::{self, Lock, Refusal};
 use crate::recognise::{self, Verdict};
 use crate::{ContainerId, Directory, ProcessDir, ProcessId};
@@ -31,8 +31,6 @@ pub struct StateRoot {
     pub(crate) directory: Directory,
     /// Makes the names of directories under construction or removal unique within this process.
     counter: AtomicU64,
-    /// Held by who writes to the file of exits.
-    pub(crate) exits: Mutex<()>,
     /// Released by [`release`](Self::release), with the root, or by the kernel when the process dies.
     lock: Mutex<Option<Lock>>,
 }
@@ -135,8 +133,7 @@ impl StateRoot {
         if verdict == Verdict::Unmarked {
             recognise::mark(&directory).map_err(failed)?;
         }
-        let (counter, exits) = (AtomicU64::new(0), Mutex::default());
-        Ok(Self { directory, counter, exits, lock: Mutex::new(Some(lock)) })
+        Ok(Self { directory, counter: AtomicU64::new(0), lock: Mutex::new(Some(lock)) })
     }
 
     /// Lets another supervisor have the root. Nothing may be written through this one afterwards.
@@ -273,7 +270,7 @@ impl StateRoot {
 
 pub(crate) fn is_leftover(name: &str) -> bool {
     // The last two are files of the root's own that a crash has left before they had their names.
-    let temporary = [recognise::MARKER, exits::NAME].iter().any(|of| {
+    let temporary = [recognise::MARKER, journal::EXITS].iter().any(|of| {
         name.strip_prefix('.').and_then(|name| name.strip_prefix(of)).is_some_and(|rest| {
             rest.strip_prefix('.').is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
         })

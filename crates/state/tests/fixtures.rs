@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use holdfast_state::record::SCHEMA;
 use holdfast_state::{
-    Evidence, ExitRecord, ExitStatus, Launch, ProcessDir, ProcessRecord, UnknownReason, journal,
+    Evidence, ExitRecord, ExitStatus, Incarnation, Launch, ProcessDir, ProcessRecord,
+    UnknownReason, journal,
 };
 use serde_json::Value;
 
@@ -93,9 +94,12 @@ fn exits_of_every_version_load() {
 }
 
 #[test]
-fn journals_of_every_version_load() {
+fn events_that_earlier_builds_kept_for_each_container_load() {
+    let container = "web".parse().unwrap();
+    let incarnation = Incarnation::of_earlier_build(None);
     for (name, content) in fixtures("journals") {
         let lines = content.iter().filter(|byte| **byte == b'\n').count();
-        assert_eq!(journal::events(&content).count(), lines, "{name}");
+        let events = journal::events_of_earlier_build(&content, &container, incarnation);
+        assert_eq!(events.count(), lines, "{name}");
     }
 }

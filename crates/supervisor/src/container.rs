@@ -103,7 +103,7 @@ impl Container {
             self.core.process_dir(init).and_then(|dir| dir.load().map_err(std::io::Error::other));
         let record =
             record.map_err(Error::io(format!("read the record of container {}", self.id())))?;
-        init.apply(&self.core, Input::Begin(Change::Start));
+        init.apply(&self.core, Input::Begin(Change::Start)).await;
         let limit =
             if init.start_timeout.is_zero() { self.core.start_timeout } else { init.start_timeout };
         let started = self.state.runtime.start(self.id(), &record, limit).await;

@@ -1,224 +1,437 @@
-//! Events: appended to the container's journal, then told to everyone who listens.
+//! Events: written to the supervisor's journal, then told to everyone who listens.
+//!
+//! Whoever has something to tell puts it in a queue and waits. One writer at a time takes all that is
+//! there, and writes it with one write(2), on a thread that may wait for a disk. Listeners are told then:
+//! of the newest events from memory, of all others from the journal's files, so that nobody who is
+//! slow misses any.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::mem::{replace, take};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use futures::Stream;
+use holdfast_state::directory::is_damage;
+use holdfast_state::journal::{self, Bounds, Journal, KnownContainer, Reader};
 use holdfast_state::{
-    ContainerEvent, ContainerId, Event, EventKind, ProcessId, StateRoot, Timestamp, journal,
+    ContainerDir, ContainerId, Cursor, Event, EventKind, ExitRecord, Gap, GapReason, Incarnation,
+    JournalId, Problem, ProcessId, StateRoot, Timestamp,
 };
-use thiserror::Error;
-use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
-use crate::supervisor::Core;
+use crate::process::Process;
+use crate::supervisor::{Core, blocking};
 
-/// How far a listener may fall behind before it misses events, which it is then told.
-const BACKLOG: usize = 4096;
+/// How many of the newest events are told from memory.
+const RECENT: usize = 4096;
+/// How many a listener takes at once.
+const BATCH: usize = 256;
 
-/// A listener was too slow. The journals have what it missed: [`Replay::Yes`] in a new stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("fell behind and missed {missed} events")]
-pub struct Lagged {
-    /// How many events it missed.
-    pub missed: u64,
-}
-
-/// Whether a stream of events begins with those that the containers have behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replay {
-    /// The exits of containers that have removed themselves, as far back as they are kept; all events
-    /// in the journals of the containers that exist; then the new ones.
-    Yes,
-    /// The new ones only.
-    No,
-}
-
-/// Everyone who listens.
+/// The journal, as all tasks share it.
 #[derive(Debug)]
-pub(crate) struct Hub(broadcast::Sender<ContainerEvent>);
-
-impl Hub {
-    pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(BACKLOG))
-    }
-}
-
-/// The one ordered stream of a container.
-#[derive(Debug)]
-pub(crate) struct EventLog {
-    container: ContainerId,
+pub(crate) struct Events {
+    id: JournalId,
+    queue: Mutex<Queue>,
+    /// Held for a write, on a thread that may wait.
     journal: Mutex<Journal>,
+    recent: Mutex<VecDeque<Event>>,
+    /// The number of the last event that has been told.
+    told: watch::Sender<u64>,
+    /// The number up to which all is synced. Held for a sync.
+    synced: tokio::sync::Mutex<u64>,
+    /// Where the writer lives.
+    reactor: Handle,
 }
 
-/// How far the journal has come.
-#[derive(Debug)]
-struct Journal {
-    /// The number of the next event.
-    next: u64,
-    /// What has been told and could not be written yet: the disk is full, say.
-    unwritten: VecDeque<Event>,
+/// What waits for the writer.
+#[derive(Debug, Default)]
+struct Queue {
+    events: Vec<Event>,
+    /// Dropped when all that stood before them has been told.
+    waiting: Vec<oneshot::Sender<()>>,
+    is_written: bool,
 }
 
-impl EventLog {
-    /// Goes on after the events that the journal has.
-    pub(crate) fn new(container: ContainerId, past: &[Event]) -> Self {
-        let last = past.iter().map(|event| event.seq).max().unwrap_or(0);
-        let journal = Journal { next: last.saturating_add(1), unwritten: VecDeque::new() };
-        Self { container, journal: Mutex::new(journal) }
-    }
-
-    /// Numbers events, writes them down and tells them. The lock is held all the while, so that
-    /// journal and listeners see the same order.
-    pub(crate) fn publish(
-        &self,
+impl Events {
+    /// Opens the journal. One that makes no sense is set aside, and another one begun. Waits for the disk.
+    pub(crate) fn open(
         root: &StateRoot,
-        hub: &Hub,
-        process: &ProcessId,
-        kinds: Vec<EventKind>,
-    ) {
-        if kinds.is_empty() {
-            return;
-        }
-        self.tell(hub, process, kinds, |unwritten, events| {
-            unwritten.extend(events.iter().cloned());
-            if let Err(error) = self.write(root, unwritten) {
-                // The event itself must go on: a full disk is no reason to hide an exit. It is
-                // written before the next one.
-                tracing::warn!(container = %self.container, %error, "{} not written", journal::NAME);
+        bounds: Bounds,
+        reactor: Handle,
+    ) -> io::Result<(Self, Option<Problem>)> {
+        let (journal, problem) = match Journal::open(root, bounds) {
+            Err(error) if is_damage(&error) => {
+                let path = root.set_journal_aside(&error.to_string())?;
+                let reason = format!("set aside: {error}");
+                (Journal::open(root, bounds)?, Some(Problem { path, reason }))
             }
-            let too_many = unwritten.len().saturating_sub(BACKLOG);
-            unwritten.drain(..too_many);
-        });
+            opened => (opened?, None),
+        };
+        let (id, told) = (journal.id(), journal.cursor().number());
+        let events = Self {
+            id,
+            queue: Mutex::default(),
+            journal: Mutex::new(journal),
+            recent: Mutex::default(),
+            told: watch::Sender::new(told),
+            synced: tokio::sync::Mutex::new(told),
+            reactor,
+        };
+        Ok((events, problem))
     }
 
-    fn write(&self, root: &StateRoot, unwritten: &mut VecDeque<Event>) -> io::Result<()> {
-        journal::append(&root.container(&self.container)?, unwritten.make_contiguous())?;
-        unwritten.clear();
+    /// After the last event that has been told.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor::new(self.id, *self.told.borrow())
+    }
+
+    /// Tells of a process. The order is that of the calls; what is returned waits until it is written
+    /// and told.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        process: &Process,
+        kinds: Vec<EventKind>,
+    ) -> impl Future<Output = ()> + use<> {
+        let told = (!kinds.is_empty()).then(|| {
+            let (done, told) = oneshot::channel();
+            let mut queue = lock(&self.queue);
+            queue.events.extend(of_process(process, kinds));
+            queue.waiting.push(done);
+            if !replace(&mut queue.is_written, true) {
+                let this = self.clone();
+                self.reactor.spawn_blocking(move || this.write_queue());
+            }
+            told
+        });
+        async move {
+            if let Some(told) = told {
+                // An error either way: that nobody will answer is the answer.
+                let _ = told.await;
+            }
+        }
+    }
+
+    fn write_queue(&self) {
+        loop {
+            let (events, waiting) = {
+                let mut queue = lock(&self.queue);
+                if queue.events.is_empty() {
+                    queue.is_written = false;
+                    return;
+                }
+                (take(&mut queue.events), take(&mut queue.waiting))
+            };
+            self.append(events);
+            drop(waiting);
+        }
+    }
+
+    /// Writes events and tells them. Waits for the disk.
+    pub(crate) fn append(&self, mut events: Vec<Event>) {
+        let mut journal = lock(&self.journal);
+        if let Err(error) = journal.append(&mut events) {
+            // They are told all the same: a full disk is no reason to hide an exit.
+            tracing::warn!(%error, events = events.len(), "the journal can't be written; tried again with the next event");
+        }
+        let Some(last) = events.last().map(|event| event.seq) else { return };
+        // Before the journal is another's, so that all are told in their order.
+        let mut recent = lock(&self.recent);
+        recent.extend(events);
+        let too_many = recent.len().saturating_sub(RECENT);
+        recent.drain(..too_many);
+        drop(recent);
+        self.told.send_replace(last);
+    }
+
+    /// Forgets a process of which nothing more is told.
+    pub(crate) async fn forget(self: &Arc<Self>, process: &Arc<Process>) {
+        let (this, process) = (self.clone(), process.clone());
+        let forgotten = blocking(move || {
+            lock(&this.journal).forget(&process.container, process.incarnation, &process.id);
+            Ok(())
+        });
+        let _ = forgotten.await;
+    }
+
+    /// The deletions of those that the journal knows and that are not there: whoever removed them died
+    /// before it could say so. Waits for the disk.
+    pub(crate) fn untold_deletions(&self, is_there: impl Fn(&ContainerId) -> bool) -> Vec<Event> {
+        let mut journal = lock(&self.journal);
+        let gone = journal.known().iter().filter(|(id, _)| !is_there(id));
+        let gone: Vec<_> = gone
+            .map(|(id, known)| {
+                let init = known.processes.get(&ProcessId::init());
+                (known.event(id, EventKind::Deleted), init.is_some_and(|init| init.failed))
+            })
+            .collect();
+        let mut deletions = Vec::new();
+        for (event, failed) in gone {
+            if failed {
+                // That its start came to nothing was the last there is to tell.
+                journal.forget(&event.container, event.incarnation, &event.process);
+            } else {
+                deletions.push(event);
+            }
+        }
+        deletions
+    }
+
+    /// Waits until all that has been told is on disk. Those who wait together share a sync.
+    pub(crate) async fn sync(self: &Arc<Self>) -> io::Result<()> {
+        let wanted = *self.told.borrow();
+        let mut synced = self.synced.lock().await;
+        if *synced < wanted {
+            let this = self.clone();
+            *synced = blocking(move || this.sync_now()).await?;
+        }
         Ok(())
     }
 
-    /// Writes what could not be written before.
-    pub(crate) fn flush(&self, root: &StateRoot) -> io::Result<()> {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        if journal.unwritten.is_empty() { Ok(()) } else { self.write(root, &mut journal.unwritten) }
+    /// Syncs all that has been told, and returns the number of the last of it. Waits for the disk.
+    pub(crate) fn sync_now(&self) -> io::Result<u64> {
+        let (file, last) = lock(&self.journal).file_to_sync()?;
+        file.sync_data()?;
+        Ok(last)
     }
 
-    /// How its processes ended, as far as the journal goes back.
-    pub(crate) fn exits(&self, root: &StateRoot) -> Vec<ContainerEvent> {
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = root.container(&self.container).and_then(|dir| journal::read(&dir));
-        let written = written.unwrap_or_else(|error| {
-            tracing::warn!(container = %self.container, %error, "journal unreadable");
-            Vec::new()
-        });
-        let all = written.into_iter().chain(journal.unwritten.iter().cloned());
-        all.filter(|event| matches!(event.kind, EventKind::Exited { .. }))
-            .map(|event| ContainerEvent { container: self.container.clone(), event })
-            .collect()
+    /// How the last container of this name that is known of ended.
+    pub(crate) async fn last_exit(
+        self: &Arc<Self>,
+        id: &ContainerId,
+    ) -> io::Result<Option<ExitRecord>> {
+        let (this, id) = (self.clone(), id.clone());
+        blocking(move || {
+            let reader = lock(&this.journal).reader(1)?;
+            reader.last_exit(&id)
+        })
+        .await
     }
 
-    /// Tells that the container is gone, its journal included.
-    pub(crate) fn publish_last(&self, hub: &Hub) {
-        self.tell(hub, &ProcessId::init(), vec![EventKind::Deleted], |_, _| {});
-    }
-
-    fn tell(
-        &self,
-        hub: &Hub,
-        process: &ProcessId,
-        kinds: Vec<EventKind>,
-        write: impl FnOnce(&mut VecDeque<Event>, &[Event]),
-    ) {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = Timestamp::now();
-        let mut events = Vec::new();
-        for kind in kinds {
-            let seq = journal.next;
-            events.push(Event { seq, time: time.clone(), process: process.clone(), kind });
-            journal.next = journal.next.saturating_add(1);
-        }
-        write(&mut journal.unwritten, &events);
-        for event in events {
-            // An error means that nobody listens.
-            let _ = hub.0.send(ContainerEvent { container: self.container.clone(), event });
+    /// Ends the journal as it should end.
+    pub(crate) async fn close(self: &Arc<Self>) {
+        let this = self.clone();
+        if let Err(error) = blocking(move || lock(&this.journal).close()).await {
+            tracing::warn!(%error, "the journal is not closed: the numbers of the next events leave a gap");
         }
     }
 }
 
-/// A stream of events; ends when the supervisor is shut down.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Events of a process, still without numbers.
+pub(crate) fn of_process(
+    process: &Process,
+    kinds: Vec<EventKind>,
+) -> impl Iterator<Item = Event> + '_ {
+    let time = Timestamp::now();
+    kinds.into_iter().map(move |kind| Event {
+        container: process.container.clone(),
+        incarnation: process.incarnation,
+        run: process.run,
+        seq: 0,
+        time: time.clone(),
+        process: process.id.clone(),
+        kind,
+    })
+}
+
+/// What the journal knows of a container; or what an earlier build wrote beside it, with the events that the
+/// journal is to get then. Waits for the disk.
+pub(crate) fn known(
+    core: &Core,
+    directory: &ContainerDir,
+    id: &ContainerId,
+    incarnation: Option<Incarnation>,
+) -> (KnownContainer, Vec<Event>) {
+    let known = lock(&core.events.journal).known().get(id).cloned();
+    let is_it = |known: &KnownContainer| incarnation.is_none_or(|it| it == known.incarnation);
+    if let Some(known) = known.filter(is_it) {
+        return (known, Vec::new());
+    }
+    let incarnation = incarnation.unwrap_or_else(|| Incarnation::of_earlier_build(None));
+    let imported = journal::import_container(directory, id, incarnation);
+    let imported = imported.unwrap_or_else(|error| {
+        // Statuses do not depend on it.
+        tracing::warn!(container = %id, %error, "its events are unreadable");
+        Vec::new()
+    });
+    let mut known = KnownContainer::new(incarnation);
+    for event in &imported {
+        known.processes.entry(event.process.clone()).or_default().add(event);
+    }
+    (known, imported)
+}
+
+/// The events of a supervisor, in order, from some place on. Ends when the supervisor is shut down.
+///
+/// An item is an event, or a [`Gap`]: numbers of which there is no event. A stream that is read slowly, or
+/// not at all for a while, misses nothing that the journal keeps.
+///
+/// Each event comes exactly once to who stores [`cursor`](Self::cursor) together with what it has made of
+/// the item, in one transaction, and begins there again
+/// ([`Supervisor::events_since`](crate::Supervisor::events_since)). To who stores it afterwards, what
+/// came last comes at least once.
 #[derive(Debug)]
 pub struct EventStream {
-    replay: VecDeque<ContainerEvent>,
-    /// The last replayed number of each container: what comes live up to it has been told.
-    told: HashMap<ContainerId, u64>,
-    live: broadcast::Receiver<ContainerEvent>,
-    /// Events are sent by the supervisor's core, which tasks keep alive; this ends with the supervisor.
+    events: Arc<Events>,
+    /// The number of the item that is to be told next; 0 for the oldest that is kept.
+    next: u64,
+    ready: VecDeque<Result<Event, Gap>>,
+    told: watch::Receiver<u64>,
+    reader: Option<Reader>,
+    /// A look into the files that is under way.
+    reading: Option<JoinHandle<Read>>,
+    /// Until there is more, or the end.
+    waiting: Option<ReusableBoxFuture<'static, bool>>,
     stop: CancellationToken,
 }
 
+/// A reader, what was read, and the number from which on that was to be.
+type Read = (Option<Reader>, io::Result<VecDeque<Result<Event, Gap>>>, u64);
+
 impl EventStream {
-    pub(crate) fn new(core: &Core, replay: Replay) -> Self {
-        // Listening comes first: what happens while the journals are read is heard, and told once.
-        let live = core.events.0.subscribe();
-        let mut stream =
-            Self { replay: VecDeque::new(), told: HashMap::new(), live, stop: core.stop.clone() };
-        if replay == Replay::Yes {
-            let kept = core.root.kept_exits().unwrap_or_else(|error| {
-                tracing::warn!(%error, "the exits of removed containers can't be read");
-                Vec::new()
-            });
-            let unseen = kept.into_iter().filter(|kept| !kept.asked);
-            stream.replay.extend(unseen.map(|kept| kept.exit));
-            for container in core.ids() {
-                let past = core.root.container(&container).and_then(|dir| journal::read(&dir));
-                for event in past.unwrap_or_default() {
-                    stream.told.insert(container.clone(), event.seq);
-                    stream.replay.push_back(ContainerEvent { container: container.clone(), event });
-                }
-            }
+    /// Begins after this place.
+    pub(crate) fn new(events: &Arc<Events>, stop: &CancellationToken, after: Cursor) -> Self {
+        let told = events.told.subscribe();
+        let (mut next, mut ready) = (0, VecDeque::new());
+        // Ahead of it is one of a root that has been put back to what it was.
+        if after.journal() == events.id && after.number() <= *told.borrow() {
+            next = after.number().saturating_add(1);
+        } else if after != Cursor::BEGINNING {
+            ready.push_back(Err(Gap { first: 0, last: 0, reason: GapReason::OtherJournal }));
         }
-        stream
+        Self {
+            events: events.clone(),
+            next,
+            ready,
+            told,
+            reader: None,
+            reading: None,
+            waiting: None,
+            stop: stop.clone(),
+        }
     }
 
-    /// The next event. `None` after a shutdown. Cancel safe.
-    pub async fn next(&mut self) -> Option<Result<ContainerEvent, Lagged>> {
-        if let Some(event) = self.replay.pop_front() {
-            return Some(Ok(event));
+    /// The next item. `None` after a shutdown. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Event, Gap>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// The place after the last item that this stream has given.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        match self.next {
+            0 => Cursor::BEGINNING,
+            next => Cursor::new(self.events.id, next - 1),
         }
-        loop {
-            let received = tokio::select! {
-                biased;
-                received = self.live.recv() => received,
-                () = self.stop.cancelled() => return None,
-            };
-            match received {
-                Ok(event) => {
-                    if event.event.kind == EventKind::Deleted {
-                        // The next container of this id counts from 1 again.
-                        self.told.remove(&event.container);
-                    } else if self
-                        .told
-                        .get(&event.container)
-                        .is_some_and(|told| event.event.seq <= *told)
-                    {
-                        continue;
+    }
+
+    /// What memory has of what comes next.
+    fn recall(&mut self) {
+        let recent = lock(&self.events.recent);
+        // Each has the number after that of the one before it.
+        let place = recent.front().and_then(|first| self.next.checked_sub(first.seq));
+        if let Some(place) = place.and_then(|place| usize::try_from(place).ok()) {
+            self.ready.extend(recent.iter().skip(place).take(BATCH).cloned().map(Ok));
+        }
+    }
+
+    /// Begins to read what comes next from the files.
+    fn read(&mut self, upto: u64) -> JoinHandle<Read> {
+        let (events, mut reader, mut next) = (self.events.clone(), self.reader.take(), self.next);
+        self.events.reactor.spawn_blocking(move || {
+            let mut read = || {
+                if reader.is_none() {
+                    let journal = lock(&events.journal);
+                    if next == 0 {
+                        next = journal.oldest()?;
                     }
-                    return Some(Ok(event));
+                    reader = Some(journal.reader(next)?);
                 }
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    return Some(Err(Lagged { missed }));
-                }
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
+                reader.as_mut().map_or_else(|| Ok(VecDeque::new()), |it| it.read(upto, BATCH))
+            };
+            let found = read();
+            (reader, found, next)
+        })
     }
 
-    /// The same as a [`futures::Stream`].
-    pub fn into_stream(self) -> impl futures::Stream<Item = Result<ContainerEvent, Lagged>> {
-        futures::stream::unfold(self, async |mut events| {
-            let event = events.next().await?;
-            Some((event, events))
-        })
+    /// What the files say, or what it means that they say nothing.
+    fn take(&mut self, (reader, found, next): Read, upto: u64) {
+        self.next = next.max(1);
+        let reason = match found {
+            Ok(found) if !found.is_empty() => {
+                (self.reader, self.ready) = (reader, found);
+                return;
+            }
+            // What was told and not written is in memory, as far as there is room for it.
+            Ok(_) => GapReason::Unclean,
+            Err(error) => {
+                tracing::error!(%error, "the journal can't be read");
+                GapReason::Unreadable
+            }
+        };
+        let first_recent = lock(&self.events.recent).front().map(|event| event.seq);
+        let last = first_recent.map_or(upto, |first| first.saturating_sub(1)).min(upto);
+        if last >= self.next {
+            self.ready.push_back(Err(Gap { first: self.next, last, reason }));
+        }
+    }
+}
+
+/// Whether there is more, or the end.
+async fn until_more(mut told: watch::Receiver<u64>, stop: CancellationToken) -> bool {
+    tokio::select! {
+        biased;
+        more = told.changed() => more.is_ok(),
+        () = stop.cancelled() => false,
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Event, Gap>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                match &item {
+                    Ok(event) => self.next = event.seq.saturating_add(1),
+                    // That of another journal moves nothing.
+                    Err(gap) if gap.last > 0 => self.next = gap.last.saturating_add(1),
+                    Err(_) => {}
+                }
+                return Poll::Ready(Some(item));
+            }
+            let last = *self.told.borrow_and_update();
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(Pin::new(reading).poll(context));
+                self.reading = None;
+                // The runtime has gone, and the supervisor with it.
+                let Ok(read) = read else { return Poll::Ready(None) };
+                self.take(read, last);
+                continue;
+            }
+            if self.next <= last {
+                self.recall();
+                if self.ready.is_empty() {
+                    self.reading = Some(self.read(last));
+                }
+                continue;
+            }
+            let (told, stop) = (self.told.clone(), self.stop.clone());
+            let waiting =
+                self.waiting.get_or_insert_with(|| ReusableBoxFuture::new(until_more(told, stop)));
+            let is_more = ready!(waiting.poll(context));
+            self.waiting = None;
+            if !is_more {
+                return Poll::Ready(None);
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::cgroup::Cgroups;
 use crate::exit_fifo::ExitFifo;
 use crate::identity::Handle;
 use crate::layout::{Job, millis};
-use crate::lifecycle::State;
+use crate::lifecycle::{Input, State};
 use crate::process::{Origin, Process};
 use crate::supervisor::{ContainerState, Core, Removal, blocking};
 use crate::watch::Watch;
@@ -260,6 +260,10 @@ pub(crate) async fn clear_away(
     };
     if process.origin == Origin::Restored {
         tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
+    }
+    if process.tell_failure() {
+        // Before anything goes: who dies over that finds it told.
+        process.apply(core, Input::Failed(failure.to_string())).await;
     }
     process.fail(failure);
     let ended = move |dir: &ProcessDir| {

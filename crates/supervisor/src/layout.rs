@@ -12,14 +12,14 @@ use holdfast_state::process_dir::STDIN;
 use holdfast_state::record::SCHEMA;
 use holdfast_state::root::BUNDLE_NAME;
 use holdfast_state::{
-    Directory, Launch, OrphanPolicy, Policies, ProcessDir, ProcessId, ProcessRecord, Timestamp,
+    Directory, Incarnation, Launch, OrphanPolicy, Policies, ProcessDir, ProcessId, ProcessRecord,
+    Timestamp,
 };
 use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::bundle;
 use crate::checkpoint;
-use crate::events::EventLog;
 use crate::lifecycle::State;
 use crate::limits;
 use crate::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
@@ -79,6 +79,7 @@ pub(crate) fn container(
             on_orphan: options.on_orphan,
             shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
             auto_remove: options.auto_remove,
+            incarnation: Some(Incarnation::random().map_err(failed)?),
             ..policies(core, launch, runtime.program(), &options.stdio, timeout)
         }),
         oci: bundle.process,
@@ -98,10 +99,9 @@ pub(crate) fn container(
         failed(error)
     })?;
 
-    let stream = Arc::new(EventLog::new(id.clone(), &[]));
-    let process =
-        Arc::new(Process::new(&id, &init, &record, &stream, State::Creating, None, Origin::Made));
-    let container = Arc::new(ContainerState::new(id, runtime, stream, process.clone()));
+    let process = Process::new(&id, &init, &record, State::Creating, None, Origin::Made);
+    let process = Arc::new(process);
+    let container = Arc::new(ContainerState::new(id, runtime, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
 }
 
@@ -137,6 +137,8 @@ pub(crate) fn exec(
             on_orphan,
             shim_group,
             auto_remove: options.auto_remove,
+            incarnation: Some(container.init.incarnation),
+            run: container.init.run,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
         oci: exec_process(init.oci, options),
@@ -152,15 +154,8 @@ pub(crate) fn exec(
         _ => failed(error),
     })?;
 
-    let process = Arc::new(Process::new(
-        &container.id,
-        &id,
-        &record,
-        &container.stream,
-        State::Creating,
-        None,
-        Origin::Made,
-    ));
+    let process =
+        Arc::new(Process::new(&container.id, &id, &record, State::Creating, None, Origin::Made));
     Ok(Job { process, dir, record, command, timeout })
 }
 
@@ -176,6 +171,8 @@ fn policies(
         schema: SCHEMA,
         boot_id: core.boot_id.clone(),
         created: Timestamp::now(),
+        incarnation: None,
+        run: 1,
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),

@@ -24,6 +24,7 @@
 //! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
 //! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
 //! | `spares` | shims that wait for a start |
+//! | `events` | what happened: written to the journal, then told |
 //! | `restore` | from what is on disk back to tasks |
 //! | `adoption`, `reaper` | what happens to a process whose shim died, and to others that come to us then |
 //! | `set_aside` | what becomes of a record that can't be read |
@@ -83,7 +84,7 @@ pub use cgroup::Stats;
 pub use checkpoint::CheckpointOptions;
 pub use container::Container;
 pub use error::Error;
-pub use events::{EventStream, Lagged, Replay};
+pub use events::EventStream;
 pub use exec::ExecProcess;
 pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
 pub use keeper::Keeper;
@@ -100,7 +101,7 @@ pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
-    ContainerEvent, ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, GroupName, InvalidId,
-    InvalidLog, LogDriver, LogSpec, Logging, OrphanPolicy, Problem, ProcessId, Timestamp,
-    UnknownReason,
+    ContainerId, Cursor, Event, EventKind, Evidence, ExitRecord, ExitStatus, Gap, GapReason,
+    GroupName, Incarnation, InvalidId, InvalidIdentity, InvalidLog, JournalId, LogDriver, LogSpec,
+    Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
 };

@@ -143,6 +143,8 @@ pub(crate) enum Input {
     OutOfMemory,
     /// Its state has been written out.
     Checkpointed,
+    /// The start comes to nothing, for this reason.
+    Failed(String),
     /// What was left of a failed start has been cleared away.
     Cleared,
 }
@@ -193,6 +195,9 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             (State::Stopped(record), actions)
         }
         (State::Creating, Input::ShimGone) => (State::Creating, vec![Action::ClearAway]),
+        (State::Creating, Input::Failed(reason)) => {
+            (State::Creating, vec![Action::Publish(EventKind::StartFailed { reason })])
+        }
         (State::Creating, Input::Cleared) => (State::Abandoned, vec![]),
 
         (State::Live { activity, shim }, Input::Begin(change)) if change.path()[0] == *activity => {

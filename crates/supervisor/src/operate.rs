@@ -64,7 +64,7 @@ impl Container {
         if !matches!(init.state(), State::Live { activity, .. } if activity == change.path()[0]) {
             return Err(self.wrong_state(verb, needed));
         }
-        init.apply(&self.core, Input::Begin(change));
+        init.apply(&self.core, Input::Begin(change)).await;
         let done = self.state.runtime.command(verb, vec![], self.id(), OPERATION_LIMIT).await;
         self.settle(change, &done).await;
         done
@@ -81,7 +81,7 @@ impl Container {
                 outcome
             }
         };
-        self.state.init.apply(&self.core, outcome);
+        self.state.init.apply(&self.core, outcome).await;
     }
 
     /// Thaws it for a signal that would otherwise wait for ever: on cgroup v1 a frozen process does
@@ -146,7 +146,7 @@ impl Container {
             }
             written?;
             options.save()?;
-            this.state.init.apply(&this.core, Input::Checkpointed);
+            this.state.init.apply(&this.core, Input::Checkpointed).await;
             Ok(())
         })
         .await

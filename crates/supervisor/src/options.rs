@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, LogSpec, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::journal::Bounds;
+use holdfast_state::{ContainerId, Cursor, GroupName, LogSpec, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::Keeper;
-use crate::{Error, Supervisor, programs};
+use crate::{Error, EventStream, Supervisor, programs};
 
 /// How long a start may take unless something else is said.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub struct Builder {
     pub(crate) shim_group: Option<GroupName>,
     pub(crate) spare_shims: usize,
     pub(crate) log_rotation: Rotation,
+    pub(crate) journal: Bounds,
     pub(crate) subreaper: bool,
     pub(crate) keeper: Option<Arc<dyn Keeper>>,
     pub(crate) kept: Vec<(String, OwnedFd)>,
@@ -47,6 +49,7 @@ impl Builder {
                 max_size: Some(LogSpec::MAX_SIZE),
                 max_files: LogSpec::MAX_FILES,
             },
+            journal: Bounds::default(),
             subreaper: false,
             keeper: None,
             kept: Vec::new(),
@@ -75,6 +78,30 @@ impl Builder {
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
+    }
+
+    /// How much of what has happened is kept, in bytes, and how long. What is beyond either is dropped, by
+    /// segments of a megabyte or more. Default: 32 MiB, which is some 100,000 events, and 30 days.
+    #[must_use]
+    pub fn journal(mut self, size: u64, age: Duration) -> Self {
+        self.journal = Bounds { size, age };
+        self
+    }
+
+    /// Takes up everything in the root, and begins a stream of events after this place: with what the
+    /// restore finds out too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_with_events(
+        self,
+        cursor: Cursor,
+    ) -> Result<(Supervisor, EventStream), Error> {
+        let supervisor = self.open().await?;
+        // The journal has it all, so none is missed between the two.
+        let events = supervisor.events_since(cursor);
+        Ok((supervisor, events))
     }
 
     /// The soft limit of open files that runtimes and containers get, for a program that has raised

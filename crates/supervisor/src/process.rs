@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::{
-    ContainerId, ExitRecord, Launch, Logging, ProcessId, ProcessRecord, Timestamp,
+    ContainerId, ExitRecord, Incarnation, Launch, Logging, ProcessId, ProcessRecord, Timestamp,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use crate::Error;
 use crate::Status;
 use crate::adoption::Copies;
-use crate::events::EventLog;
 use crate::identity::Handle;
 use crate::keeper::Keeping;
 use crate::lifecycle::{Action, Activity, Input, Nature, State, step};
@@ -32,6 +31,10 @@ pub(crate) enum Origin {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) container: ContainerId,
+    /// Which life of that name.
+    pub(crate) incarnation: Incarnation,
+    /// Which start within that.
+    pub(crate) run: u32,
     pub(crate) id: ProcessId,
     pub(crate) nature: Nature,
     /// Whether it is deleted once it has exited: the container for an init, the record for an exec.
@@ -45,16 +48,18 @@ pub(crate) struct Process {
     pub(crate) terminal: bool,
     /// When it was made; the seed did not write that down.
     pub(crate) created: Option<Timestamp>,
-    /// The container's stream of events.
-    pub(crate) stream: Arc<EventLog>,
     /// Changed by [`Process::apply`] alone.
     state: watch::Sender<State>,
+    /// Held for a change of the state, which is told before it is seen.
+    changing: tokio::sync::Mutex<()>,
     /// There as long as the process may still be signalled.
     handle: Mutex<Option<Arc<Handle>>>,
     /// Copies of what the shim reads from, for the one that will adopt.
     copies: Mutex<Option<Copies>>,
     /// Why the start was abandoned; taken by whoever asked for it.
     failure: Mutex<Option<Error>>,
+    /// Whether it has been told that the start came to nothing.
+    failure_told: AtomicBool,
     /// Whether it could not be deleted after its exit.
     stays: AtomicBool,
     /// Whether its directory has been removed: its name may be another's.
@@ -70,7 +75,6 @@ impl Process {
         container: &ContainerId,
         id: &ProcessId,
         record: &ProcessRecord,
-        stream: &Arc<EventLog>,
         state: State,
         handle: Option<Arc<Handle>>,
         origin: Origin,
@@ -80,6 +84,8 @@ impl Process {
         let of_seed = if record.exec { Launch::Exec } else { Launch::Create };
         Self {
             container: container.clone(),
+            incarnation: incarnation_of(record),
+            run: policies.map_or(1, |policies| policies.run),
             id: id.clone(),
             nature: Nature {
                 launch: policies.map_or(of_seed, |policies| policies.launch),
@@ -93,11 +99,12 @@ impl Process {
             log: policies.map(|policies| policies.log.clone()).unwrap_or_default(),
             terminal: record.oci.get("terminal").and_then(Value::as_bool).unwrap_or_default(),
             created: policies.map(|policies| policies.created.clone()),
-            stream: stream.clone(),
+            changing: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
             handle: Mutex::new(handle),
             copies: Mutex::new(None),
             failure: Mutex::new(None),
+            failure_told: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             checkpointing: tokio::sync::Mutex::default(),
@@ -107,17 +114,18 @@ impl Process {
 
     /// Feeds the lifecycle. Events are published before anyone can see the new state, in the order
     /// of the transitions; what else is to be done is returned.
-    pub(crate) fn apply(&self, core: &Core, input: Input) -> Vec<Action> {
+    pub(crate) async fn apply(&self, core: &Core, input: Input) -> Vec<Action> {
+        let _one_at_a_time = self.changing.lock().await;
+        let (next, actions) = step(self.nature, &self.state(), input);
         let (mut told, mut rest) = (Vec::new(), Vec::new());
-        self.state.send_if_modified(|state| {
-            let (next, actions) = step(self.nature, state, input);
-            for action in actions {
-                match action {
-                    Action::Publish(kind) => told.push(kind),
-                    other => rest.push(other),
-                }
+        for action in actions {
+            match action {
+                Action::Publish(kind) => told.push(kind),
+                other => rest.push(other),
             }
-            self.stream.publish(&core.root, &core.events, &self.id, told);
+        }
+        core.events.publish(self, told).await;
+        self.state.send_if_modified(|state| {
             let changed = *state != next;
             *state = next;
             changed
@@ -207,6 +215,16 @@ impl Process {
         lock(&self.copies).take()
     }
 
+    /// That its start came to nothing has been told before.
+    pub(crate) fn failure_is_told(&self) {
+        self.failure_told.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has; and it is now.
+    pub(crate) fn tell_failure(&self) -> bool {
+        !self.failure_told.swap(true, Ordering::Relaxed)
+    }
+
     /// Says why the start fails. The first reason stands: later ones are its consequences.
     pub(crate) fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
@@ -220,6 +238,14 @@ impl Process {
     pub(crate) fn status(&self) -> Status {
         status_of(&self.state.borrow())
     }
+}
+
+/// Which life of its container's name a process belongs to.
+pub(crate) fn incarnation_of(record: &ProcessRecord) -> Incarnation {
+    let policies = record.holdfast.as_ref();
+    policies.and_then(|policies| policies.incarnation).unwrap_or_else(|| {
+        Incarnation::of_earlier_build(policies.map(|policies| &policies.created))
+    })
 }
 
 /// A state as it is shown.

@@ -1,6 +1,7 @@
 //! From what is on disk back to tasks. No shim is asked anything: files are read, descriptors
 //! opened and watched.
 
+use std::collections::HashSet;
 use std::io;
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -10,24 +11,25 @@ use std::thread::available_parallelism;
 
 use holdfast_state::directory::is_damage;
 use holdfast_state::handoff::FdName;
+use holdfast_state::journal::{self, Doing, KnownProcess};
 use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
     ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
-    ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason, journal,
+    ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason,
 };
 use holdfast_sys::PidFd;
 
 use crate::Error;
 use crate::adoption::Copies;
-use crate::events::EventLog;
+use crate::events;
 use crate::exit_fifo::ExitFifo;
 use crate::groups;
 use crate::identity::Handle;
 use crate::keeper::Kept;
 use crate::lifecycle::{Activity, Shim, State};
 use crate::operate;
-use crate::process::{Origin, Process};
+use crate::process::{Origin, Process, incarnation_of};
 use crate::runtime::Runtime;
 use crate::set_aside::{self, Trouble};
 use crate::supervisor::{ContainerState, Core, blocking};
@@ -39,6 +41,8 @@ struct Restored {
     exit: Option<ExitFifo>,
     /// What the journal lacks of what happened.
     missing: Vec<EventKind>,
+    /// What an earlier build kept of the container's events, with its first process.
+    imported: Vec<Event>,
     /// Whether the runtime must be asked what came of a change that was begun.
     doubtful: bool,
     /// Its shim, if that lives.
@@ -56,8 +60,11 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             groups::sweep(&core)?;
             let mut problems = Vec::new();
             let names = core.root.scan(&mut problems)?;
+            core.events.append(journal::import_exits(&core.root)?);
+            let restored = restore_all(&core, &names, &mut problems);
+            tell_the_past(&core, &names, &restored)?;
             // When all are there: a task that begins is in the way of who restores the rest.
-            for (container, restored) in restore_all(&core, &names, &mut problems) {
+            for (container, restored) in restored {
                 take_up(&core, &container, restored);
             }
             Ok(problems)
@@ -69,6 +76,34 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     problems.sort_by(|one, other| one.path.cmp(&other.path));
     core.keeping.release_rest();
     Ok(problems)
+}
+
+/// Tells what the journal lacks, in one write.
+fn tell_the_past(
+    core: &Core,
+    names: &[String],
+    restored: &[(Arc<ContainerState>, Restored)],
+) -> io::Result<()> {
+    let there: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let mut events = core.events.untold_deletions(|id| there.contains(id.as_str()));
+    let mut imported_from = Vec::new();
+    for (container, restored) in restored {
+        if !restored.imported.is_empty() {
+            events.extend(restored.imported.iter().cloned());
+            imported_from.push(container);
+        }
+        events.extend(events::of_process(&restored.process, restored.missing.clone()));
+    }
+    core.events.append(events);
+    // What stood elsewhere goes only when it is here.
+    if !imported_from.is_empty() {
+        core.events.sync_now()?;
+    }
+    journal::forget_imported_exits(&core.root)?;
+    for container in imported_from {
+        journal::forget_imported(&core.root.container(&container.id)?)?;
+    }
+    Ok(())
 }
 
 /// Restores by as many threads as there are processors: each takes the next name, opens what is
@@ -112,13 +147,6 @@ fn restore_container(
     found: Found,
     problems: &mut Vec<Problem>,
 ) -> Result<(Arc<ContainerState>, Vec<Restored>), Trouble> {
-    let past = journal::read(&found.directory).unwrap_or_else(|error| {
-        // Statuses do not depend on it.
-        tracing::warn!(container = %found.id, %error, "journal unreadable");
-        Vec::new()
-    });
-    let stream = Arc::new(EventLog::new(found.id.clone(), &past));
-    let lost = set_aside::lost(&found, &past);
     let (inits, execs): (Vec<_>, Vec<_>) =
         found.processes.into_iter().partition(|(id, _)| id.is_init());
     let init_dir = match inits.into_iter().next() {
@@ -132,27 +160,34 @@ fn restore_container(
         None => runtime_of_seed(core, &found.directory)?,
     };
     let runtime = runtime.with_args(&record.runtime_args);
+    let incarnation = incarnation_of(&record);
+    let (known, imported) = events::known(core, &found.directory, &found.id, Some(incarnation));
+    let lost = set_aside::lost(found.directory.directory().path(), &execs, &known);
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
-        restore_process(core, &stream, &past, &found.id, id, dir, record)
+        let known = known.processes.get(id).cloned().unwrap_or_default();
+        restore_process(core, known, &found.id, id, dir, record)
     };
-    let init = restore(&ProcessId::init(), &init_dir, &record)?;
-    let container = Arc::new(ContainerState::new(
-        found.id.clone(),
-        runtime,
-        stream.clone(),
-        init.process.clone(),
-    ));
+    let mut init = restore(&ProcessId::init(), &init_dir, &record)?;
+    init.imported = imported;
+    let container = Arc::new(ContainerState::new(found.id.clone(), runtime, init.process.clone()));
     let mut all = vec![init];
     for (id, dir) in execs {
-        let restored =
-            dir.load().map_err(Trouble::from).and_then(|record| Ok(restore(&id, &dir, &record)?));
+        let restored = dir.load().map_err(Trouble::from).and_then(|mut record| {
+            if let Some(policies) = &mut record.holdfast {
+                // Earlier builds wrote none.
+                policies.incarnation.get_or_insert(incarnation);
+            }
+            Ok(restore(&id, &dir, &record)?)
+        });
         match restored {
             Ok(restored) => {
                 container.execs().insert(id, restored.process.clone());
                 all.push(restored);
             }
             // The container itself is well.
-            Err(trouble) => problems.push(set_aside::process(core, &found.id, &id, trouble)),
+            Err(trouble) => {
+                problems.push(set_aside::process(core, &found.id, &known, &id, trouble));
+            }
         }
     }
     problems.extend(lost);
@@ -173,10 +208,9 @@ fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Err
     state.map_or_else(|| Runtime::find(&core.runtime, core), |state| Runtime::of_seed(&state, core))
 }
 
-/// Publishes what the journal lacks and begins to watch what is not over.
+/// Begins to watch what is not over.
 fn take_up(core: &Arc<Core>, container: &Arc<ContainerState>, restored: Restored) {
-    let Restored { process, exit, missing, doubtful, shim, kept } = restored;
-    process.stream.publish(&core.root, &core.events, &process.id, missing);
+    let Restored { process, exit, doubtful, shim, kept, .. } = restored;
     if doubtful {
         core.spawn(settle(core.clone(), container.clone()));
     }
@@ -228,13 +262,12 @@ async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
     let State::Live { activity, .. } = container.init.state() else { return };
     let Some(change) = activity.change() else { return };
     let outcome = operate::outcome(&container, change).await;
-    container.init.apply(&core, outcome);
+    container.init.apply(&core, outcome).await;
 }
 
 fn restore_process(
     core: &Core,
-    stream: &Arc<EventLog>,
-    past: &[Event],
+    mut known: KnownProcess,
     container: &ContainerId,
     id: &ProcessId,
     dir: &ProcessDir,
@@ -253,14 +286,21 @@ fn restore_process(
         Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
         other => Some(other?),
     };
-    let past = Past::of(id, past);
+    // An exec may have the id of an earlier one, whose end was the last that a power cut has left.
+    let made = record.holdfast.as_ref().map(|policies| &policies.created);
+    if known.exited.as_ref().is_some_and(|exited| made.is_some_and(|made| *made > exited.time)) {
+        known = KnownProcess::default();
+    }
     let mut kept = core.keeping.of(container, id);
     let was_kept = kept.is_any();
-    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &past, &mut kept)?;
-    let missing = past.missing(&state, record, || dir.pid().ok().flatten());
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &known, &mut kept)?;
+    let missing = missing(&known, &state, record, || dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
-        Process::new(container, id, record, stream, state, handle.map(Arc::new), Origin::Restored);
+        Process::new(container, id, record, state, handle.map(Arc::new), Origin::Restored);
+    if known.failed {
+        process.failure_is_told();
+    }
     match Copies::of_kept(&mut kept, record, &core.closer) {
         Some(copies) if !process.is_stopped() => process.keep_copies(copies),
         _ if was_kept && process.is_stopped() => core.keeping.release(&process),
@@ -276,6 +316,7 @@ fn restore_process(
         shim: shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim)),
         exit: exit.filter(ExitFifo::has_shim),
         missing,
+        imported: Vec::new(),
         doubtful,
         kept: was_kept,
     })
@@ -287,7 +328,7 @@ fn state_of(
     dir: &ProcessDir,
     record: &ProcessRecord,
     exit: Option<&ExitFifo>,
-    past: &Past,
+    known: &KnownProcess,
     kept: &mut Kept,
 ) -> io::Result<(State, Option<Handle>)> {
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
@@ -304,7 +345,7 @@ fn state_of(
         |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
     // No shim outlives a boot: with one there, it is the record that is wrong.
     let has_shim = exit.is_some_and(ExitFifo::has_shim);
-    let told = exit.and_then(ExitFifo::announced_exit).or(past.exited.clone());
+    let told = exit.and_then(ExitFifo::announced_exit).or(known.exited.clone());
     // Of one that runs it is asked below.
     if (!has_shim || told.is_some())
         && let Some(record) = dir.exit()?.filter(|record| !garbled(record))
@@ -319,14 +360,14 @@ fn state_of(
         return lost(UnknownReason::MachineRebooted);
     }
     // Nothing was ever told of it, and whoever was about to clear it away died over that.
-    if !has_shim && !past.created && dir.is_abandoned()? {
+    if !has_shim && known.pid.is_none() && dir.is_abandoned()? {
         return Ok((State::Creating, None));
     }
     let pid = dir.pid();
     // A pid file that is damaged may still be a number. The start time tells, and then the journal
     // has the right one; without a start time the journal is no better than the file.
     let named = pid.as_ref().ok().copied().flatten();
-    let journalled = past.pid.filter(|_| !record.start_time.is_empty());
+    let journalled = known.pid.filter(|_| !record.start_time.is_empty());
     let kept = kept.take(FdName::Process).map(PidFd::from);
     let handle = Handle::of_record(record, named.into_iter().chain(journalled), kept)?;
     // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
@@ -336,25 +377,25 @@ fn state_of(
         return stopped(record);
     }
     if handle.is_some() {
-        let shim = match (past.shim_lost, has_shim) {
+        let shim = match (known.shim_lost, has_shim) {
             (true, false) => Shim::Gone,
             // One that took over while nobody heard it say so.
             (true, true) => Shim::Adopting(1),
             (false, _) => Shim::Present,
         };
-        return Ok((State::Live { activity: past.activity(record), shim }, handle));
+        return Ok((State::Live { activity: activity(known, record), shim }, handle));
     }
     match (pid?, journalled) {
         // What its shim has yet to say is the best evidence there can be.
         (Some(_), _) | (_, Some(_)) if has_shim => {
-            let (activity, shim) = (past.activity(record), Shim::Present);
+            let (activity, shim) = (activity(known, record), Shim::Present);
             Ok((State::Exiting { activity, shim }, None))
         }
         (Some(_), _) | (_, Some(_)) => lost(UnknownReason::ExitedUnwatched),
         (None, None) if record.holdfast.is_none() => {
             Err(damaged("the seed's record of a process that was never started"))
         }
-        (None, None) if past.pid.is_some() || !record.start_time.is_empty() => {
+        (None, None) if known.pid.is_some() || !record.start_time.is_empty() => {
             // Taken for an unfinished start it would be cleared away.
             Err(damaged("the pid of a process that was there is gone"))
         }
@@ -366,102 +407,54 @@ fn damaged(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// What the journal says of one process.
-#[derive(Debug, Clone, Default)]
-struct Past {
-    created: bool,
-    /// The number that it had.
-    pid: Option<i32>,
-    started: bool,
-    /// What it did last.
-    activity: Option<Activity>,
-    shim_lost: bool,
-    exited: Option<ExitRecord>,
+/// What a live process does. Of the seed's containers nothing is known, and they are taken for running.
+/// One of which the journal knows nothing may have been started and may not: nobody may start it twice
+/// or delete it unasked, so the runtime is asked.
+fn activity(known: &KnownProcess, record: &ProcessRecord) -> Activity {
+    let waits = record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
+    match known.doing {
+        Some(Doing::Starting) => Activity::Starting,
+        Some(Doing::Started | Doing::Resumed) => Activity::Running,
+        Some(Doing::Pausing) => Activity::Pausing,
+        Some(Doing::Paused) => Activity::Paused,
+        Some(Doing::Resuming) => Activity::Resuming,
+        None if !waits => Activity::Running,
+        None if known.pid.is_some() => Activity::Created,
+        None => Activity::Starting,
+    }
 }
 
-impl Past {
-    fn of(id: &ProcessId, events: &[Event]) -> Self {
-        let mut past = Self::default();
-        for event in events.iter().filter(|event| event.process == *id) {
-            let activity = match event.kind {
-                EventKind::Created { pid } => {
-                    // What an exec of the same id had behind it before is another's.
-                    past = Self { created: true, pid: Some(pid), ..Self::default() };
-                    continue;
-                }
-                EventKind::Starting => Activity::Starting,
-                EventKind::Started => {
-                    past.started = true;
-                    Activity::Running
-                }
-                EventKind::Pausing => Activity::Pausing,
-                EventKind::Paused => Activity::Paused,
-                EventKind::Resuming => Activity::Resuming,
-                EventKind::Resumed => Activity::Running,
-                EventKind::ShimLost | EventKind::Adopted => {
-                    past.shim_lost = event.kind == EventKind::ShimLost;
-                    continue;
-                }
-                EventKind::Exited { status, evidence } => {
-                    let time = event.time.clone();
-                    past.exited = Some(ExitRecord { status, evidence, time });
-                    continue;
-                }
-                EventKind::OutOfMemory | EventKind::Checkpointed | EventKind::Deleted => continue,
-            };
-            past.activity = Some(activity);
-        }
-        past
+/// The events that a process in this state has behind it and that were not told yet.
+fn missing(
+    known: &KnownProcess,
+    state: &State,
+    record: &ProcessRecord,
+    pid: impl Fn() -> Option<i32>,
+) -> Vec<EventKind> {
+    let mut missing = Vec::new();
+    let (live, ended) = match state {
+        State::Live { activity, .. } | State::Exiting { activity, .. } => (Some(*activity), None),
+        State::Stopped(record) => (None, Some(record)),
+        State::Creating | State::Abandoned => return missing,
+    };
+    if known.exited.is_some() {
+        return missing;
     }
-
-    /// What a live process does. Of the seed's containers nothing is known, and they are taken for
-    /// running. One whose journal is lost may have been started and may not: nobody may start it
-    /// twice or delete it unasked, so the runtime is asked.
-    fn activity(&self, record: &ProcessRecord) -> Activity {
-        let waits =
-            record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
-        self.activity.unwrap_or(match (waits, self.created) {
-            (true, true) => Activity::Created,
-            (true, false) => Activity::Starting,
-            (false, _) => Activity::Running,
-        })
+    if known.pid.is_none()
+        && let Some(pid) = pid()
+    {
+        missing.push(EventKind::Created { pid });
     }
-
-    /// The events that a process in this state has behind it and that were not told yet.
-    fn missing(
-        &self,
-        state: &State,
-        record: &ProcessRecord,
-        pid: impl Fn() -> Option<i32>,
-    ) -> Vec<EventKind> {
-        let mut missing = Vec::new();
-        let (live, ended) = match state {
-            State::Live { activity, .. } | State::Exiting { activity, .. } => {
-                (Some(*activity), None)
-            }
-            State::Stopped(record) => (None, Some(record)),
-            State::Creating | State::Abandoned => return missing,
-        };
-        if !self.created
-            && self.exited.is_none()
-            && let Some(pid) = pid()
-        {
-            missing.push(EventKind::Created { pid });
-        }
-        // Its start was begun or came with its making, and it has ended: it was started.
-        let at_once =
-            record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
-        let starting = self.activity == Some(Activity::Starting);
-        let started = live == Some(Activity::Running)
-            || (ended.is_some() && (starting || at_once) && pid().is_some());
-        if started && !self.started && self.exited.is_none() {
-            missing.push(EventKind::Started);
-        }
-        if let Some(record) = ended
-            && self.exited.is_none()
-        {
-            missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
-        }
-        missing
+    // Its start was begun or came with its making, and it has ended: it was started.
+    let at_once = record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
+    let starting = known.doing == Some(Doing::Starting);
+    let started = live == Some(Activity::Running)
+        || (ended.is_some() && (starting || at_once) && pid().is_some());
+    if started && !known.started {
+        missing.push(EventKind::Started);
     }
+    if let Some(record) = ended {
+        missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
+    }
+    missing
 }

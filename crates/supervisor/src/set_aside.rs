@@ -5,19 +5,17 @@
 //! the id is not free, whatever its directory is called. It is moved at a later restart. What a
 //! newer build wrote, or what can't be read at the moment, is not damaged and stays untouched.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_state::directory::is_damage;
+use holdfast_state::journal::{KnownContainer, KnownProcess};
 use holdfast_state::process_dir::LoadError;
-use holdfast_state::root::Found;
-use holdfast_state::{
-    ContainerDir, ContainerId, Event, EventKind, Problem, ProcessDir, ProcessId, journal,
-};
+use holdfast_state::{ContainerDir, ContainerId, Event, EventKind, Problem, ProcessDir, ProcessId};
 
 use crate::Error;
+use crate::events;
 use crate::identity::Handle;
 use crate::supervisor::Core;
 
@@ -66,16 +64,21 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
         Trouble::Refused(reason) => return told(Problem { path, reason }),
         Trouble::Damaged(reason) => reason,
     };
-    let living = core.root.container(id).and_then(|dir| {
+    let looked = core.root.container(id).and_then(|dir| {
+        let (known, _) = events::known(core, &dir, id, None);
         let names = dir.directory().names()?;
         // Whether its directory is there or not.
         let init = std::iter::once(ProcessId::init());
         let mut processes = init.chain(names.iter().filter_map(|name| name.parse().ok()));
-        Ok(processes.find_map(|process| living(&dir, &process)))
+        let living =
+            processes.find_map(|process| living(&dir, &process, known.processes.get(&process)));
+        Ok((living, known))
     });
-    let moved = match living {
-        Ok(None) => core.root.set_container_aside(id, &damage),
-        Ok(Some(living)) => return told(Problem { path, reason: left(&damage, &living) }),
+    let moved = match looked {
+        Ok((None, known)) => core.root.set_container_aside(id, &damage).inspect(|_| {
+            core.events.append(vec![known.event(id, EventKind::SetAside)]);
+        }),
+        Ok((Some(living), _)) => return told(Problem { path, reason: left(&damage, &living) }),
         Err(error) => Err(error),
     };
     told(outcome(damage, path, moved))
@@ -85,6 +88,7 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
 pub(crate) fn process(
     core: &Arc<Core>,
     container: &ContainerId,
+    known: &KnownContainer,
     id: &ProcessId,
     trouble: Trouble,
 ) -> Problem {
@@ -95,11 +99,14 @@ pub(crate) fn process(
     };
     let moved = match core.root.container(container) {
         Ok(dir) => {
-            if let Some(living) = living(&dir, id) {
+            if let Some(living) = living(&dir, id, known.processes.get(id)) {
                 return told(Problem { path, reason: left(&damage, &living) });
             }
             let reason = format!("process {id} of container {container}: {damage}");
-            core.root.set_process_aside(&dir, container, id, &reason)
+            core.root.set_process_aside(&dir, container, id, &reason).inspect(|_| {
+                let event = known.event(container, EventKind::SetAside);
+                core.events.append(vec![Event { process: id.clone(), ..event }]);
+            })
         }
         Err(error) => Err(error),
     };
@@ -108,24 +115,22 @@ pub(crate) fn process(
 
 /// The execs that the journal knows to have been there, whose end nobody has told, and of which
 /// there is no directory.
-pub(crate) fn lost(found: &Found, past: &[Event]) -> Vec<Problem> {
-    let mut open = BTreeMap::new();
-    for event in past {
-        match event.kind {
-            EventKind::Created { pid } => _ = open.insert(&event.process, pid),
-            EventKind::Exited { .. } => _ = open.remove(&event.process),
-            _ => {}
-        }
-    }
-    open.retain(|id, _| !id.is_init() && found.processes.iter().all(|(known, _)| known != *id));
-    let directory = found.directory.directory().path();
-    let lost = |(id, pid): (&ProcessId, i32)| {
+pub(crate) fn lost(
+    directory: &Path,
+    execs: &[(ProcessId, ProcessDir)],
+    known: &KnownContainer,
+) -> Vec<Problem> {
+    let is_there = |id: &ProcessId| execs.iter().any(|(there, _)| there == id);
+    let gone = known.processes.iter().filter(|(id, _)| !id.is_init() && !is_there(id));
+    let open = gone.filter(|(_, known)| known.exited.is_none() && !known.failed);
+    let lost = |(id, known): (&ProcessId, &KnownProcess)| {
+        let pid = known.pid?;
         let reason = format!(
             "its directory is gone, and its end was never told: it was process {pid}, which is not signalled"
         );
-        told(Problem { path: directory.join(id.as_str()), reason })
+        Some(told(Problem { path: directory.join(id.as_str()), reason }))
     };
-    open.into_iter().map(lost).collect()
+    open.filter_map(lost).collect()
 }
 
 fn left(damage: &str, living: &str) -> String {
@@ -148,9 +153,13 @@ fn told(problem: Problem) -> Problem {
 
 /// What may still run of a process, as far as its damaged directory and the container's journal
 /// tell. In doubt it runs.
-fn living(container: &ContainerDir, id: &ProcessId) -> Option<String> {
+fn living(
+    container: &ContainerDir,
+    id: &ProcessId,
+    known: Option<&KnownProcess>,
+) -> Option<String> {
     let dir = container.process(id).ok();
-    if let Some(pid) = living_process(container, id, dir.as_ref()) {
+    if let Some(pid) = living_process(dir.as_ref(), known) {
         return Some(format!("process {pid}, which may be its {id}, runs and is not signalled"));
     }
     // A shim holds the reading end for as long as it lives.
@@ -158,28 +167,14 @@ fn living(container: &ContainerDir, id: &ProcessId) -> Option<String> {
     has_shim.then(|| format!("the shim of its {id} runs"))
 }
 
-fn living_process(
-    container: &ContainerDir,
-    id: &ProcessId,
-    dir: Option<&ProcessDir>,
-) -> Option<i32> {
+fn living_process(dir: Option<&ProcessDir>, known: Option<&KnownProcess>) -> Option<i32> {
     if dir.is_some_and(|dir| dir.exit().is_ok_and(|exit| exit.is_some())) {
         return None;
     }
-    let (mut told, mut ended) = (None, false);
-    for event in journal::read(container).unwrap_or_default() {
-        match event.kind {
-            // An exec may have the id of one that has ended.
-            EventKind::Created { pid } if event.process == *id => {
-                (told, ended) = (Some(pid), false)
-            }
-            EventKind::Exited { .. } if event.process == *id => ended = true,
-            _ => {}
-        }
-    }
-    if ended {
+    if known.is_some_and(|known| known.exited.is_some()) {
         return None;
     }
+    let told = known.and_then(|known| known.pid);
     let record = dir.and_then(|dir| dir.load().ok());
     let may_be_it = |pid: &i32| {
         let handle = Handle::open(*pid).ok().flatten().filter(|handle| handle.pidfd.is_alive());

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::{
-    ContainerEvent, ContainerId, EventKind, ExitRecord, GroupName, KeptExit, Launch, Problem,
-    ProcessDir, ProcessId, StateRoot,
+    ContainerId, Cursor, EventKind, ExitRecord, GroupName, Launch, Problem, ProcessDir, ProcessId,
+    StateRoot,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use crate::adoption;
 use crate::cgroup::Moves;
 use crate::closer::Closer;
 use crate::container::{Container, Force};
-use crate::events::{EventLog, EventStream, Hub, Replay};
+use crate::events::{EventStream, Events};
 use crate::file_watch::FileWatch;
 use crate::groups::Groups;
 use crate::keeper::{Keeping, hide_our_own_manager};
@@ -80,7 +80,7 @@ pub(crate) struct Core {
     /// Of logs that do not say so themselves.
     pub(crate) log_rotation: Rotation,
     pub(crate) groups: Groups,
-    pub(crate) events: Hub,
+    pub(crate) events: Arc<Events>,
     pub(crate) files: FileWatch,
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
@@ -102,7 +102,6 @@ pub(crate) struct Core {
 pub(crate) struct ContainerState {
     pub(crate) id: ContainerId,
     pub(crate) runtime: Runtime,
-    pub(crate) stream: Arc<EventLog>,
     pub(crate) init: Arc<Process>,
     execs: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
     /// Held by whoever changes the container through the runtime: one at a time.
@@ -121,14 +120,9 @@ pub(crate) enum Removal {
 }
 
 impl ContainerState {
-    pub(crate) fn new(
-        id: ContainerId,
-        runtime: Runtime,
-        stream: Arc<EventLog>,
-        init: Arc<Process>,
-    ) -> Self {
+    pub(crate) fn new(id: ContainerId, runtime: Runtime, init: Arc<Process>) -> Self {
         let (execs, operation, removal) = Default::default();
-        Self { id, runtime, stream, init, execs, operation, removal }
+        Self { id, runtime, init, execs, operation, removal }
     }
 
     pub(crate) fn execs(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Arc<Process>>> {
@@ -164,10 +158,6 @@ impl Core {
         processes.filter_map(|process| process.handle()).map(|handle| handle.pid).collect()
     }
 
-    pub(crate) fn ids(&self) -> Vec<ContainerId> {
-        self.containers().keys().cloned().collect()
-    }
-
     /// The directory of this very process, and not only one of its name.
     pub(crate) fn process_dir(&self, process: &Process) -> io::Result<ProcessDir> {
         let dir = self.root.container(&process.container)?.process(&process.id)?;
@@ -201,14 +191,19 @@ impl Core {
         }
         let core = self.clone();
         let (of, id, has_been) = (container.clone(), process.id.clone(), process.has_been());
-        let removed = blocking(move || {
-            if !id.is_init() {
-                return core.root.remove_process(&core.root.container(&of.id)?, &id);
+        if has_been {
+            // From here on the journal alone says how it ended.
+            match self.events.sync().await {
+                // On a full disk a deletion may be what helps.
+                Err(error) if removal == Removal::Asked => {
+                    tracing::warn!(container = %container.id, %error, "deleted before its exit is on disk");
+                }
+                synced => synced?,
             }
-            if has_been {
-                core.keep_exits(&of, removal)?;
-            }
-            core.root.remove_container(&of.id)
+        }
+        let removed = blocking(move || match id.is_init() {
+            true => core.root.remove_container(&of.id),
+            false => core.root.remove_process(&core.root.container(&of.id)?, &id),
         })
         .await;
         // What stays on disk stays known, so that it can be deleted again; of a start that came to
@@ -216,35 +211,27 @@ impl Core {
         if removed.is_err() && has_been {
             return removed;
         }
+        if !has_been || !process.id.is_init() {
+            // While its id is taken: the next one of this id must not be forgotten.
+            self.events.forget(process).await;
+        }
         if process.id.is_init() {
             container.processes().iter().for_each(|process| process.set_gone());
-            // Published before the id can be another's, and once nothing is left.
-            let mut containers = self.containers();
-            if has_been {
-                container.stream.publish_last(&self.events);
-            }
-            containers.remove(&container.id);
-            self.give_back_memory(containers.len());
+            let told = {
+                // Told before the id can be another's, and once nothing is left.
+                let mut containers = self.containers();
+                let last = if has_been { vec![EventKind::Deleted] } else { vec![] };
+                let told = self.events.publish(process, last);
+                containers.remove(&container.id);
+                self.give_back_memory(containers.len());
+                told
+            };
+            told.await;
         } else {
             process.set_gone();
             container.execs().remove(&process.id);
         }
         removed
-    }
-
-    /// Writes down how the processes of a container ended, for those who ask when it has gone.
-    fn keep_exits(&self, container: &ContainerState, removal: Removal) -> io::Result<()> {
-        let asked = removal == Removal::Asked;
-        let exits = container.stream.exits(&self.root).into_iter();
-        let exits: Vec<_> = exits.map(|exit| KeptExit { exit, asked }).collect();
-        match self.root.keep_exits(&exits) {
-            // On a full disk a deletion may be what helps.
-            Err(error) if asked => {
-                tracing::warn!(container = %container.id, %error, "its exit is not kept beyond its removal");
-                Ok(())
-            }
-            kept => kept,
-        }
     }
 
     /// Once many have gone, and more than are left: the allocator would keep what they took.
@@ -282,11 +269,7 @@ impl Core {
                     .delete_now(Force::No, Removal::OfItself)
                     .await
             } else {
-                // Its end is in the journal alone from now on.
-                let removed = match container.stream.flush(&self.root) {
-                    Ok(()) => self.forget(container, process, Removal::OfItself).await,
-                    Err(error) => Err(error),
-                };
+                let removed = self.forget(container, process, Removal::OfItself).await;
                 removed.map_err(Error::io(format!("remove process {}", process.id)))
             };
             match removed {
@@ -359,6 +342,14 @@ impl Supervisor {
         let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
+        let (root, events, problem) = {
+            let (bounds, reactor) = (builder.journal, Handle::current());
+            let opened = blocking(move || {
+                let (events, problem) = Events::open(&root, bounds, reactor)?;
+                Ok((root, events, problem))
+            });
+            opened.await.map_err(Error::io("open the journal"))?
+        };
         let stop = CancellationToken::new();
         let spawned = Arc::<Spawned>::default();
         let closer = Arc::new(Closer::new(shim.clone(), spawned.clone()));
@@ -376,7 +367,7 @@ impl Supervisor {
             shim_group: builder.shim_group,
             log_rotation: builder.log_rotation,
             groups: Groups::default(),
-            events: Hub::new(),
+            events: Arc::new(events),
             files: FileWatch::default(),
             keeping: Keeping::new(builder.keeper, builder.kept),
             spawned,
@@ -399,7 +390,8 @@ impl Supervisor {
         if builder.subreaper {
             reaper::become_subreaper(&core).map_err(Error::io("become a subreaper"))?;
         }
-        let problems = restore::restore(&core).await?;
+        let mut problems = restore::restore(&core).await?;
+        problems.extend(problem);
         let containers = core.containers().len();
         let report = Arc::new(RestoreReport { containers, elapsed: began.elapsed(), problems });
         Ok(Self { core, report, _stop: Arc::new(stop.drop_guard()) })
@@ -507,29 +499,16 @@ impl Supervisor {
         Ok(Container::new(self.core.clone(), found))
     }
 
-    /// How the last container of this id that has been removed ended, as far back as that is kept:
-    /// some thousands of exits, those of earlier supervisors of this root too.
+    /// How the last container of this id that is known of ended, as far back as events are kept: also
+    /// one that has been removed, under an earlier supervisor of this root perhaps.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if nothing is known of such a container, [`Error::Io`] if the file of
-    /// exits can't be read.
+    /// [`Error::NotFound`] if no end of such a container is known, [`Error::Io`] if the journal can't be
+    /// read.
     pub async fn past_exit(&self, id: &ContainerId) -> Result<ExitRecord, Error> {
-        let (core, wanted) = (self.core.clone(), id.clone());
-        let kept = blocking(move || core.root.kept_exits()).await;
-        let kept = kept.map_err(Error::io("read the exits of removed containers"))?;
-        let mut of_it = kept
-            .into_iter()
-            .rev()
-            .map(|kept| kept.exit)
-            .filter(|exit| exit.container == wanted && exit.event.process.is_init());
-        let record = |exit: ContainerEvent| match exit.event.kind {
-            EventKind::Exited { status, evidence } => {
-                Some(ExitRecord { status, evidence, time: exit.event.time })
-            }
-            _ => None,
-        };
-        of_it.find_map(record).ok_or_else(|| Error::NotFound(id.clone()))
+        let found = self.core.events.last_exit(id).await.map_err(Error::io("read the journal"))?;
+        found.ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     /// All containers, ordered by id; but for those that are being deleted by themselves, as long as
@@ -550,10 +529,36 @@ impl Supervisor {
         self.list().iter().map(Container::info).collect()
     }
 
-    /// What happens from now on, and before that what has happened if `replay` asks for it.
+    /// What happens from now on.
     #[must_use]
-    pub fn events(&self, replay: Replay) -> EventStream {
-        EventStream::new(&self.core, replay)
+    pub fn events(&self) -> EventStream {
+        self.events_since(self.core.events.cursor())
+    }
+
+    /// What has happened after this place, as far back as that is kept, and what happens from now on.
+    /// [`Cursor::BEGINNING`] stands before all that is kept.
+    ///
+    /// ```no_run
+    /// # async fn example(supervisor: holdfast_supervisor::Supervisor) -> std::io::Result<()> {
+    /// use holdfast_supervisor::Cursor;
+    ///
+    /// let stored = std::fs::read_to_string("cursor").ok();
+    /// let cursor = stored.and_then(|text| text.parse().ok()).unwrap_or(Cursor::BEGINNING);
+    /// let mut events = supervisor.events_since(cursor);
+    /// while let Some(item) = events.next().await {
+    ///     match item {
+    ///         Ok(event) => println!("{} {:?}", event.container, event.kind),
+    ///         Err(gap) => eprintln!("{gap}"),
+    ///     }
+    ///     // Stored after the work: what came last may come again after a crash.
+    ///     std::fs::write("cursor", events.cursor().to_string())?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn events_since(&self, cursor: Cursor) -> EventStream {
+        EventStream::new(&self.core.events, &self.core.stop, cursor)
     }
 
     /// Ends the watching, and with it every wait and every stream. The containers run on.
@@ -568,6 +573,7 @@ impl Supervisor {
         self.core.tasks.close();
         self.core.tasks.wait().await;
         self.core.spares.dismiss();
+        self.core.events.close().await;
         self.core.root.release();
     }
 }

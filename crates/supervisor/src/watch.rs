@@ -209,7 +209,7 @@ impl Watch {
                     }
                     self.feed(Input::ProcessGone, &mut deadline).await;
                 }
-                News::OutOfMemory => self.tell_out_of_memory(),
+                News::OutOfMemory => self.tell_out_of_memory().await,
                 News::AdoptionDue => {
                     self.adopt_at = None;
                     if let Some(input) = self.try_to_adopt().await {
@@ -245,9 +245,9 @@ impl Watch {
         }
     }
 
-    fn tell_out_of_memory(&mut self) {
+    async fn tell_out_of_memory(&mut self) {
         if self.oom.as_mut().is_some_and(OomWatch::take_new) {
-            self.process.apply(&self.core, Input::OutOfMemory);
+            self.process.apply(&self.core, Input::OutOfMemory).await;
         }
     }
 
@@ -257,11 +257,11 @@ impl Watch {
         while let Some(input) = inputs.pop() {
             if matches!(input, Input::Recorded(_)) {
                 // The reason comes before what came of it.
-                self.tell_out_of_memory();
+                self.tell_out_of_memory().await;
                 // That one ends it may be the checkpoint's doing. A runtime that hangs over it hides no exit.
                 let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;
             }
-            for action in self.process.apply(&self.core, input) {
+            for action in self.process.apply(&self.core, input).await {
                 match action {
                     Action::Publish(_) => {}
                     Action::AwaitRecord => *deadline = Some(Instant::now() + RECORD_GRACE),

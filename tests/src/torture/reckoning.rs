@@ -165,10 +165,9 @@ impl Controller<'_> {
     }
 
     fn judge_events(&mut self, number: usize, status: &Value, all: &[Value]) -> Result<(), String> {
-        for (place, event) in all.iter().enumerate() {
-            if event["seq"] != place + 1 {
-                return Err(format!("the event after {place} others has number {}", event["seq"]));
-            }
+        let numbers: Vec<u64> = all.iter().filter_map(|event| event["seq"].as_u64()).collect();
+        if numbers.len() != all.len() || !crate::journal::rise(&numbers) {
+            return Err(format!("the numbers of its events do not rise: {numbers:?}"));
         }
         let mut processes: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
         for event in all {
@@ -280,7 +279,7 @@ fn left(paths: &Paths, prefix: &str, daemon: &Daemon, descriptors: &[String]) ->
         .filter(|process| process.pid != daemon.pid())
         .map(ToString::to_string)
         .collect();
-    let ours = [".exits.jsonl", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"];
+    let ours = [".journal", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"];
     left.extend(names(&paths.root).into_iter().filter(|name| !ours.contains(&name.as_str())));
     for runtime in names(&paths.root.join(".runtime")) {
         let state = names(&paths.root.join(".runtime").join(&runtime));

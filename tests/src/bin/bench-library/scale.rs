@@ -322,7 +322,7 @@ impl Bench<'_> {
             let (id, code) = numbered(number)?;
             let events = of.remove(id.as_str()).unwrap_or_default();
             let told: Vec<_> = events.iter().map(|event| event["event"].as_str()).collect();
-            let in_order = events.iter().zip(1..).all(|(event, seq)| event["seq"] == seq);
+            let in_order = events.is_sorted_by_key(|event| event["seq"].as_u64());
             let exit = &events.last().unwrap_or(&Value::Null)["status"];
             if told != [Some("created"), Some("started"), Some("exited")]
                 || !in_order
@@ -356,7 +356,7 @@ impl Bench<'_> {
         left.extend(runtime_state(self.directory).into_iter().map(|(_, id)| id));
         for entry in std::fs::read_dir(self.root)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if ![".exits.jsonl", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"]
+            if ![".journal", ".groups", ".holdfast", ".lock", ".runtime", "holdfast.sock"]
                 .contains(&name.as_str())
             {
                 left.push(name);

@@ -1,0 +1,191 @@
+//! What a journal knows of the containers that are there, as the sum of their events.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContainerId, Event, EventKind, ExitRecord, Incarnation, ProcessId, Timestamp};
+
+/// All containers of which the last event has not been told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known(HashMap<ContainerId, KnownContainer>);
+
+/// What the events say of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownContainer {
+    /// Which life of its name.
+    pub incarnation: Incarnation,
+    /// Its last start.
+    pub run: u32,
+    /// Its processes.
+    pub processes: BTreeMap<ProcessId, KnownProcess>,
+}
+
+/// What the events say of one process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KnownProcess {
+    /// Its number, as the host counted; `None` if it was never told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// What it did last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doing: Option<Doing>,
+    /// Whether its program is known to have run.
+    pub started: bool,
+    /// Whether it is without a shim.
+    pub shim_lost: bool,
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exited: Option<ExitRecord>,
+    /// Whether its start came to nothing.
+    pub failed: bool,
+}
+
+/// What a process does, as its events have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "they are the events")]
+pub enum Doing {
+    Starting,
+    Started,
+    Pausing,
+    Paused,
+    Resuming,
+    Resumed,
+}
+
+/// A line of the snapshot at the front of a segment: one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KnownLine {
+    pub(super) container: ContainerId,
+    pub(super) incarnation: Incarnation,
+    pub(super) run: u32,
+    pub(super) process: ProcessId,
+    #[serde(flatten)]
+    pub(super) known: KnownProcess,
+}
+
+impl Known {
+    /// What is known of the container that has this name now.
+    #[must_use]
+    pub fn get(&self, id: &ContainerId) -> Option<&KnownContainer> {
+        self.0.get(id)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&ContainerId, &KnownContainer)> {
+        self.0.iter()
+    }
+
+    /// Adds an event. To add what has been added before changes nothing, if all that came after it is
+    /// added again too.
+    pub fn add(&mut self, event: &Event) {
+        if event.process.is_init() && matches!(event.kind, EventKind::Deleted | EventKind::SetAside)
+        {
+            // A container that has the name by now is another one.
+            if self.0.get(&event.container).is_some_and(|it| it.incarnation == event.incarnation) {
+                self.0.remove(&event.container);
+            }
+            return;
+        }
+        let container = self.container(&event.container, event.incarnation, event.run);
+        if event.kind == EventKind::SetAside {
+            container.processes.remove(&event.process);
+            return;
+        }
+        container.processes.entry(event.process.clone()).or_default().add(event);
+    }
+
+    /// Forgets a process of which nothing more is told, and with the first one its container.
+    pub fn forget(&mut self, id: &ContainerId, incarnation: Incarnation, process: &ProcessId) {
+        let Some(container) = self.0.get_mut(id).filter(|it| it.incarnation == incarnation) else {
+            return;
+        };
+        if process.is_init() {
+            self.0.remove(id);
+        } else {
+            container.processes.remove(process);
+        }
+    }
+
+    fn container(
+        &mut self,
+        id: &ContainerId,
+        incarnation: Incarnation,
+        run: u32,
+    ) -> &mut KnownContainer {
+        let new = || KnownContainer::new(incarnation);
+        let container = self.0.entry(id.clone()).or_insert_with(new);
+        if container.incarnation != incarnation {
+            *container = new();
+        }
+        container.run = run;
+        container
+    }
+
+    pub(super) fn add_line(&mut self, line: KnownLine) {
+        let container = self.container(&line.container, line.incarnation, line.run);
+        container.processes.insert(line.process, line.known);
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = KnownLine> {
+        self.0.iter().flat_map(|(id, container)| {
+            container.processes.iter().map(|(process, known)| KnownLine {
+                container: id.clone(),
+                incarnation: container.incarnation,
+                run: container.run,
+                process: process.clone(),
+                known: known.clone(),
+            })
+        })
+    }
+}
+
+impl KnownContainer {
+    /// One of which there are no events.
+    #[must_use]
+    pub fn new(incarnation: Incarnation) -> Self {
+        Self { incarnation, run: 1, processes: BTreeMap::new() }
+    }
+
+    /// An event of this container as a whole, still without a number.
+    #[must_use]
+    pub fn event(&self, id: &ContainerId, kind: EventKind) -> Event {
+        Event {
+            container: id.clone(),
+            incarnation: self.incarnation,
+            run: self.run,
+            seq: 0,
+            time: Timestamp::now(),
+            process: ProcessId::init(),
+            kind,
+        }
+    }
+}
+
+impl KnownProcess {
+    /// Adds an event of this process.
+    pub fn add(&mut self, event: &Event) {
+        match event.kind {
+            // What an exec of the same id had behind it is another's.
+            EventKind::Created { pid } => *self = Self { pid: Some(pid), ..Self::default() },
+            EventKind::StartFailed { .. } => *self = Self { failed: true, ..Self::default() },
+            EventKind::Starting => self.doing = Some(Doing::Starting),
+            EventKind::Started => (self.doing, self.started) = (Some(Doing::Started), true),
+            EventKind::Pausing => self.doing = Some(Doing::Pausing),
+            EventKind::Paused => self.doing = Some(Doing::Paused),
+            EventKind::Resuming => self.doing = Some(Doing::Resuming),
+            EventKind::Resumed => self.doing = Some(Doing::Resumed),
+            EventKind::ShimLost => self.shim_lost = true,
+            EventKind::Adopted => self.shim_lost = false,
+            EventKind::Exited { status, evidence } => {
+                self.exited = Some(ExitRecord { status, evidence, time: event.time.clone() });
+            }
+            EventKind::OutOfMemory
+            | EventKind::Checkpointed
+            | EventKind::SetAside
+            | EventKind::Deleted => {}
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Reading events back, in order, while others are written.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+
+use memchr::memmem;
+use nix::fcntl::OFlag;
+
+use super::{LIMIT, Line, lines, name_of, parse, segments};
+use crate::{ContainerId, Directory, Event, EventKind, ExitRecord, Gap, GapReason};
+
+/// Reads the events from a number on, and goes on with those that are written meanwhile.
+#[derive(Debug)]
+pub struct Reader {
+    directory: Directory,
+    /// The number that is to be told next.
+    next: u64,
+    segment: Option<Segment>,
+    /// An event that was read, and is not to be told yet.
+    ahead: Option<Event>,
+}
+
+/// A segment that is being read. Its file stays readable when it is dropped.
+#[derive(Debug)]
+struct Segment {
+    first: u64,
+    content: BufReader<File>,
+    /// A line whose end may not be there yet.
+    line: Vec<u8>,
+    /// The segment after it. All of this one was written before there was that.
+    later: Option<u64>,
+}
+
+impl Segment {
+    fn open(directory: &Directory, first: u64) -> io::Result<Self> {
+        let file = directory.open_file(&name_of(first), OFlag::O_RDONLY)?;
+        Ok(Self { first, content: BufReader::new(file), line: Vec::new(), later: None })
+    }
+
+    /// The next event; `None` at the end of what is written.
+    fn next(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            self.content.read_until(b'\n', &mut self.line)?;
+            if self.line.last() != Some(&b'\n') {
+                return Ok(None);
+            }
+            let line = parse(self.line.trim_ascii_end());
+            self.line.clear();
+            if let Some(Line::Event(event)) = line {
+                return Ok(Some(event));
+            }
+        }
+    }
+}
+
+impl Reader {
+    pub(super) fn new(directory: Directory, next: u64) -> Self {
+        Self { directory, next, segment: None, ahead: None }
+    }
+
+    /// The next events, and gaps between them, up to a number that has been told; at most so many, and
+    /// one more. None, if what is missing up to there was not written.
+    ///
+    /// # Errors
+    ///
+    /// If a segment can't be read. What was read before that is told by the next call.
+    pub fn read(&mut self, upto: u64, most: usize) -> io::Result<VecDeque<Result<Event, Gap>>> {
+        let mut found = VecDeque::new();
+        while self.next <= upto && found.len() < most {
+            let event = match self.ahead.take() {
+                Some(event) => event,
+                None => match self.next_event(&mut found)? {
+                    Some(event) => event,
+                    None => break,
+                },
+            };
+            self.skip_to(event.seq.min(upto.saturating_add(1)), GapReason::Unclean, &mut found);
+            if event.seq > upto {
+                self.ahead = Some(event);
+            } else {
+                self.next = event.seq.saturating_add(1);
+                found.push_back(Ok(event));
+            }
+        }
+        Ok(found)
+    }
+
+    fn skip_to(
+        &mut self,
+        number: u64,
+        reason: GapReason,
+        found: &mut VecDeque<Result<Event, Gap>>,
+    ) {
+        if number > self.next {
+            found.push_back(Err(Gap { first: self.next, last: number - 1, reason }));
+            self.next = number;
+        }
+    }
+
+    /// The next event that is not before the place.
+    fn next_event(
+        &mut self,
+        found: &mut VecDeque<Result<Event, Gap>>,
+    ) -> io::Result<Option<Event>> {
+        loop {
+            let Some(segment) = &mut self.segment else {
+                let Some(first) = self.find(found)? else { return Ok(None) };
+                self.open(first)?;
+                continue;
+            };
+            match segment.next()? {
+                Some(event) if event.seq >= self.next => return Ok(Some(event)),
+                Some(_) => {}
+                None => match segment.later {
+                    Some(later) => self.open(later)?,
+                    None => {
+                        let first = segment.first;
+                        let later = segments(&self.directory)?.into_iter().find(|it| *it > first);
+                        // Read once more: it may have grown before the later one was begun.
+                        segment.later = later;
+                        if later.is_none() {
+                            return Ok(None);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// The segment in which the next event is, or the oldest one.
+    fn find(&mut self, found: &mut VecDeque<Result<Event, Gap>>) -> io::Result<Option<u64>> {
+        let all = segments(&self.directory)?;
+        let before = all.partition_point(|first| *first <= self.next);
+        match (before.checked_sub(1), all.first()) {
+            (Some(place), _) => Ok(Some(all[place])),
+            (None, Some(oldest)) => {
+                self.skip_to(*oldest, GapReason::Dropped, found);
+                Ok(Some(*oldest))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn open(&mut self, first: u64) -> io::Result<()> {
+        self.segment = match Segment::open(&self.directory, first) {
+            // Dropped since: it is looked for again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        Ok(())
+    }
+
+    /// How the first process of the last container of this name ended, as far back as events are kept.
+    ///
+    /// # Errors
+    ///
+    /// If a segment can't be read.
+    pub fn last_exit(&self, id: &ContainerId) -> io::Result<Option<ExitRecord>> {
+        let named = memmem::Finder::new(id.as_str());
+        for first in segments(&self.directory)?.into_iter().rev() {
+            let content = match self.directory.read(&name_of(first), LIMIT) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                content => content?,
+            };
+            if named.find(&content).is_none() {
+                continue;
+            }
+            let exit = lines(&content).rev().find_map(|line| match line {
+                Line::Event(Event { container, process, time, kind, .. })
+                    if container == *id && process.is_init() =>
+                {
+                    let EventKind::Exited { status, evidence } = kind else { return None };
+                    Some(ExitRecord { status, evidence, time })
+                }
+                _ => None,
+            });
+            if exit.is_some() {
+                return Ok(exit);
+            }
+        }
+        Ok(None)
+    }
+}
