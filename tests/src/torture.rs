@@ -9,11 +9,13 @@
 //! | `plan` | what a seed stands for: containers, ends, the order of all that happens |
 //! | `programs` | the daemon, the command line, shims and their signals |
 //! | `actor` | one container of the plan, and the row of the table that holds for it |
+//! | `consumer` | one who follows the events, and is killed as well |
 //! | `controller` | carries the plan out |
 //! | `reckoning` | compares, deletes, and looks at what is left |
 //! | `report` | counts, table, JSON |
 
 mod actor;
+mod consumer;
 mod controller;
 pub mod plan;
 mod programs;
@@ -32,6 +34,7 @@ use crate::{executable, runtime};
 pub use report::Report;
 
 use actor::Actor;
+use consumer::{Consumer, Ledger};
 use controller::Controller;
 use plan::{Batch, Seeds};
 use programs::{Cli, Daemon, Paths};
@@ -90,8 +93,9 @@ pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> 
 
     let mut report = Report::default();
     let mut violations = Vec::new();
+    let mut ledger = Ledger::default();
     for (number, batch) in seeds.batches().enumerate() {
-        violations = one_batch(&paths, &mut report, number, &batch);
+        violations = one_batch(&paths, &mut report, &mut ledger, number, &batch);
         if !violations.is_empty() {
             break;
         }
@@ -121,7 +125,13 @@ fn clear(paths: &Paths) {
     }
 }
 
-fn one_batch(paths: &Paths, report: &mut Report, number: usize, batch: &Batch) -> Vec<String> {
+fn one_batch(
+    paths: &Paths,
+    report: &mut Report,
+    ledger: &mut Ledger,
+    number: usize,
+    batch: &Batch,
+) -> Vec<String> {
     let name = format!("torture-{}-{number}", std::process::id());
     let begun = Daemon::begin(paths).and_then(|daemon| {
         daemon.listens()?;
@@ -138,11 +148,12 @@ fn one_batch(paths: &Paths, report: &mut Report, number: usize, batch: &Batch) -
     let mut descriptors = daemon.descriptors();
     // Those are opened with the first follower of an output, and kept: one instance, held twice.
     descriptors.extend(["anon_inode:inotify".to_owned(), "anon_inode:inotify".to_owned()]);
+    let consumer = Consumer::begin(paths, std::mem::take(ledger), number as u64);
     let mut controller = Controller::new(paths, report, daemon, &name, batch);
     let carried_out = controller.carry_out(&batch.ops).and_then(|()| controller.quiet_down());
     let mut troubles: Vec<Trouble> = carried_out.err().into_iter().collect();
     if troubles.is_empty() {
-        troubles = controller.reckon(kernel, &descriptors);
+        troubles = controller.reckon(kernel, &descriptors, consumer, ledger);
     }
     if troubles.is_empty()
         && let Some(daemon) = controller.daemon.take()

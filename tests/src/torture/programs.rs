@@ -215,7 +215,9 @@ impl Daemon {
         let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         let kind = |link: PathBuf| {
             let text = link.to_string_lossy().into_owned();
-            text.split_once(":[").map(|(kind, _)| kind.to_owned()).unwrap_or(text)
+            // The journal's segments follow each other.
+            let of_journal = text.split_once("/.journal/").map(|(_, _)| "the journal".to_owned());
+            of_journal.or(text.split_once(":[").map(|(kind, _)| kind.to_owned())).unwrap_or(text)
         };
         let mut all: Vec<String> = links.map(kind).collect();
         all.sort();

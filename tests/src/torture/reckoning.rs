@@ -14,6 +14,7 @@ use crate::processes;
 
 use super::Trouble;
 use super::actor::Cell;
+use super::consumer::{Consumer, Ledger};
 use super::controller::Controller;
 use super::plan::End;
 use super::programs::{Cli, Daemon, PATIENCE, Paths};
@@ -30,14 +31,20 @@ pub(crate) struct Abilities {
 
 impl Controller<'_> {
     /// Compares, deletes, and looks at what is left. Everything that is not as it should be.
-    pub(crate) fn reckon(&mut self, kernel: Abilities, descriptors: &[String]) -> Vec<Trouble> {
+    pub(crate) fn reckon(
+        &mut self,
+        kernel: Abilities,
+        descriptors: &[String],
+        consumer: Consumer,
+        ledger: &mut Ledger,
+    ) -> Vec<Trouble> {
         let mut troubles = Vec::new();
         let statuses = self.statuses(kernel, &mut troubles);
         if !troubles.is_empty() {
             // Their directories are wanted.
             return troubles;
         }
-        let deleted = self.delete_all(&statuses);
+        let deleted = self.delete_all(&statuses, consumer).map(|after| *ledger = after);
         troubles.extend(deleted.err());
         if troubles.is_empty() {
             troubles.extend(self.leftovers(descriptors).err());
@@ -134,7 +141,7 @@ impl Controller<'_> {
         Err(Trouble::of(number, format!("its output is {output:?}")))
     }
 
-    fn delete_all(&mut self, statuses: &[Value]) -> Result<(), Trouble> {
+    fn delete_all(&mut self, statuses: &[Value], consumer: Consumer) -> Result<Ledger, Trouble> {
         // Execs that their callers did not see the end of are short, but may be at it.
         self.eventually("shims at work", |controller| {
             processes::shims(&controller.paths.root).iter().map(ToString::to_string).collect()
@@ -151,17 +158,23 @@ impl Controller<'_> {
                 return Err(Trouble::new(format!("delete: {said:?}")));
             }
         }
-        events.until("deleted", ids)?;
+        events.until("deleted", ids.clone())?;
+        let ledger = consumer.end(ids)?;
+        if ledger.gaps.keys().any(|reason| reason != "unclean") {
+            return Err(Trouble::new(format!("the consumer missed events: {:?}", ledger.gaps)));
+        }
         for (number, status) in statuses.iter().enumerate() {
             let stream = events.told.get(&self.actors[number].id).map_or(&[][..], Vec::as_slice);
             self.report.events(stream.len());
             let judged = self.judge_events(number, status, stream);
+            let judged = judged.and_then(|()| counted_once(&ledger, stream));
             judged.map_err(|problem| {
                 let lines: Vec<String> = stream.iter().map(ToString::to_string).collect();
                 Trouble::of(number, format!("{problem}:\n{}", lines.join("\n")))
             })?;
         }
-        Ok(())
+        self.report.consumer(&ledger);
+        Ok(ledger)
     }
 
     fn judge_events(&mut self, number: usize, status: &Value, all: &[Value]) -> Result<(), String> {
@@ -199,6 +212,11 @@ impl Controller<'_> {
             actor.group.is_some() && (actor.forsaken || actor.cell == Some(Cell::Both));
         let mut codes = actor.execs.clone();
         for (id, events) in processes {
+            if self::words(&events) == ["start-failed"] {
+                // The container ended first.
+                self.report.exec("not started".to_owned());
+                continue;
+            }
             let mut words = self::words(&events);
             if self.actors[number].group.is_some() {
                 // With the shim that its container has as well.
@@ -266,6 +284,18 @@ fn status(end: End) -> Value {
         End::Code(code) => json!({ "code": code }),
         End::Signal(signal) => json!({ "signal": signal }),
     }
+}
+
+/// Whether the consumer has each exit of a container, and has it once.
+fn counted_once(ledger: &Ledger, events: &[Value]) -> Result<(), String> {
+    for event in events.iter().filter(|event| event["event"] == "exited") {
+        let text = |name: &str| event[name].as_str().unwrap_or_default();
+        let times = ledger.exits(text("container"), text("process"));
+        if times != 1 {
+            return Err(format!("the consumer counts {times} exits of {}", text("process")));
+        }
+    }
+    Ok(())
 }
 
 /// Everything that must not be there when no container is.

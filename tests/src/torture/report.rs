@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::actor::Cell;
+use super::consumer::Ledger;
 use super::plan::Seeds;
 
 /// What is counted.
@@ -21,6 +22,9 @@ pub struct Report {
     exits: usize,
     execs: BTreeMap<String, usize>,
     events: usize,
+    /// How often the consumer of events was killed, and found numbers missing.
+    consumer_killed: usize,
+    consumer_gaps: usize,
 }
 
 impl Report {
@@ -43,6 +47,12 @@ impl Report {
 
     pub(crate) fn events(&mut self, count: usize) {
         self.events += count;
+    }
+
+    /// What has become of the consumer up to now.
+    pub(crate) fn consumer(&mut self, ledger: &Ledger) {
+        self.consumer_killed = ledger.kills;
+        self.consumer_gaps = ledger.gaps.values().sum();
     }
 
     /// How many exits were reckoned up.
@@ -73,6 +83,9 @@ impl Report {
             let _ = writeln!(text, "{what:<64} {count:>7}");
         }
         let _ = writeln!(text, "{:<64} {:>7}", "events, in order", self.events);
+        let kills = self.consumer_killed;
+        let _ =
+            writeln!(text, "{:<64} {kills:>7}", "the consumer was killed, and counted each once");
         text
     }
 
@@ -100,6 +113,8 @@ impl Report {
             "execs": self.execs,
             "ops": self.chaos,
             "events": self.events,
+            "consumerKilled": self.consumer_killed,
+            "consumerGaps": self.consumer_gaps,
             "seconds": took.as_secs(),
             "violations": violations,
         })
