@@ -71,6 +71,20 @@ impl Default for ProcessRecord {
     }
 }
 
+impl ProcessRecord {
+    /// Who owns the stdio of a process, as the host counts: its user, so that it may reopen
+    /// `/dev/stdout`. The ids are those of a mapping in one range, as all tools make them.
+    #[must_use]
+    pub fn stdio_owner(&self) -> (u32, u32) {
+        let user = self.oci.get("user");
+        let id = |name: &str| {
+            let id = user.and_then(|user| user[name].as_u64());
+            id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
+        };
+        (self.root_uid.saturating_add(id("uid")), self.root_gid.saturating_add(id("gid")))
+    }
+}
+
 /// Go writes a nil slice as null.
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -7,7 +7,7 @@ use holdfast_state::{Evidence, ExitRecord, ExitStatus, Launch, OrphanPolicy};
 
 // It is private to the library, and stands on nothing of it.
 #[allow(dead_code, unused_imports)]
-#[path = "../src/lifecycle.rs"]
+#[path = "../src/model/lifecycle.rs"]
 mod lifecycle;
 
 use lifecycle::{Change, Input, Nature, State, step};

@@ -4,15 +4,22 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use holdfast_state::cri::Stream;
 use holdfast_state::{ExitStatus, ProcessId};
 
-use crate::container::{Container, ended, pid_of, signal_process};
-use crate::lifecycle::{Activity, State};
-use crate::options::{ExecOptions, TerminalSize};
-use crate::process::Process;
-use crate::stdin::{self, InputWriter};
-use crate::supervisor::{ContainerState, Core, Removal};
-use crate::{Error, LogLines, LogOptions, LogReader, OutputReader, OutputStream, launch, layout};
+use crate::container::{Container, ended};
+use crate::core::Core;
+use crate::error::Error;
+use crate::input::{self, InputWriter};
+use crate::log::output::{LogLines, OutputReader};
+use crate::log::reader::{LogOptions, LogReader};
+use crate::model::container::ContainerState;
+use crate::model::lifecycle::{Activity, State};
+use crate::model::options::{ExecOptions, TerminalSize};
+use crate::model::process::Process;
+use crate::ops::{layout, start};
+use crate::shim::control;
+use crate::watch::remove::{self, Removal};
 
 impl Container {
     /// Runs a further process in it.
@@ -27,6 +34,7 @@ impl Container {
     ) -> Result<(ExecProcess, LogReader), Error> {
         let this = self.clone();
         self.core
+            .tasks
             .finish(async move {
                 if !matches!(
                     this.state.init.state(),
@@ -42,7 +50,7 @@ impl Container {
                         this.state.execs().insert(job.process.id.clone(), job.process.clone());
                         match LogReader::attached(&this.core, &job.process) {
                             Ok(log) => {
-                                let begun = launch::begin(&this.core, &this.state, &job);
+                                let begun = start::begin(&this.core, &this.state, &job);
                                 Ok((job.process, begun, log))
                             }
                             Err(error) => {
@@ -59,7 +67,7 @@ impl Container {
                     .await;
                     Error::joined(begun)?
                 };
-                launch::launch(&this.core, begun).await?;
+                start::launch(&this.core, begun).await?;
                 Ok((
                     ExecProcess { core: this.core.clone(), container: this.state.clone(), process },
                     log,
@@ -94,7 +102,7 @@ impl ExecProcess {
     /// As the host counts; `None` once it has ended.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
-        pid_of(&self.process)
+        self.process.pid()
     }
 
     /// Waits for its end. Cancel safe.
@@ -104,7 +112,7 @@ impl ExecProcess {
 
     /// Sends it a signal, by number.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        signal_process(&self.process, signal).unwrap_or_else(|| {
+        self.process.signal(signal).unwrap_or_else(|| {
             Err(Error::WrongState {
                 id: self.container.id.clone(),
                 status: "stopped",
@@ -122,22 +130,22 @@ impl ExecProcess {
     /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
     pub fn stdin_path(&self) -> Option<PathBuf> {
-        stdin::path(&self.core, &self.process)
+        input::path(&self.core, &self.process)
     }
 
     /// Ends its input once all who write to it have closed it.
     pub fn close_stdin(&self) -> Result<(), Error> {
-        stdin::close(&self.core, &self.process)
+        control::close(&self.core.root, &self.process)
     }
 
     /// Tells its terminal a new size.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        stdin::resize(&self.core, &self.process, size)
+        control::resize(&self.core.root, &self.process, size)
     }
 
     /// As [`Container::exit_fd`].
     pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
-        stdin::exit_fd(&self.core, &self.process)
+        input::exit_fd(&self.core, &self.process)
     }
 
     /// Its output from the beginning.
@@ -153,12 +161,12 @@ impl ExecProcess {
     /// Its standard output from the beginning; the end of file comes when it has ended and all is
     /// read.
     pub fn stdout(&self) -> Result<OutputReader, Error> {
-        Ok(OutputReader::new(self.logs()?, OutputStream::Stdout))
+        Ok(OutputReader::new(self.logs()?, Stream::Stdout))
     }
 
     /// Its error output; see [`stdout`](Self::stdout).
     pub fn stderr(&self) -> Result<OutputReader, Error> {
-        Ok(OutputReader::new(self.logs()?, OutputStream::Stderr))
+        Ok(OutputReader::new(self.logs()?, Stream::Stderr))
     }
 
     /// Its output from the beginning by the line, as it comes, with the streams and the times.
@@ -176,7 +184,7 @@ impl ExecProcess {
                 needed: "running",
             });
         }
-        stdin::reopen_logs(&self.core, &self.process)
+        control::reopen_logs(&self.core.root, &self.process)
     }
 
     /// Whether it has a terminal.
@@ -195,7 +203,8 @@ impl ExecProcess {
                 needed: "stopped",
             });
         }
-        let removed = self.core.forget(&self.container, &self.process, Removal::Asked).await;
+        let removed =
+            remove::forget(&self.core, &self.container, &self.process, Removal::Asked).await;
         removed.map_err(Error::io(format!(
             "remove process {} of container {}",
             self.process.id, self.container.id

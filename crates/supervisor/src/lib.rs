@@ -18,85 +18,53 @@
 //!
 //! Every method may be dropped half-way: work that was begun is finished in the background.
 //!
-//! | module | what |
-//! |---|---|
-//! | `lifecycle` | what follows from what: one pure function |
-//! | `watch` | a task a process: carries its descriptors' news to the lifecycle and does what that says |
-//! | `layout`, `launch` | from options to a directory, and from that to a shim at work |
-//! | `spares` | shims that wait for a start |
-//! | `events` | what happened: written to the journal, then told |
-//! | `restore` | from what is on disk back to tasks |
-//! | `adoption`, `reaper` | what happens to a process whose shim died, and to others that come to us then |
-//! | `set_aside` | what becomes of a record that can't be read |
-//! | `evidence` | how a process ended when its shim can't say |
-//! | `identity` | whether a pid is still the process that we mean |
-//! | `runtime`, `checkpoint` | the OCI runtime's command line |
-//! | `container`, `exec`, `operate`, `stdin`, `info` | what a caller can do with a container, and see of it |
-//! | `logs`, `log_files`, `log_place`, `log_entries`, `file_watch` | its output, from the log: across its files, and as it grows |
-//! | `output` | the same as a stream of bytes or lines |
-//! | `cgroup`, `oom` | what a container uses, and when it used too much memory |
-//! | `programs` | where runtimes and our own programs are found |
-//! | `bundle`, `default_config` | the bundle that the runtime is given |
+//! | folder | what | may use |
+//! |---|---|---|
+//! | (here) | what a caller has: supervisor, container, exec, input | all |
+//! | `ops` | from options to a container at work, and from what is on disk back to that | `watch` and below |
+//! | `watch` | a task a process: it carries the news of its descriptors to the lifecycle, and does what that says; adoption, removal | `log` and below |
+//! | `log` | output, read back across its files as it grows | `core` and below |
+//! | `core` | the parts of a supervisor, together | `shim` and below |
+//! | `shim` | shims: how they are begun, asked and heard | `model` and below |
+//! | `model` | what containers and processes are: lifecycle, identity, events, options | `runtime` and below |
+//! | `runtime` | the OCI runtime: where it is found, and its command line | `os` and below |
+//! | `os` | what the kernel gives: tasks, children, cgroups, files that change | `error` |
+//!
+//! A test holds that order.
 
-mod adoption;
-mod bundle;
-mod cgroup;
-mod checkpoint;
-mod closer;
+mod builder;
 mod container;
-mod default_config;
+mod core;
 mod error;
-mod events;
-mod evidence;
 mod exec;
-mod exit_fifo;
-mod file_watch;
-mod groups;
-mod holes;
-mod identity;
-mod info;
-mod keeper;
-mod launch;
-mod layout;
-mod leftovers;
-mod lifecycle;
-mod limits;
-mod log_entries;
-mod log_files;
-mod log_place;
-mod logs;
-mod oom;
+mod input;
+mod log;
+mod model;
 mod operate;
-mod options;
-mod output;
-mod process;
-mod programs;
-mod reaper;
-mod restore;
+mod ops;
+mod os;
 mod runtime;
-mod set_aside;
-mod spares;
-mod stdin;
+mod shim;
 mod supervisor;
 mod watch;
 
-pub use cgroup::Stats;
-pub use checkpoint::CheckpointOptions;
+pub use builder::{Builder, SPARE_SHIMS};
 pub use container::Container;
 pub use error::Error;
-pub use events::EventStream;
 pub use exec::ExecProcess;
-pub use info::{Abilities, ContainerInfo, ExecInfo, Status};
-pub use keeper::Keeper;
-pub use limits::Limit;
-pub use logs::{LogChunk, LogOptions, LogReader};
+pub use input::InputWriter;
+pub use log::entries::LogChunk;
+pub use log::output::{LogLine, LogLines, OutputReader};
+pub use log::reader::{LogOptions, LogReader};
+pub use model::events::EventStream;
+pub use model::info::{ContainerInfo, ExecInfo, Status};
+pub use model::keeper::Keeper;
+pub use model::options::{ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSize};
 pub use operate::ProcessEntry;
-pub use options::{
-    Builder, ContainerOptions, ExecOptions, SPARE_SHIMS, Stdin, Stdio, TerminalSize,
-};
-pub use output::{LogLine, LogLines, OutputReader};
-pub use programs::RuntimeChoice;
-pub use stdin::InputWriter;
+pub use os::cgroup::Stats;
+pub use os::limits::{Abilities, Limit};
+pub use runtime::checkpoint::CheckpointOptions;
+pub use runtime::programs::RuntimeChoice;
 pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};

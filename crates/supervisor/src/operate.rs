@@ -6,17 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{Cgroups, Stats};
-use crate::checkpoint::CheckpointOptions;
-use crate::container::{Container, pid_of};
-use crate::lifecycle::{Activity, Change, Input, State};
-use crate::supervisor::{ContainerState, blocking};
-use crate::{Error, Status};
+use crate::container::Container;
+use crate::error::Error;
+use crate::model::lifecycle::{Activity, Change, Input, State};
+use crate::os::cgroup::{Cgroups, Stats};
+use crate::os::tasks::blocking;
+use crate::runtime::checkpoint::CheckpointOptions;
+use crate::watch::change::{self, OPERATION_LIMIT};
 
-/// How long a runtime may take to freeze, thaw or limit a container.
-const OPERATION_LIMIT: Duration = Duration::from_secs(30);
-/// How long it may take to say what it knows of one.
-const STATUS_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to write a container's memory out.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
 
@@ -49,53 +46,9 @@ impl Container {
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
-            this.change_now(change, verb, needed).await
+            change::make(&this.core, &this.state, change, verb, needed).await
         })
         .await
-    }
-
-    async fn change_now(
-        &self,
-        change: Change,
-        verb: &'static str,
-        needed: &'static str,
-    ) -> Result<(), Error> {
-        let init = &self.state.init;
-        if !matches!(init.state(), State::Live { activity, .. } if activity == change.path()[0]) {
-            return Err(self.wrong_state(verb, needed));
-        }
-        init.apply(&self.core, Input::Begin(change)).await;
-        let done = self.state.runtime.command(verb, vec![], self.id(), OPERATION_LIMIT).await;
-        self.settle(change, &done).await;
-        done
-    }
-
-    /// Takes note of what came of a change. A command that failed or was killed may have done its work
-    /// all the same, so then that is asked.
-    pub(crate) async fn settle(&self, change: Change, done: &Result<(), Error>) {
-        let outcome = match done {
-            Ok(()) => Input::Done,
-            Err(error) => {
-                let outcome = outcome(&self.state, change).await;
-                tracing::warn!(container = %self.id(), ?change, ?outcome, %error, "the runtime failed, and was asked what it has done");
-                outcome
-            }
-        };
-        self.state.init.apply(&self.core, outcome).await;
-    }
-
-    /// Thaws it for a signal that would otherwise wait for ever: on cgroup v1 a frozen process does
-    /// not even die of SIGKILL. Whoever froze it, and whether or not that is known here.
-    pub(crate) async fn thaw(&self) -> Result<(), Error> {
-        if self.info().status == Status::Paused {
-            return self.change_now(Change::Resume, "resume", "paused").await;
-        }
-        let Some(pid) = self.info().pid else { return Ok(()) };
-        let frozen = blocking(move || Ok(Cgroups::of(pid)?.is_frozen())).await;
-        if frozen.unwrap_or(false) {
-            self.state.runtime.command("resume", vec![], self.id(), OPERATION_LIMIT).await?;
-        }
-        Ok(())
     }
 
     /// Changes its limits. `resources` is the `linux.resources` of an OCI configuration.
@@ -142,11 +95,11 @@ impl Container {
                 .await;
             if written.is_err() {
                 // It may have frozen the container before it failed.
-                this.thaw().await?;
+                change::thaw(&this.core, &this.state).await?;
             }
             written?;
             options.save()?;
-            this.state.init.apply(&this.core, Input::Checkpointed).await;
+            this.state.init.apply(&this.core.events, Input::Checkpointed).await;
             Ok(())
         })
         .await
@@ -175,33 +128,6 @@ impl Container {
     fn needs_process(&self, operation: &'static str) -> Result<i32, Error> {
         self.info().pid.ok_or_else(|| self.wrong_state(operation, "created, running or paused"))
     }
-}
-
-/// What came of a change that was begun: its command failed, or whoever gave it died.
-///
-/// The kernel says whether a container is frozen that has a freezer; all else only its runtime knows.
-/// If that does not say, the container counts as started: nobody may start it twice.
-pub(crate) async fn outcome(container: &ContainerState, change: Change) -> Input {
-    let frozen = match pid_of(&container.init) {
-        Some(pid) if change != Change::Start => {
-            blocking(move || Ok(Cgroups::of(pid)?.is_frozen())).await.unwrap_or_default()
-        }
-        _ => false,
-    };
-    let status = if frozen {
-        "paused".to_owned()
-    } else {
-        container.runtime.status(&container.id, STATUS_LIMIT).await.unwrap_or_else(|error| {
-            tracing::warn!(container = %container.id, ?change, %error, "the runtime does not say what it has done");
-            String::new()
-        })
-    };
-    let done = match change {
-        Change::Start => status != "created",
-        Change::Pause => status == "paused",
-        Change::Resume => status != "paused",
-    };
-    if done { Input::Done } else { Input::NotDone }
 }
 
 /// The limits that were last asked for, beside the container's processes.

@@ -1,0 +1,261 @@
+//! A new process on disk: its record, its FIFOs and, for a container, its bundle, in a directory
+//! that appears in one step.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::process_dir::STDIN;
+use holdfast_state::record::SCHEMA;
+use holdfast_state::root::BUNDLE_NAME;
+use holdfast_state::{
+    Directory, Incarnation, Launch, OrphanPolicy, Policies, ProcessDir, ProcessId, ProcessRecord,
+    Timestamp,
+};
+use serde_json::{Map, Value, json};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::model::container::ContainerState;
+use crate::model::lifecycle::State;
+use crate::model::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
+use crate::model::process::{Origin, Process};
+use crate::ops::bundle;
+use crate::os::limits;
+use crate::runtime::checkpoint;
+
+/// What a shim is to be started with.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) process: Arc<Process>,
+    pub(crate) dir: ProcessDir,
+    pub(crate) record: ProcessRecord,
+    /// The runtime's command.
+    pub(crate) command: Vec<OsString>,
+    /// How long that may take.
+    pub(crate) timeout: Duration,
+}
+
+/// Lays out a container.
+pub(crate) fn container(
+    core: &Core,
+    options: &ContainerOptions,
+    launch: Launch,
+) -> Result<(Arc<ContainerState>, Job), Error> {
+    let timeout = options.start_timeout.unwrap_or(core.start_timeout);
+    let runtime = core
+        .runtimes
+        .find(options.runtime.as_ref().unwrap_or(&core.runtime))?
+        .with_args(&options.runtime_args);
+    let id = match &options.id {
+        Some(id) => id.clone(),
+        None => random_hex(12).parse()?,
+    };
+    let failed =
+        |cause| Error::Io { attempt: format!("make the directory of container {id}"), cause };
+    let home = core.root.path().join(id.as_str());
+    let init = ProcessId::init();
+    let checkpoint = options.checkpoint.as_deref().map(checkpoint::find).transpose()?;
+    let launch = if checkpoint.is_some() { Launch::Restore } else { launch };
+
+    if core.container(&id).is_some() {
+        return Err(Error::Exists(id));
+    }
+    let staged = core.root.stage_container().map_err(failed)?;
+    limits::check_files(staged.directory())?;
+    let scratch = staged.directory().path().join(BUNDLE_NAME);
+    let bundle =
+        bundle::prepare(&id, options, core.container_nofile, &scratch, &home.join(BUNDLE_NAME))?;
+    let mut record = ProcessRecord {
+        root_uid: bundle.root_ids.0,
+        root_gid: bundle.root_ids.1,
+        checkpoint: checkpoint.map(text).unwrap_or_default(),
+        no_pivot_root: options.no_pivot_root,
+        runtime_args: options.runtime_args.clone(),
+        root: text(home.join(init.as_str())),
+        holdfast: Some(Policies {
+            bundle: bundle.path.clone(),
+            on_orphan: options.on_orphan,
+            shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
+            auto_remove: options.auto_remove,
+            incarnation: Some(Incarnation::random().map_err(failed)?),
+            ..policies(core, launch, runtime.program(), &options.stdio, timeout)
+        }),
+        oci: bundle.process,
+        ..ProcessRecord::default()
+    };
+    let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
+    fill(dir, &mut record, &options.stdio)?;
+    // Before the container is to be seen: a checkpoint that can't be read must not leave one.
+    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
+    let published = staged.publish(&id).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
+        _ => failed(error),
+    })?;
+    let dir = published.process(&init).map_err(|error| {
+        // Nobody knows of it yet who would clear it away.
+        let _ = core.root.remove_container(&id);
+        failed(error)
+    })?;
+
+    let process = Process::new(&id, &init, &record, State::Creating, None, Origin::Made);
+    let process = Arc::new(process);
+    let container = Arc::new(ContainerState::new(id, runtime, process.clone()));
+    Ok((container, Job { process, dir, record, command, timeout }))
+}
+
+/// Lays out a further process of a running container.
+pub(crate) fn exec(
+    core: &Core,
+    container: &ContainerState,
+    options: &ExecOptions,
+) -> Result<Job, Error> {
+    let id = match &options.id {
+        Some(id) => id.clone(),
+        None => random_hex(12).parse()?,
+    };
+    let failed = |cause| Error::Io {
+        attempt: format!("make the directory of process {id} of container {}", container.id),
+        cause,
+    };
+    let timeout = options.start_timeout.unwrap_or(core.start_timeout);
+    let parent = core.root.container(&container.id).map_err(failed)?;
+    let of_init = parent.process(&ProcessId::init()).map_err(failed)?;
+    let init = of_init.load().map_err(|error| failed(io::Error::other(error)))?;
+    let of_init = init.holdfast.as_ref();
+    let on_orphan = of_init.map(|policies| policies.on_orphan).unwrap_or_default();
+    let shim_group = of_init.and_then(|policies| policies.shim_group.clone());
+
+    let mut record = ProcessRecord {
+        exec: true,
+        root_uid: init.root_uid,
+        root_gid: init.root_gid,
+        runtime_args: init.runtime_args,
+        root: text(parent.directory().path().join(id.as_str())),
+        holdfast: Some(Policies {
+            on_orphan,
+            shim_group,
+            auto_remove: options.auto_remove,
+            incarnation: Some(container.init.incarnation),
+            run: container.init.run,
+            ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
+        }),
+        oci: exec_process(init.oci, options),
+        ..ProcessRecord::default()
+    };
+    let staged = core.root.stage_process(&parent).map_err(failed)?;
+    limits::check_files(staged.directory())?;
+    let inner = staged.directory().open_dir(".").map_err(failed)?;
+    fill(inner, &mut record, &options.stdio)?;
+    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
+    let dir = staged.publish_process(&id).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::ProcessExists(container.id.clone(), id.clone()),
+        _ => failed(error),
+    })?;
+
+    let process =
+        Arc::new(Process::new(&container.id, &id, &record, State::Creating, None, Origin::Made));
+    Ok(Job { process, dir, record, command, timeout })
+}
+
+/// What every record has beside its own; the rest is as if nothing had been asked for.
+fn policies(
+    core: &Core,
+    launch: Launch,
+    runtime: &Path,
+    stdio: &Stdio,
+    timeout: Duration,
+) -> Policies {
+    Policies {
+        schema: SCHEMA,
+        boot_id: core.boot_id.clone(),
+        created: Timestamp::now(),
+        incarnation: None,
+        run: 1,
+        launch,
+        runtime: runtime.to_owned(),
+        bundle: PathBuf::new(),
+        log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
+        on_orphan: OrphanPolicy::default(),
+        auto_remove: false,
+        start_timeout_ms: millis(timeout),
+        pidfs: None,
+        shim: None,
+        shim_group: None,
+        unknown: Map::new(),
+    }
+}
+
+/// The OCI process of an exec: the container's first one with other arguments.
+fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<String, Value> {
+    process.insert("args".to_owned(), json!(options.args));
+    if let Some(cwd) = &options.cwd {
+        process.insert("cwd".to_owned(), json!(cwd));
+    }
+    if let Some(env) = process.entry("env").or_insert_with(|| json!([])).as_array_mut() {
+        env.extend(options.env.iter().map(|variable| json!(variable)));
+    }
+    // A list of capabilities is the seed's form, of 2016, which no runtime of today reads.
+    if process.get("capabilities").is_some_and(Value::is_array) {
+        process.remove("capabilities");
+    }
+    let mut process = Value::Object(process);
+    bundle::set_terminal(&mut process, options.stdio.terminal);
+    process.as_object().cloned().unwrap_or_default()
+}
+
+/// Makes what stands in the directory of a process before its shim is started.
+fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Result<(), Error> {
+    let own_stdin = Path::new(&record.root).join(STDIN);
+    let failed = |cause| Error::Io { attempt: format!("make {}", record.root), cause };
+    let dir = ProcessDir::new(directory);
+    dir.make_fifos().map_err(failed)?;
+    if stdio.stdin == Stdin::Pipe {
+        let (uid, gid) = record.stdio_owner();
+        dir.make_stdin(uid, gid).map_err(failed)?;
+    }
+    let given = |path: &Option<PathBuf>| path.as_deref().map(given_fifo).transpose();
+    let stdin = match &stdio.stdin {
+        Stdin::Null => None,
+        Stdin::Pipe => Some(text(own_stdin)),
+        Stdin::Fifo(path) => Some(given_fifo(path)?),
+    };
+    let (stdout, stderr) = (given(&stdio.stdout)?, given(&stdio.stderr)?);
+    record.stdin = stdin.unwrap_or_default();
+    record.stdout = stdout.unwrap_or_default();
+    record.stderr = stderr.unwrap_or_default();
+    dir.save(record).map_err(|cause| Error::Io { attempt: format!("make {}", record.root), cause })
+}
+
+/// A FIFO of the caller's by its absolute path; anything else is refused, as the seed did.
+fn given_fifo(path: &Path) -> Result<String, Error> {
+    let is_fifo = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+    match std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)) {
+        Some(path) if is_fifo => Ok(path),
+        _ => Err(Error::NotFifo(path.to_owned())),
+    }
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// A limit in whole milliseconds, as records and shims have it.
+pub(crate) fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `length` random hexadecimal digits, for names that must not repeat.
+pub(crate) fn random_hex(length: usize) -> String {
+    let mut bytes = vec![0; length.div_ceil(2)];
+    if let Err(error) = holdfast_sys::random::fill(&mut bytes) {
+        // The kernel always has some; if not, names repeat and the second is refused as taken.
+        tracing::error!(%error, "no random numbers");
+    }
+    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.truncate(length);
+    text
+}

@@ -1,0 +1,492 @@
+//! From what is on disk back to tasks. No shim is asked anything: files are read, descriptors
+//! opened and watched.
+
+use std::collections::HashSet;
+use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use holdfast_state::directory::is_damage;
+use holdfast_state::handoff::FdName;
+use holdfast_state::journal::{self, Doing, KnownProcess};
+use holdfast_state::root::Found;
+use holdfast_state::seed::SeedState;
+use holdfast_state::{
+    ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
+    ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason,
+};
+use holdfast_sys::PidFd;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::model::container::ContainerState;
+use crate::model::copies::Copies;
+use crate::model::events;
+use crate::model::identity::Handle;
+use crate::model::keeper::Kept;
+use crate::model::lifecycle::{Activity, Shim, State};
+use crate::model::process::{Origin, Process, incarnation_of};
+use crate::ops::set_aside::{self, Trouble};
+use crate::os::tasks::blocking;
+use crate::runtime::command::Runtime;
+use crate::shim::exit_fifo::ExitFifo;
+use crate::watch::Watch;
+use crate::watch::change;
+
+/// How many threads take copies of what shims read from.
+const COPYING: usize = 2;
+
+/// A process as it was found.
+struct Restored {
+    process: Arc<Process>,
+    exit: Option<ExitFifo>,
+    /// What the journal lacks of what happened.
+    missing: Vec<EventKind>,
+    /// What an earlier build kept of the container's events, with its first process.
+    imported: Vec<Event>,
+    /// Whether the runtime must be asked what came of a change that was begun.
+    doubtful: bool,
+    /// Its shim, if that lives.
+    shim: Option<ShimRecord>,
+    /// Whether what we hold of it has been kept before.
+    kept: bool,
+}
+
+/// Takes up every container in the state root and returns what could not be.
+pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
+    let restored = {
+        let core = core.clone();
+        blocking(move || {
+            core.root.forget_runtimes_of_other_boots(&core.boot_id)?;
+            core.shims.sweep_groups()?;
+            let mut problems = Vec::new();
+            let names = core.root.scan(&mut problems)?;
+            core.events.append(journal::import_exits(&core.root)?);
+            let restored = restore_all(&core, &names, &mut problems);
+            tell_the_past(&core, &names, &restored)?;
+            // When all are there: a task that begins is in the way of who restores the rest.
+            let turns = Arc::new(Semaphore::new(COPYING));
+            for (container, restored) in restored {
+                take_up(&core, &container, restored, &turns);
+            }
+            Ok(problems)
+        })
+        .await
+    };
+    let mut problems = restored
+        .map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
+    problems.sort_by(|one, other| one.path.cmp(&other.path));
+    core.keeping.release_rest();
+    Ok(problems)
+}
+
+/// Tells what the journal lacks, in one write.
+fn tell_the_past(
+    core: &Core,
+    names: &[String],
+    restored: &[(Arc<ContainerState>, Restored)],
+) -> io::Result<()> {
+    let there: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let mut events = core.events.untold_deletions(|id| there.contains(id.as_str()));
+    let mut imported_from = Vec::new();
+    for (container, restored) in restored {
+        if !restored.imported.is_empty() {
+            events.extend(restored.imported.iter().cloned());
+            imported_from.push(container);
+        }
+        events.extend(events::of_process(&restored.process, restored.missing.clone()));
+    }
+    core.events.append(events);
+    // What stood elsewhere goes only when it is here.
+    if !imported_from.is_empty() {
+        core.events.sync_now()?;
+    }
+    journal::forget_imported_exits(&core.root)?;
+    for container in imported_from {
+        journal::forget_imported(&core.root.container(&container.id)?)?;
+    }
+    Ok(())
+}
+
+/// Restores by as many threads as there are processors: each takes the next name, opens what is
+/// there, and has closed it again before it goes on.
+fn restore_all(
+    core: &Arc<Core>,
+    names: &[String],
+    problems: &mut Vec<Problem>,
+) -> Vec<(Arc<ContainerState>, Restored)> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let _reactor = core.tasks.reactor.enter();
+        let (mut restored, mut problems) = (Vec::new(), Vec::new());
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let Some(found) = core.root.find(name, &mut problems) else { continue };
+            let id = found.id.clone();
+            match restore_container(core, found, &mut problems) {
+                Ok((container, all)) => {
+                    restored.extend(all.into_iter().map(|process| (container.clone(), process)));
+                }
+                Err(trouble) => problems.push(set_aside::container(core, &id, trouble)),
+            }
+        }
+        (restored, problems)
+    };
+    let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
+    let mut all = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            let (restored, more) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            all.extend(restored);
+            problems.extend(more);
+        }
+    });
+    all
+}
+
+fn restore_container(
+    core: &Arc<Core>,
+    found: Found,
+    problems: &mut Vec<Problem>,
+) -> Result<(Arc<ContainerState>, Vec<Restored>), Trouble> {
+    let (inits, execs): (Vec<_>, Vec<_>) =
+        found.processes.into_iter().partition(|(id, _)| id.is_init());
+    let init_dir = match inits.into_iter().next() {
+        Some((_, init_dir)) => init_dir,
+        // Opened once more: the scan passes over what is no directory, and tells no reason.
+        None => found.directory.process(&ProcessId::init()).map_err(no_init)?,
+    };
+    let record = init_dir.load()?;
+    let runtime = match &record.holdfast {
+        Some(policies) => core.runtimes.at(policies.runtime.clone()),
+        None => runtime_of_seed(core, &found.directory)?,
+    };
+    let runtime = runtime.with_args(&record.runtime_args);
+    let incarnation = incarnation_of(&record);
+    let (known, imported) = core.events.known(&found.directory, &found.id, Some(incarnation));
+    let lost = set_aside::lost(found.directory.directory().path(), &execs, &known);
+    let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
+        let known = known.processes.get(id).cloned().unwrap_or_default();
+        restore_process(core, known, &found.id, id, dir, record)
+    };
+    let mut init = restore(&ProcessId::init(), &init_dir, &record)?;
+    init.imported = imported;
+    let container = Arc::new(ContainerState::new(found.id.clone(), runtime, init.process.clone()));
+    let mut all = vec![init];
+    for (id, dir) in execs {
+        let restored = dir.load().map_err(Trouble::from).and_then(|mut record| {
+            if let Some(policies) = &mut record.holdfast {
+                // Earlier builds wrote none.
+                policies.incarnation.get_or_insert(incarnation);
+            }
+            Ok(restore(&id, &dir, &record)?)
+        });
+        match restored {
+            Ok(restored) => {
+                container.execs().insert(id, restored.process.clone());
+                all.push(restored);
+            }
+            // The container itself is well.
+            Err(trouble) => {
+                problems.push(set_aside::process(core, &found.id, &known, &id, trouble));
+            }
+        }
+    }
+    problems.extend(lost);
+    core.containers().insert(found.id, container.clone());
+    Ok((container, all))
+}
+
+fn no_init(error: io::Error) -> Trouble {
+    match Trouble::from(error) {
+        Trouble::Damaged(reason) => Trouble::Damaged(format!("no process init in it: {reason}")),
+        refused @ Trouble::Refused(_) => refused,
+    }
+}
+
+/// The seed wrote the runtime down beside the processes; without that it is taken for the default.
+fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Error> {
+    let state = SeedState::load(directory).map_err(Error::io("read state.json"))?;
+    state.map_or_else(|| core.runtimes.find(&core.runtime), |state| core.runtimes.of_seed(&state))
+}
+
+/// Begins to watch what is not over.
+fn take_up(
+    core: &Arc<Core>,
+    container: &Arc<ContainerState>,
+    restored: Restored,
+    turns: &Arc<Semaphore>,
+) {
+    let Restored { process, exit, doubtful, shim, kept, .. } = restored;
+    if doubtful {
+        core.tasks.spawn(settle(core.clone(), container.clone()));
+    }
+    let has_shim = exit.is_some();
+    // Its shim keeps the limit, if it is well.
+    let limit = match process.start_timeout {
+        Duration::ZERO => core.start_timeout,
+        limit => limit,
+    };
+    let deadline = process.is_creating().then(|| Instant::now().checked_add(limit)).flatten();
+    let watch = Watch::new(core, container, &process, exit, None, deadline);
+    let (of, turns) = (core.clone(), turns.clone());
+    core.tasks.spawn(async move {
+        let needs_copies = has_shim && !process.has_copies();
+        if !process.is_stopped() && (needs_copies || (!kept && of.keeping.is_any())) {
+            // After all containers are there; nobody waits for this. Never closed, so this is no error.
+            let _turn = turns.acquire().await;
+            let held = blocking(move || {
+                if needs_copies {
+                    take_copies(&of, &process, shim);
+                }
+                if !kept {
+                    process.have_kept(&of.keeping);
+                }
+                Ok(())
+            });
+            let _ = held.await;
+        }
+        watch.run().await;
+    });
+}
+
+/// Takes copies of what a shim reads from.
+fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
+    let copies = match shim.map(|shim| Copies::of_shim(&shim, &core.closer)) {
+        Some(Ok(copies)) => Ok(Some(copies)),
+        _ => make_up(core, process),
+    };
+    match copies {
+        Ok(Some(copies)) => process.keep_copies(copies),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::debug!(container = %process.container, %error, "no copies of the shim's pipes");
+        }
+    }
+}
+
+/// What a supervisor that died just when a process or its shim was there had no time for: it wrote
+/// down no identity, or no shim. The shim lives, and has not recorded the end after the process was
+/// opened, so that is the one. Returns what can be had of its pipes.
+fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
+    let Some(handle) = process.handle() else { return Ok(None) };
+    let dir = process.dir(&core.root)?;
+    let mut record = dir.load().map_err(io::Error::other)?;
+    if dir.exit()?.is_some() {
+        return Ok(None);
+    }
+    if record.start_time.is_empty() && record.holdfast.is_some() {
+        handle.write_identity(&mut record);
+        dir.save(&record)?;
+    }
+    Ok(Some(Copies::of_process(&handle, &record, &core.closer)))
+}
+
+/// Finds out whether a change that was begun came about.
+async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
+    let _operation = container.operation.lock().await;
+    let State::Live { activity, .. } = container.init.state() else { return };
+    let Some(change) = activity.change() else { return };
+    let outcome = change::outcome(&container, change).await;
+    container.init.apply(&core.events, outcome).await;
+}
+
+fn restore_process(
+    core: &Core,
+    mut known: KnownProcess,
+    container: &ContainerId,
+    id: &ProcessId,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+) -> io::Result<Restored> {
+    // First of all: from here on announcements are heard, and what was announced before is on disk.
+    let reader = match dir.exit_reader() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            dir.make_fifos().and_then(|()| dir.exit_reader())
+        }
+        other => other,
+    };
+    let exit = reader.and_then(ExitFifo::restored);
+    let exit = match exit {
+        // Something else in the place of a FIFO; of one that has ended nothing is left to hear.
+        Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
+        other => Some(other?),
+    };
+    // An exec may have the id of an earlier one, whose end was the last that a power cut has left.
+    let made = record.holdfast.as_ref().map(|policies| &policies.created);
+    if known.exited.as_ref().is_some_and(|exited| made.is_some_and(|made| *made > exited.time)) {
+        known = KnownProcess::default();
+    }
+    let mut kept = core.keeping.of(container, id);
+    let was_kept = kept.is_any();
+    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &known, &mut kept)?;
+    let missing = missing(&known, &state, record, || dir.pid().ok().flatten());
+    let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
+    let process =
+        Process::new(container, id, record, state, handle.map(Arc::new), Origin::Restored);
+    if known.failed {
+        process.failure_is_told();
+    }
+    match Copies::of_kept(&mut kept, record, &core.closer) {
+        Some(copies) if !process.is_stopped() => process.keep_copies(copies),
+        _ if was_kept && process.is_stopped() => core.keeping.release(&process),
+        _ => {}
+    }
+    let policies = record.holdfast.as_ref();
+    let shim = policies.and_then(|policies| policies.shim.clone());
+    // The group of a build that told numbers alone may have used them again.
+    let is_in_group = policies.is_some_and(|policies| policies.shim_group.is_some());
+    let shim = shim.filter(|shim| !is_in_group || shim.stdio.all().all(|fd| fd.identity.is_some()));
+    Ok(Restored {
+        process: Arc::new(process),
+        shim: shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim)),
+        exit: exit.filter(ExitFifo::has_shim),
+        missing,
+        imported: Vec::new(),
+        doubtful,
+        kept: was_kept,
+    })
+}
+
+/// Where a process stands, by the files, the kernel and the journal, in this order.
+fn state_of(
+    core: &Core,
+    dir: &ProcessDir,
+    record: &ProcessRecord,
+    exit: Option<&ExitFifo>,
+    known: &KnownProcess,
+    kept: &mut Kept,
+) -> io::Result<(State, Option<Handle>)> {
+    let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
+    let recorded = |record: ExitRecord| {
+        if let Err(error) = dir.record_exit(&record) {
+            // What says it now says it again next time.
+            tracing::warn!(dir = %dir.path().display(), %error, "exit not recorded");
+        }
+        stopped(record)
+    };
+    let lost = |reason| recorded(ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None));
+    // A file without sense is no proof of an end: a process that is there is believed before it.
+    let garbled =
+        |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
+    // No shim outlives a boot: with one there, it is the record that is wrong.
+    let has_shim = exit.is_some_and(ExitFifo::has_shim);
+    let told = exit.and_then(ExitFifo::announced_exit).or(known.exited.clone());
+    // Of one that runs it is asked below.
+    if (!has_shim || told.is_some())
+        && let Some(record) = dir.exit()?.filter(|record| !garbled(record))
+    {
+        return stopped(record);
+    }
+    // A shim that could not write (a full disk) has still said it; and what was told stays so.
+    if let Some(record) = told {
+        return recorded(record);
+    }
+    if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
+        return lost(UnknownReason::MachineRebooted);
+    }
+    // Nothing was ever told of it, and whoever was about to clear it away died over that.
+    if !has_shim && known.pid.is_none() && dir.is_abandoned()? {
+        return Ok((State::Creating, None));
+    }
+    let pid = dir.pid();
+    // A pid file that is damaged may still be a number. The start time tells, and then the journal
+    // has the right one; without a start time the journal is no better than the file.
+    let named = pid.as_ref().ok().copied().flatten();
+    let journalled = known.pid.filter(|_| !record.start_time.is_empty());
+    let kept = kept.take(FdName::Process).map(PidFd::from);
+    let handle = Handle::of_record(record, named.into_iter().chain(journalled), kept)?;
+    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
+    // shim and no record the number was still that of the process.
+    let there = has_shim || handle.is_some();
+    if let Some(record) = dir.exit()?.filter(|record| !(there && garbled(record))) {
+        return stopped(record);
+    }
+    if handle.is_some() {
+        let shim = match (known.shim_lost, has_shim) {
+            (true, false) => Shim::Gone,
+            // One that took over while nobody heard it say so.
+            (true, true) => Shim::Adopting(1),
+            (false, _) => Shim::Present,
+        };
+        return Ok((State::Live { activity: activity(known, record), shim }, handle));
+    }
+    match (pid?, journalled) {
+        // What its shim has yet to say is the best evidence there can be.
+        (Some(_), _) | (_, Some(_)) if has_shim => {
+            let (activity, shim) = (activity(known, record), Shim::Present);
+            Ok((State::Exiting { activity, shim }, None))
+        }
+        (Some(_), _) | (_, Some(_)) => lost(UnknownReason::ExitedUnwatched),
+        (None, None) if record.holdfast.is_none() => {
+            Err(damaged("the seed's record of a process that was never started"))
+        }
+        (None, None) if known.pid.is_some() || !record.start_time.is_empty() => {
+            // Taken for an unfinished start it would be cleared away.
+            Err(damaged("the pid of a process that was there is gone"))
+        }
+        (None, None) => Ok((State::Creating, None)),
+    }
+}
+
+fn damaged(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+/// What a live process does. Of the seed's containers nothing is known, and they are taken for running.
+/// One of which the journal knows nothing may have been started and may not: nobody may start it twice
+/// or delete it unasked, so the runtime is asked.
+fn activity(known: &KnownProcess, record: &ProcessRecord) -> Activity {
+    let waits = record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
+    match known.doing {
+        Some(Doing::Starting) => Activity::Starting,
+        Some(Doing::Started | Doing::Resumed) => Activity::Running,
+        Some(Doing::Pausing) => Activity::Pausing,
+        Some(Doing::Paused) => Activity::Paused,
+        Some(Doing::Resuming) => Activity::Resuming,
+        None if !waits => Activity::Running,
+        None if known.pid.is_some() => Activity::Created,
+        None => Activity::Starting,
+    }
+}
+
+/// The events that a process in this state has behind it and that were not told yet.
+fn missing(
+    known: &KnownProcess,
+    state: &State,
+    record: &ProcessRecord,
+    pid: impl Fn() -> Option<i32>,
+) -> Vec<EventKind> {
+    let mut missing = Vec::new();
+    let (live, ended) = match state {
+        State::Live { activity, .. } | State::Exiting { activity, .. } => (Some(*activity), None),
+        State::Stopped(record) => (None, Some(record)),
+        State::Creating | State::Abandoned => return missing,
+    };
+    if known.exited.is_some() {
+        return missing;
+    }
+    if known.pid.is_none()
+        && let Some(pid) = pid()
+    {
+        missing.push(EventKind::Created { pid });
+    }
+    // Its start was begun or came with its making, and it has ended: it was started.
+    let at_once = record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
+    let starting = known.doing == Some(Doing::Starting);
+    let started = live == Some(Activity::Running)
+        || (ended.is_some() && (starting || at_once) && pid().is_some());
+    if started && !known.started {
+        missing.push(EventKind::Started);
+    }
+    if let Some(record) = ended {
+        missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
+    }
+    missing
+}

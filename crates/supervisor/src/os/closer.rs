@@ -1,0 +1,113 @@
+//! A process that closes descriptors for this one.
+//!
+//! Whoever is last to close a pipe or a terminal waits for its lock, uninterruptibly, and a container
+//! can hold that for as long as it likes: splice(2) from a silent socket into its standard output is
+//! enough. A thread that waits so can't be killed, and a process with such a thread never ends. So
+//! what a container can write to is handed to a process that nobody waits for. One that hangs is
+//! replaced; it ends when the container lets go, or is gone. One that has nothing to do for a second
+//! ends as well.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use holdfast_state::shim_options;
+use holdfast_sys::fd_passing;
+
+use crate::os::children::{Spawned, hide_our_own_manager};
+
+/// How long a closer may take before another one is begun for what follows.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Closes descriptors without waiting for that.
+#[derive(Debug)]
+pub(crate) struct Closer {
+    shim: PathBuf,
+    spawned: Arc<Spawned>,
+    /// The one that gets what is to be closed, as far as is known; begun when there is something.
+    current: Mutex<Option<Current>>,
+}
+
+#[derive(Debug)]
+struct Current {
+    /// It ends when this is closed, unless it hangs.
+    socket: UnixStream,
+    /// How many messages it has not closed yet, and since when that number has not become smaller.
+    pending: usize,
+    since: Instant,
+}
+
+impl Closer {
+    pub(crate) fn new(shim: PathBuf, spawned: Arc<Spawned>) -> Self {
+        Self { shim, spawned, current: Mutex::default() }
+    }
+
+    /// Has these closed. Does not wait; at most a process is begun.
+    pub(crate) fn close(&self, fds: Vec<OwnedFd>) {
+        if fds.is_empty() {
+            return;
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // The second attempt is with one that has just begun.
+        for _ in 0..2 {
+            match self.send(&mut current, &fds) {
+                // Its copies are the last ones now, or will be.
+                Ok(()) => return,
+                // It hangs; or it has ended, as it had nothing to do.
+                Err(error) => tracing::debug!(%error, "another closer is begun"),
+            }
+            *current = None;
+        }
+        tracing::warn!("no process to close a container's pipes by: closed here");
+    }
+
+    fn send(&self, current: &mut Option<Current>, fds: &[OwnedFd]) -> io::Result<()> {
+        let current = match current {
+            Some(current) => current,
+            none => none.insert(self.begin()?),
+        };
+        current.hear();
+        if current.pending > 0 && current.since.elapsed() > PATIENCE {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it hangs"));
+        }
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        fd_passing::send(&current.socket, b"x", &borrowed)?;
+        current.pending += 1;
+        if current.pending == 1 {
+            current.since = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> io::Result<Current> {
+        let (socket, theirs) = UnixStream::pair()?;
+        socket.set_nonblocking(true)?;
+        let mut command = Command::new(&self.shim);
+        hide_our_own_manager(&mut command);
+        command.arg(shim_options::CLOSER).stdin(OwnedFd::from(theirs));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = self.spawned.spawn(&mut command)?;
+        let spawned = self.spawned.clone();
+        // It may end at any time, and long after this has been dropped.
+        std::thread::Builder::new().name("closer".to_owned()).spawn(move || {
+            let _ = child.wait();
+            spawned.leave(child.id());
+        })?;
+        Ok(Current { socket, pending: 0, since: Instant::now() })
+    }
+}
+
+impl Current {
+    /// Reads how many messages it has closed since.
+    fn hear(&mut self) {
+        let mut done = [0; 256];
+        while let Ok(count @ 1..) = self.socket.read(&mut done) {
+            self.pending = self.pending.saturating_sub(count);
+            self.since = Instant::now();
+        }
+    }
+}

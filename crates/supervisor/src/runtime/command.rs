@@ -1,0 +1,253 @@
+//! The OCI runtime's command line: the one that runc made the standard, and crun and youki speak.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::process_dir::{PID, PROCESS_JSON, RUNTIME_LOG};
+use holdfast_state::seed::SeedState;
+use holdfast_state::{ContainerId, Launch, ProcessRecord, StateRoot};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::os::children::{Spawned, hide_our_own_manager};
+use crate::runtime::{checkpoint, programs};
+
+/// How much of a runtime's error output is kept.
+const ERROR_LIMIT: u64 = 64 * 1024;
+
+/// The runtime of one container.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtime {
+    program: PathBuf,
+    root: PathBuf,
+    /// Further global arguments of the user's, for every command.
+    args: Vec<String>,
+    spawned: Arc<Spawned>,
+}
+
+/// All runtimes of a supervisor.
+#[derive(Debug)]
+pub(crate) struct Runtimes {
+    /// Where they keep their states.
+    pub(crate) root: Arc<StateRoot>,
+    /// Who counts what is started of them.
+    pub(crate) spawned: Arc<Spawned>,
+}
+
+impl Runtimes {
+    /// Finds a runtime by name or by path.
+    pub(crate) fn find(&self, name: &str) -> Result<Runtime, Error> {
+        Ok(self.at(programs::find_runtime(name)?))
+    }
+
+    /// The runtime of a container of the seed's, whose state is where the seed had it.
+    pub(crate) fn of_seed(&self, state: &SeedState) -> Result<Runtime, Error> {
+        let program = programs::find_runtime(&state.runtime)?;
+        let spawned = self.spawned.clone();
+        Ok(Runtime { program, root: state.runtime_root.clone(), args: vec![], spawned })
+    }
+
+    /// The runtime at this path. Its state is kept apart by its name.
+    pub(crate) fn at(&self, program: PathBuf) -> Runtime {
+        let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
+        let root = self.root.runtime_root(&name);
+        Runtime { program, root, args: vec![], spawned: self.spawned.clone() }
+    }
+}
+
+impl Runtime {
+    /// With these arguments at every command.
+    pub(crate) fn with_args(mut self, args: &[String]) -> Self {
+        self.args = args.to_vec();
+        self
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The beginning of a command that logs.
+    fn global(&self, log: &Path) -> Vec<OsString> {
+        let mut args = self.plain();
+        let log_args = ["--log".into(), log.into(), "--log-format".into(), "json".into()];
+        // Before the user's, which may say otherwise.
+        args.splice(3..3, log_args);
+        args
+    }
+
+    /// The whole command that brings a process to life; the shim runs it.
+    pub(crate) fn launch(
+        &self,
+        id: &ContainerId,
+        record: &ProcessRecord,
+        launch: Launch,
+        bundle: &Path,
+    ) -> Result<Vec<OsString>, Error> {
+        let dir = Path::new(&record.root);
+        let mut args = self.global(&dir.join(RUNTIME_LOG));
+        match launch {
+            Launch::Create => args.push("create".into()),
+            Launch::Run => args.extend(["run".into(), "--detach".into()]),
+            Launch::Exec => args.extend([
+                "exec".into(),
+                "--detach".into(),
+                "--process".into(),
+                dir.join(PROCESS_JSON).into(),
+            ]),
+            Launch::Restore => {
+                args.extend(["restore".into(), "--detach".into()]);
+                args.extend(checkpoint::restore_args(Path::new(&record.checkpoint))?);
+            }
+        }
+        args.extend(["--pid-file".into(), dir.join(PID).into()]);
+        if launch != Launch::Exec {
+            args.extend(["--bundle".into(), bundle.into()]);
+            if record.no_pivot_root {
+                args.push("--no-pivot".into());
+            }
+        }
+        args.push(id.as_str().into());
+        Ok(args)
+    }
+
+    /// Starts a created container.
+    pub(crate) async fn start(
+        &self,
+        id: &ContainerId,
+        record: &ProcessRecord,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut args = self.global(&Path::new(&record.root).join(RUNTIME_LOG));
+        args.push("start".into());
+        self.run("start", args, id, limit).await.map(drop)
+    }
+
+    /// Freezes or thaws a container, or writes its state out: a command with options of its own.
+    pub(crate) async fn command(
+        &self,
+        verb: &str,
+        options: Vec<OsString>,
+        id: &ContainerId,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut args = self.plain();
+        args.push(verb.into());
+        args.extend(options);
+        self.run(verb, args, id, limit).await.map(drop)
+    }
+
+    /// Removes what the runtime keeps of a container, killing what is left of it. That it knows no
+    /// such container is fine.
+    pub(crate) async fn delete(&self, id: &ContainerId, limit: Duration) -> Result<(), Error> {
+        if !self.root.join(id.as_str()).exists() {
+            return Ok(());
+        }
+        let mut args = self.plain();
+        args.extend(["delete".into(), "--force".into()]);
+        let deleted = self.run("delete", args, id, limit).await.map(drop);
+        match deleted {
+            // It failed, and is done all the same.
+            Err(error) if !self.root.join(id.as_str()).exists() => {
+                tracing::warn!(container = %id, %error, "deleted; the runtime failed afterwards");
+                Ok(())
+            }
+            deleted => deleted,
+        }
+    }
+
+    /// What the runtime says of a container: `created`, `running`, `paused`, `stopped`.
+    pub(crate) async fn status(&self, id: &ContainerId, limit: Duration) -> Result<String, Error> {
+        let mut args = self.plain();
+        args.push("state".into());
+        let output = self.run("state", args, id, limit).await?;
+        let state: serde_json::Value = serde_json::from_slice(&output)
+            .map_err(|error| Error::Runtime(format!("state: {error}")))?;
+        Ok(state["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The beginning of a command.
+    fn plain(&self) -> Vec<OsString> {
+        let mut args = vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
+        args.extend(self.args.iter().map(OsString::from));
+        args
+    }
+
+    async fn run(
+        &self,
+        verb: &str,
+        mut args: Vec<OsString>,
+        id: &ContainerId,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        args.push(id.as_str().into());
+        run(&self.spawned, format!("{} {verb} {id}", self.program.display()), &args, limit).await
+    }
+}
+
+/// Runs a runtime command and returns its output. One that takes too long is killed with all it
+/// started that stayed in its process group.
+async fn run(
+    spawned: &Spawned,
+    command: String,
+    args: &[OsString],
+    limit: Duration,
+) -> Result<Vec<u8>, Error> {
+    let start = || {
+        let mut command = Command::new(&args[0]);
+        command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        hide_our_own_manager(command.as_std_mut());
+        command.process_group(0).kill_on_drop(true).spawn()
+    };
+    let started = spawned.enter(start, |child| child.id().unwrap_or_default());
+    let mut child = started.map_err(Error::io(format!("run {command}")))?;
+    let pid = child.id().unwrap_or_default();
+    let group = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (output, errors, status) = tokio::join!(read(stdout), read(stderr), child.wait());
+        Ok::<_, io::Error>((output?, errors?, status?))
+    };
+    let finished = timeout(limit, work).await;
+    if finished.is_ok() {
+        spawned.leave(pid);
+    }
+    let (output, errors, status) = match finished {
+        Ok(result) => result.map_err(Error::io(format!("run {command}")))?,
+        Err(_elapsed) => {
+            if let Some(group) = group {
+                // Not reaped yet, so the group's number is still its own.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            let _ = child.wait().await;
+            spawned.leave(pid);
+            // What it left in other process groups may come to us.
+            spawned.expect_strangers();
+            return Err(Error::RuntimeTimeout { command, after: limit });
+        }
+    };
+    if status.success() {
+        return Ok(output);
+    }
+    let text = String::from_utf8_lossy(&errors);
+    let text = holdfast_state::log::first_error(&errors).unwrap_or_else(|| text.trim().to_owned());
+    Err(Error::Runtime(if text.is_empty() { format!("{command}: {status}") } else { text }))
+}
+
+async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        let mut from = from.take(ERROR_LIMIT);
+        from.read_to_end(&mut bytes).await?;
+        // What is more is read all the same: a runtime must not end for what it says.
+        tokio::io::copy(&mut from.into_inner(), &mut tokio::io::sink()).await?;
+    }
+    Ok(bytes)
+}

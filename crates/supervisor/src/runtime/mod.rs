@@ -1,0 +1,5 @@
+//! The OCI runtime: where it is found, and its command line.
+
+pub(crate) mod checkpoint;
+pub(crate) mod command;
+pub(crate) mod programs;

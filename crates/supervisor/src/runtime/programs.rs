@@ -1,0 +1,148 @@
+//! Where the programs are that Holdfast starts: its own, and the OCI runtimes.
+
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The name that stands for whichever runtime is there.
+pub(crate) const AUTO: &str = "auto";
+/// The runtime that comes with Holdfast.
+const EMBEDDED: &str = "holdfast-oci";
+
+/// Which runtime `auto` means on this machine at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeChoice {
+    /// Its executable; `None` if there is none at all.
+    pub program: Option<PathBuf>,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// An executable by path, or by name in `PATH`; for `auto` the first of runc, crun and our own.
+pub(crate) fn find_runtime(name: &str) -> Result<PathBuf, Error> {
+    let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
+    if name == AUTO {
+        let choice = choose_runtime();
+        return choice.program.ok_or_else(|| Error::NotInstalled {
+            name: "an OCI runtime (runc, crun or holdfast-oci)".to_owned(),
+            looked: choice.reason,
+        });
+    }
+    if name.contains('/') {
+        let path = Path::new(name).canonicalize().map_err(|_| missing(name.to_owned()))?;
+        return if is_executable(&path) { Ok(path) } else { Err(missing(name.to_owned())) };
+    }
+    if name == EMBEDDED {
+        return find_own(EMBEDDED, None);
+    }
+    search_path(name).ok_or_else(|| missing("PATH".to_owned()))
+}
+
+/// What `auto` means now.
+pub(crate) fn choose_runtime() -> RuntimeChoice {
+    choose(search_path, || find_own(EMBEDDED, None))
+}
+
+/// runc before crun, and our own if there is neither: one that somebody has installed is one that
+/// they know.
+fn choose(
+    search: impl Fn(&str) -> Option<PathBuf>,
+    own: impl FnOnce() -> Result<PathBuf, Error>,
+) -> RuntimeChoice {
+    for (name, reason) in
+        [("runc", "runc is in PATH"), ("crun", "crun is in PATH, and runc is not")]
+    {
+        if let Some(program) = search(name) {
+            return RuntimeChoice { program: Some(program), reason: reason.to_owned() };
+        }
+    }
+    match own() {
+        Ok(program) => RuntimeChoice {
+            program: Some(program),
+            reason: "neither runc nor crun is in PATH; this one comes with Holdfast".to_owned(),
+        },
+        Err(error) => RuntimeChoice {
+            program: None,
+            reason: format!("neither runc nor crun is in PATH, and {error}"),
+        },
+    }
+}
+
+/// An executable of ours: what the caller said, else beside the running one, in libexec, in `PATH`.
+pub(crate) fn find_own(name: &str, given: Option<&Path>) -> Result<PathBuf, Error> {
+    let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
+    if let Some(path) = given {
+        // Made absolute: it is started later, when the working directory may be another.
+        let absolute = path.canonicalize().ok().filter(|path| is_executable(path));
+        return absolute.ok_or_else(|| missing(path.display().to_string()));
+    }
+    let mut looked = Vec::new();
+    if let Ok(executable) = std::env::current_exe()
+        && let Some(dir) = executable.parent()
+    {
+        for place in [dir.to_owned(), dir.join("../libexec"), dir.join("../libexec/holdfast")] {
+            let path = place.join(name);
+            if is_executable(&path) {
+                return Ok(path);
+            }
+            looked.push(place.display().to_string());
+        }
+    }
+    looked.push("PATH".to_owned());
+    search_path(name).ok_or_else(|| missing(looked.join(", ")))
+}
+
+/// The first executable of this name in `PATH`.
+fn search_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|path| is_executable(path))
+}
+
+/// Whether this process may execute the file.
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, AccessFlags::X_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is chosen where these are in `PATH`.
+    fn with(there: &[&str], own: Option<&str>) -> (Option<String>, String) {
+        let search = |name: &str| there.contains(&name).then(|| Path::new("/path").join(name));
+        let missing = || Error::NotInstalled { name: EMBEDDED.into(), looked: "/here".into() };
+        let choice = choose(search, || own.map(PathBuf::from).ok_or_else(missing));
+        (choice.program.map(|program| program.display().to_string()), choice.reason)
+    }
+
+    #[test]
+    fn auto_is_runc_else_crun_else_our_own_and_says_why() {
+        let own = Some("/lib/holdfast-oci");
+        let (program, reason) = with(&["crun", "runc", "youki"], own);
+        assert_eq!(program.as_deref(), Some("/path/runc"));
+        assert_eq!(reason, "runc is in PATH");
+        let (program, reason) = with(&["crun", "youki"], own);
+        assert_eq!(program.as_deref(), Some("/path/crun"));
+        assert_eq!(reason, "crun is in PATH, and runc is not");
+        let (program, reason) = with(&["youki"], own);
+        assert_eq!(program.as_deref(), own);
+        assert_eq!(reason, "neither runc nor crun is in PATH; this one comes with Holdfast");
+    }
+
+    #[test]
+    fn where_there_is_none_at_all_it_is_said_which_were_looked_for_and_where() {
+        let (program, reason) = with(&[], None);
+        assert_eq!(program, None);
+        assert!(
+            reason.starts_with("neither runc nor crun is in PATH, and holdfast-oci"),
+            "{reason}"
+        );
+        assert!(reason.contains("/here"), "{reason}");
+    }
+}

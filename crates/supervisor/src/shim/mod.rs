@@ -1,0 +1,53 @@
+//! Shims: how they are begun, asked and heard.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use holdfast_state::StateRoot;
+
+use crate::os::children::{Spawned, hide_our_own_manager};
+use crate::os::tasks::Tasks;
+use crate::shim::groups::Groups;
+use crate::shim::spares::Spares;
+
+pub(crate) mod begin;
+pub(crate) mod control;
+pub(crate) mod exit_fifo;
+pub(crate) mod groups;
+mod spares;
+
+/// The shim's executable.
+pub(crate) const SHIM: &str = "holdfast-shim";
+
+/// All shims of a supervisor.
+#[derive(Debug)]
+pub(crate) struct Shims {
+    pub(crate) program: PathBuf,
+    root: Arc<StateRoot>,
+    spawned: Arc<Spawned>,
+    tasks: Tasks,
+    groups: Groups,
+    spares: Spares,
+}
+
+impl Shims {
+    /// `spares` of them are to wait for a start.
+    pub(crate) fn new(
+        program: PathBuf,
+        spares: usize,
+        root: Arc<StateRoot>,
+        spawned: Arc<Spawned>,
+        tasks: Tasks,
+    ) -> Self {
+        let (groups, spares) = (Groups::default(), Spares::new(spares));
+        Self { program, root, spawned, tasks, groups, spares }
+    }
+
+    /// The command of a shim, still without arguments.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        hide_our_own_manager(&mut command);
+        command
+    }
+}

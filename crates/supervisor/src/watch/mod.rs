@@ -1,0 +1,494 @@
+//! A task a process: it carries the news of the exit FIFO and the pidfd to the lifecycle, and does
+//! what that decides. While nothing happens it costs no wake-up.
+
+use std::collections::VecDeque;
+use std::io;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::announce::{Announcement, Announcer};
+use holdfast_state::{ExitRecord, ShimRecord};
+use holdfast_sys::proc::Stat;
+use holdfast_sys::{PidFd, reactor, wait};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::model::container::ContainerState;
+use crate::model::identity::Handle;
+use crate::model::lifecycle::{Action, Input, State};
+use crate::model::process::Process;
+use crate::os::oom::OomWatch;
+use crate::os::tasks::blocking;
+use crate::shim::exit_fifo::ExitFifo;
+
+pub(crate) mod adopt;
+pub(crate) mod change;
+mod clear_away;
+mod evidence;
+pub(crate) mod identify;
+mod leftovers;
+pub(crate) mod remove;
+
+/// How long a shim may take from the end of its process to the record of it: it drains the output
+/// first, and a loaded machine has other things to do. After that it counts as wedged, and the
+/// status is taken from the kernel.
+const RECORD_GRACE: Duration = Duration::from_secs(10);
+
+/// By how much a shim may overstay the limit of a start, which it keeps itself: it has to kill what the
+/// runtime started, and to see it gone.
+const SHIM_SLACK: Duration = Duration::from_secs(8);
+
+/// The watch of one process.
+pub(crate) struct Watch {
+    core: Arc<Core>,
+    container: Arc<ContainerState>,
+    process: Arc<Process>,
+    /// `None` when the shim is known to be gone.
+    exit: Option<ExitFifo>,
+    /// The shim, if it is a child of ours and must be reaped.
+    shim: Option<Child>,
+    /// That the shim has given the start up, and whether that took too long.
+    given_up: Option<bool>,
+    /// When the time for the start is over.
+    start_deadline: Option<Instant>,
+    /// There as long as there is memory to watch.
+    oom: Option<OomWatch>,
+    /// Whether its removal has been begun.
+    going: bool,
+    /// Whether the shim has been given time beyond the limit of the start.
+    overtime: bool,
+    adoptions: Adoptions,
+    /// When the next shim is to be begun that adopts.
+    adopt_at: Option<Instant>,
+}
+
+/// How often the process was adopted lately. One that makes its shims die, however it does that, must
+/// not keep the supervisor and the disk busy.
+#[derive(Debug, Default)]
+struct Adoptions(VecDeque<Instant>);
+
+impl Adoptions {
+    /// How long is lately.
+    const WINDOW: Duration = Duration::from_secs(600);
+    /// How many follow each other at once.
+    const AT_ONCE: usize = 5;
+    /// How many of them the group of the process gets. It may have no room: then a shim of the process's own
+    /// is asked for.
+    const IN_A_GROUP: usize = 2;
+    /// The longest pause.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Counts one more, and returns how long it has to wait: longer and longer.
+    fn pause(&mut self, now: Instant) -> Duration {
+        while self.0.front().is_some_and(|first| now.duration_since(*first) > Self::WINDOW) {
+            self.0.pop_front();
+        }
+        // More of them would make no pause longer.
+        while self.0.len() > 4 * Self::AT_ONCE {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+        let beyond = self.0.len().saturating_sub(Self::AT_ONCE);
+        match u32::try_from(beyond) {
+            Ok(0) => Duration::ZERO,
+            Ok(doublings @ ..=6) => Duration::from_secs(1 << (doublings - 1)).min(Self::LONGEST),
+            _ => Self::LONGEST,
+        }
+    }
+}
+
+/// One piece of news.
+enum News {
+    Said(Announcement),
+    ShimGone,
+    ProcessGone,
+    DeadlinePassed,
+    OutOfMemory,
+    AdoptionDue,
+}
+
+impl Watch {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        container: &Arc<ContainerState>,
+        process: &Arc<Process>,
+        exit: Option<ExitFifo>,
+        shim: Option<Child>,
+        start_deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            core: core.clone(),
+            container: container.clone(),
+            process: process.clone(),
+            exit,
+            shim,
+            given_up: None,
+            start_deadline,
+            oom: None,
+            going: false,
+            overtime: false,
+            adoptions: Adoptions::default(),
+            adopt_at: None,
+        }
+    }
+
+    /// Watches until the process has ended and its shim is gone.
+    pub(crate) async fn run(mut self) {
+        let _unwatched = self.process.unwatched.clone().drop_guard();
+        let mut deadline = self.start_deadline;
+        // Registered with the reactor only while its news is wanted.
+        let mut pidfd = None;
+        self.watch_memory();
+        if self.exit.is_none() {
+            self.feed(Input::ShimGone, &mut deadline).await;
+        }
+        loop {
+            let state = self.process.state();
+            if pidfd.is_none() && matches!(state, State::Live { .. }) {
+                pidfd = self.process.handle().and_then(watched);
+            }
+            let final_state = matches!(state, State::Stopped(_) | State::Abandoned);
+            if final_state {
+                // Who waits for it comes first.
+                tokio::task::yield_now().await;
+                (pidfd, deadline) = (None, None);
+                self.adopt_at = None;
+                self.oom = None;
+                if self.process.take_copies().is_some() || self.process.handle().is_some() {
+                    self.release().await;
+                }
+                self.reap_orphan();
+                self.process.set_handle(None);
+                // Not only when the shim is gone: without a pid namespace what the container has left
+                // running holds its pipes, and the deletion is what ends that. The output of an exec
+                // goes on as long as somebody writes it.
+                if self.process.id.is_init() || self.exit.is_none() {
+                    self.remove_if_asked();
+                }
+                if self.exit.is_none() {
+                    break;
+                }
+            }
+            let news = tokio::select! {
+                biased;
+                // Before the pidfd: what the shim has recorded is the better evidence.
+                said = next(&mut self.exit), if self.exit.is_some() => said.map_or(News::ShimGone, News::Said),
+                () = gone(&pidfd), if pidfd.is_some() => News::ProcessGone,
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => News::DeadlinePassed,
+                () = out_of_memory(&self.oom), if self.oom.is_some() => News::OutOfMemory,
+                () = sleep_until(self.adopt_at.unwrap_or_else(Instant::now)), if self.adopt_at.is_some() => News::AdoptionDue,
+                () = self.core.tasks.stop.cancelled() => return,
+            };
+            match news {
+                News::Said(Announcement::Created { pid, shim }) => {
+                    deadline = None;
+                    let shim = shim_record(shim);
+                    identify::take_identity(&self.core, &self.process, pid, shim).await;
+                    self.watch_memory();
+                    self.feed(Input::Created { pid }, &mut deadline).await;
+                }
+                News::Said(Announcement::Adopted { shim }) => {
+                    if let Some(shim) = shim_record(shim) {
+                        identify::record_adopter(&self.core, &self.process, shim).await;
+                    }
+                    self.feed(Input::Adopted, &mut deadline).await;
+                }
+                News::Said(Announcement::GivenUp { timed_out }) => self.given_up = Some(timed_out),
+                News::Said(Announcement::Exited { end, evidence }) => {
+                    let record = ExitRecord::now(end.into(), evidence);
+                    self.feed(Input::Recorded(record), &mut deadline).await;
+                }
+                News::ShimGone => {
+                    self.exit = None;
+                    if let Some(shim) = &mut self.shim
+                        && !self.core.spawned.ended(shim).await
+                    {
+                        self.core.spawned.expect_strangers();
+                    }
+                    self.feed(Input::ShimGone, &mut deadline).await;
+                }
+                News::ProcessGone => {
+                    pidfd = None;
+                    // It makes no more shims die, and its last output is to be had.
+                    if let Some(due) = &mut self.adopt_at {
+                        *due = Instant::now();
+                    }
+                    self.feed(Input::ProcessGone, &mut deadline).await;
+                }
+                News::OutOfMemory => self.tell_out_of_memory().await,
+                News::AdoptionDue => {
+                    self.adopt_at = None;
+                    if let Some(input) = self.try_to_adopt().await {
+                        self.feed(input, &mut deadline).await;
+                    }
+                }
+                News::DeadlinePassed => {
+                    deadline = None;
+                    if state != State::Creating {
+                        self.feed(Input::GraceOver, &mut deadline).await;
+                    } else if !self.overtime && self.shim_has_begun().await {
+                        self.overtime = true;
+                        deadline = Some(Instant::now() + SHIM_SLACK);
+                    } else {
+                        self.end_start(&mut deadline).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A container's memory is watched through its first process.
+    fn watch_memory(&mut self) {
+        if !self.process.id.is_init() {
+            return;
+        }
+        let Some(handle) = self.process.handle() else { return };
+        match OomWatch::begin(&self.core.files, &self.core.tasks, handle.pid) {
+            Ok(oom) => self.oom = Some(oom),
+            Err(error) => {
+                tracing::debug!(container = %self.process.container, %error, "memory not watched");
+            }
+        }
+    }
+
+    async fn tell_out_of_memory(&mut self) {
+        if self.oom.as_mut().is_some_and(OomWatch::take_new) {
+            self.process.apply(&self.core.events, Input::OutOfMemory).await;
+        }
+    }
+
+    /// Feeds the lifecycle and carries out what follows, which may be news in turn.
+    async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            if matches!(input, Input::Recorded(_)) {
+                // The reason comes before what came of it.
+                self.tell_out_of_memory().await;
+                // That one ends it may be the checkpoint's doing. A runtime that hangs over it hides no exit.
+                let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;
+            }
+            for action in self.process.apply(&self.core.events, input).await {
+                match action {
+                    Action::Publish(_) => {}
+                    Action::AwaitRecord => *deadline = Some(Instant::now() + RECORD_GRACE),
+                    Action::FindEnding => inputs.push(Input::Found(self.find_ending().await)),
+                    Action::RecordExit(record) => {
+                        inputs.push(Input::Recorded(self.record_exit(record).await));
+                    }
+                    Action::KillOrphan => {
+                        inputs.extend(self.hold().await);
+                        self.kill_orphan();
+                    }
+                    Action::Adopt => {
+                        let now = Instant::now();
+                        let pause = self.adoptions.pause(now);
+                        let ended = matches!(self.process.state(), State::Exiting { .. });
+                        if pause.is_zero() || ended {
+                            inputs.extend(self.try_to_adopt().await);
+                        } else {
+                            tracing::warn!(container = %self.process.container, process = %self.process.id, ?pause, "its shims die again and again; the next one waits");
+                            self.adopt_at = Some(now + pause);
+                        }
+                    }
+                    Action::ClearAway => {
+                        let (core, container) = (&self.core, &self.container);
+                        clear_away::clear_away(core, container, &self.process, self.given_up).await;
+                        inputs.push(Input::Cleared);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the process adopted, and returns what follows from that at once.
+    async fn try_to_adopt(&mut self) -> Option<Input> {
+        if let Some(record) = self.recorded().await {
+            // Its shim did its work before it went; the seed's announced nothing.
+            return Some(Input::Recorded(record));
+        }
+        if let Some(gone) = self.hold().await {
+            return Some(gone);
+        }
+        let error = self.adopt().await.err()?;
+        tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted");
+        Some(Input::ShimGone)
+    }
+
+    /// Sees to it that the process is held, now that its shim does not do that any more. Returns what follows
+    /// if it has ended.
+    async fn hold(&self) -> Option<Input> {
+        if self.process.handle().is_some() || !matches!(self.process.state(), State::Live { .. }) {
+            return None;
+        }
+        match identify::take_again(&self.core, &self.process).await {
+            Ok(true) => None,
+            Ok(false) => Some(Input::ProcessGone),
+            Err(error) => {
+                tracing::error!(container = %self.process.container, process = %self.process.id, %error, "not taken hold of");
+                None
+            }
+        }
+    }
+
+    async fn adopt(&mut self) -> io::Result<()> {
+        let alone = self.adoptions.0.len() > Adoptions::IN_A_GROUP;
+        // Never closed, so this is no error.
+        let _turn = self.core.adoptions.acquire().await.map_err(io::Error::other)?;
+        let (exit, shim) = adopt::adopt(&self.core, &self.process, alone).await?;
+        (self.exit, self.shim) = (Some(exit), shim);
+        Ok(())
+    }
+
+    async fn find_ending(&self) -> ExitRecord {
+        match self.recorded().await {
+            Some(record) => record,
+            None => evidence::from_kernel(self.process.handle().as_deref()).await,
+        }
+    }
+
+    /// The end of the process, if it is on disk.
+    async fn recorded(&self) -> Option<ExitRecord> {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        let found = blocking(move || {
+            let dir = process.dir(&core.root)?;
+            Ok(evidence::on_disk(&dir))
+        });
+        found.await.unwrap_or_else(|error| {
+            tracing::warn!(container = %self.process.container, %error, "its end is not looked for on disk");
+            None
+        })
+    }
+
+    /// Writes the end down and returns what stands there: a shim may have been faster.
+    async fn record_exit(&self, record: ExitRecord) -> ExitRecord {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        let ours = record.clone();
+        let recorded = blocking(move || process.dir(&core.root)?.record_exit(&ours));
+        recorded.await.unwrap_or_else(|error| {
+            // Those who wait are told all the same: a full disk is no reason to hide an exit.
+            tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
+            record
+        })
+    }
+
+    /// Nothing of it need be kept beyond our life any more.
+    async fn release(&self) {
+        if self.core.keeping.is_any() {
+            let (core, process) = (self.core.clone(), self.process.clone());
+            let released = blocking(move || {
+                core.keeping.release(&process);
+                Ok(())
+            });
+            let _ = released.await;
+        }
+    }
+
+    /// A process that came to us, a subreaper, is ours to reap, now that its end is on disk.
+    fn reap_orphan(&self) {
+        if let Some(handle) = self.process.handle() {
+            // Of another's child this is an error, which says just that.
+            let _ = wait::reap(wait::Child::Held(&handle.pidfd));
+        }
+    }
+
+    fn kill_orphan(&self) {
+        let Some(handle) = self.process.handle() else { return };
+        tracing::info!(container = %self.process.container, pid = handle.pid, "orphan killed: its shim is gone");
+        if let Err(error) = handle.pidfd.send_signal(nix::libc::SIGKILL) {
+            tracing::warn!(container = %self.process.container, pid = handle.pid, %error, "orphan not killed");
+        }
+    }
+
+    /// Whether there is a shim that keeps the limit of the start: it opens its control FIFO first of
+    /// all. A group may not have come to begin it.
+    async fn shim_has_begun(&self) -> bool {
+        let (core, process) = (self.core.clone(), self.process.clone());
+        let begun = blocking(move || process.dir(&core.root)?.control_writer().map(drop));
+        begun.await.is_ok()
+    }
+
+    /// The shim ends a start by itself when its time is over. One that does not is wedged, or was
+    /// never begun.
+    async fn end_start(&mut self, deadline: &mut Option<Instant>) {
+        tracing::warn!(container = %self.process.container, "no shim has ended the start in time; given up");
+        let timeout = self.process.start_timeout;
+        self.process.fail(Error::StartTimeout { timeout, detail: String::new() });
+        match &mut self.shim {
+            Some(shim) => _ = shim.kill(),
+            // It is not our child; what it has begun is found and ended all the same.
+            None => {
+                self.exit = None;
+                self.feed(Input::ShimGone, deadline).await;
+            }
+        }
+    }
+
+    fn remove_if_asked(&mut self) {
+        if self.process.is_to_go() && !self.going {
+            self.going = true;
+            let (core, container, process) =
+                (self.core.clone(), self.container.clone(), self.process.clone());
+            core.clone().tasks.spawn(async move {
+                remove::remove_exited(&core, &container, &process).await;
+            });
+        }
+    }
+}
+
+/// A shim as it goes on disk. `None` if it is gone already.
+fn shim_record(shim: Announcer) -> Option<ShimRecord> {
+    // Should it have died and its number be another's by now, that one's start time is written down,
+    // and nothing is found at the descriptors.
+    let start_time = Stat::read(shim.pid).ok()?.start_time;
+    Some(ShimRecord { pid: shim.pid, start_time, stdio: shim.stdio })
+}
+
+async fn next(exit: &mut Option<ExitFifo>) -> Option<Announcement> {
+    match exit {
+        Some(exit) => exit.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn watched(handle: Arc<Handle>) -> Option<AsyncFd<Arc<PidFd>>> {
+    reactor::pidfd(handle.pidfd.clone())
+        .inspect_err(|error| tracing::error!(%error, "pidfd not watched"))
+        .ok()
+}
+
+async fn out_of_memory(oom: &Option<OomWatch>) {
+    match oom {
+        Some(oom) => oom.happened().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
+    match pidfd {
+        // An error comes only with the end of the runtime, and this task with it.
+        Some(pidfd) => _ = pidfd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_shims_die_waits_longer_and_longer_for_the_next() {
+        let mut adoptions = Adoptions::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..14 {
+            pauses.push(adoptions.pause(now).as_secs());
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        now += Adoptions::WINDOW + Duration::from_secs(1);
+        assert_eq!(adoptions.pause(now), Duration::ZERO);
+    }
+}

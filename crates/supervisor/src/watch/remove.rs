@@ -1,0 +1,239 @@
+//! The one way in which something is removed: a container, or the record of an exec. It acts on the thing
+//! itself, never on its id, which may be another's by now.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, EventKind};
+use tokio::time::timeout;
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::model::container::ContainerState;
+use crate::model::lifecycle::{Activity, State};
+use crate::model::process::Process;
+use crate::os::tasks::blocking;
+use crate::shim::control;
+use crate::watch::change;
+
+/// How long a runtime may take to delete what is left of a container.
+pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a killed process may take to vanish before it counts as hanging in the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long output of a container that removes itself may wait for its reader.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether a container that runs is killed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    Yes,
+    No,
+}
+
+/// Why something is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Somebody has asked for it now.
+    Asked,
+    /// It has ended, and was to go then. Nobody need have heard of its end.
+    OfItself,
+}
+
+/// Deletes a container and all that is left of it.
+pub(crate) async fn delete(
+    core: &Arc<Core>,
+    container: &Arc<ContainerState>,
+    force: Force,
+    removal: Removal,
+) -> Result<(), Error> {
+    let _operation = container.operation.lock().await;
+    let known = core.container(&container.id);
+    if !known.is_some_and(|known| Arc::ptr_eq(&known, container)) {
+        return Err(Error::NotFound(container.id.clone()));
+    }
+    if force == Force::Yes && container.init.state() == State::Creating {
+        cut_start_short(core, container).await?;
+        // It has cleared away what there was of it; unless it came to its end just before that.
+        if container.init.state() == State::Abandoned {
+            return Ok(());
+        }
+    }
+    match container.init.state() {
+        State::Stopped(_) | State::Live { activity: Activity::Created, .. } => {}
+        State::Creating | State::Abandoned => {
+            return Err(container.wrong_state("delete without force", "created or stopped"));
+        }
+        _ if force == Force::Yes => {}
+        _ => return Err(container.wrong_state("delete without force", "stopped")),
+    }
+    // All are sent the signal before any is waited for, and a frozen one is thawed after it.
+    for process in container.processes() {
+        if let Some(Err(error)) = process.signal(nix::libc::SIGKILL) {
+            return Err(error);
+        }
+    }
+    change::thaw(core, container).await?;
+    for process in container.processes() {
+        vanished(&process).await?;
+    }
+    container.runtime.delete(&container.id, DELETE_LIMIT).await?;
+    let drain = match removal {
+        Removal::Asked => Duration::from_secs(1),
+        Removal::OfItself => DRAIN_LIMIT,
+    };
+    for process in container.processes() {
+        shim_ended(core, &process, drain).await;
+    }
+    forget(core, container, &container.init, removal)
+        .await
+        .map_err(Error::io(format!("remove the directory of container {}", container.id)))
+}
+
+/// Waits until a start has come to nothing, or what it started has ended.
+async fn cut_start_short(core: &Core, container: &ContainerState) -> Result<(), Error> {
+    // Its shim may have still to begin, and reads this then.
+    let _told = match control::cancel_start(&core.root, &container.init) {
+        Ok(told) => Some(told),
+        // Its directory is gone by now: it is being cleared away already.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return Err(Error::io(format!("end the start of container {}", container.id))(error));
+        }
+    };
+    vanished(&container.init).await
+}
+
+/// Waits until the shim of an ended process is gone. A shim that still waits for a slow reader of a
+/// FIFO is made to stop; the output that it holds for that reader is lost.
+async fn shim_ended(core: &Core, process: &Process, drain: Duration) {
+    if timeout(drain, process.unwatched.cancelled()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(container = %process.container, process = %process.id, "output that waits for a reader is dropped: the container is deleted");
+    if let Err(error) = control::cancel(&core.root, process) {
+        tracing::debug!(container = %process.container, process = %process.id, %error, "its shim is not told");
+    }
+    if timeout(KILL_LIMIT, process.unwatched.cancelled()).await.is_err() {
+        tracing::warn!(container = %process.container, process = %process.id, "its shim does not end");
+    }
+}
+
+/// Waits until a process that was killed has ended.
+async fn vanished(process: &Process) -> Result<(), Error> {
+    let pid = process.pid();
+    let (id, after) = (process.container.clone(), KILL_LIMIT);
+    match (timeout(KILL_LIMIT, process.ended()).await, pid) {
+        (Ok(_), _) => Ok(()),
+        (Err(_), Some(pid)) => Err(Error::SurvivesKill { id, pid, after }),
+        (Err(_), None) => Err(Error::StartDoesNotEnd { id, after }),
+    }
+}
+
+/// Whether this very process is known, and not only one of its name.
+fn knows(core: &Core, container: &Arc<ContainerState>, process: &Arc<Process>) -> bool {
+    let known = core.container(&container.id);
+    known.is_some_and(|known| Arc::ptr_eq(&known, container))
+        && (Arc::ptr_eq(&container.init, process)
+            || container.execs().get(&process.id).is_some_and(|it| Arc::ptr_eq(it, process)))
+}
+
+/// Removes the directory of a process, of the whole container for an init, and forgets it. Does
+/// nothing if that has been done: the name may be another's by now.
+pub(crate) async fn forget(
+    core: &Arc<Core>,
+    container: &Arc<ContainerState>,
+    process: &Arc<Process>,
+    removal: Removal,
+) -> io::Result<()> {
+    // Until this is done the name is taken, so whoever comes second finds it unknown.
+    let _alone = container.removal.lock().await;
+    if !knows(core, container, process) {
+        return Ok(());
+    }
+    let of_core = core.clone();
+    let (of, id, has_been) = (container.clone(), process.id.clone(), process.has_been());
+    if has_been {
+        // From here on the journal alone says how it ended.
+        match core.events.sync().await {
+            // On a full disk a deletion may be what helps.
+            Err(error) if removal == Removal::Asked => {
+                tracing::warn!(container = %container.id, %error, "deleted before its exit is on disk");
+            }
+            synced => synced?,
+        }
+    }
+    let removed = blocking(move || match id.is_init() {
+        true => of_core.root.remove_container(&of.id),
+        false => of_core.root.remove_process(&of_core.root.container(&of.id)?, &id),
+    })
+    .await;
+    // What stays on disk stays known, so that it can be deleted again; of a start that came to
+    // nothing there is nothing to know.
+    if removed.is_err() && has_been {
+        return removed;
+    }
+    if !has_been || !process.id.is_init() {
+        // While its id is taken: the next one of this id must not be forgotten.
+        core.events.forget(process).await;
+    }
+    if process.id.is_init() {
+        container.processes().iter().for_each(|process| process.set_gone());
+        let told = {
+            // Told before the id can be another's, and once nothing is left.
+            let mut containers = core.containers();
+            let last = if has_been { vec![EventKind::Deleted] } else { vec![] };
+            let told = core.events.publish(process, last);
+            core.forget(&mut containers, &container.id);
+            told
+        };
+        told.await;
+    } else {
+        process.set_gone();
+        container.execs().remove(&process.id);
+    }
+    removed
+}
+
+/// Waits for the deletion of a container that is to be deleted after its exit and has ended: who
+/// has been told of that end may use its id again.
+pub(crate) async fn make_way(core: &Arc<Core>, id: &ContainerId) {
+    if let Some(old) = core.container(id).filter(|old| old.init.is_to_go()) {
+        // Whether this deletes it or comes second; and if neither can, its id is in use.
+        let _ = delete(core, &old, Force::No, Removal::OfItself).await;
+    }
+}
+
+/// Deletes what was to be deleted after its exit; again, more and more seldom, where a disk or a
+/// runtime refuses it.
+pub(crate) async fn remove_exited(
+    core: &Arc<Core>,
+    container: &Arc<ContainerState>,
+    process: &Arc<Process>,
+) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let removed = if process.id.is_init() {
+            delete(core, container, Force::No, Removal::OfItself).await
+        } else {
+            let removed = forget(core, container, process, Removal::OfItself).await;
+            removed.map_err(Error::io(format!("remove process {}", process.id)))
+        };
+        match removed {
+            Ok(()) | Err(Error::NotFound(_) | Error::Closed) => return,
+            // The whole container was deleted meanwhile.
+            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                process.stays();
+                tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; tried again in {pause:?}");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = core.tasks.stop.cancelled() => return,
+        }
+        pause = (pause * 2).min(Duration::from_secs(300));
+    }
+}
