@@ -233,4 +233,32 @@ mod tests {
         assert_eq!(paths, kept.map(std::path::Path::new));
         assert_eq!(Directory::open(&broken).unwrap().names().unwrap(), kept);
     }
+
+    #[test]
+    fn what_a_full_disk_has_no_place_for_stays_where_it_is() {
+        use crate::directory::tests::{mount_tmpfs, with_mounts};
+        // The root, its lock, its marker, two directories of the container and then that of all places.
+        for inodes in [5, 6] {
+            with_mounts(move || {
+                let temp = tempfile::tempdir().unwrap();
+                mount_tmpfs(temp.path(), &format!("nr_inodes={inodes}"));
+                let root = StateRoot::open(temp.path()).unwrap();
+                let id: ContainerId = "web".parse().unwrap();
+                let staged = root.stage_container().unwrap();
+                staged.directory().create_dir("init").unwrap();
+                let container = staged.publish(&id).unwrap();
+                let init = ProcessId::init();
+                for result in [
+                    root.set_container_aside(&id, "why"),
+                    root.set_process_aside(&container, &id, &init, "why"),
+                ] {
+                    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                }
+                let (containers, problems) = all(&root);
+                assert_eq!((containers[0].processes.len(), problems), (1, vec![]));
+                drop((root, container, containers));
+                nix::mount::umount(temp.path()).unwrap();
+            });
+        }
+    }
 }

@@ -355,7 +355,7 @@ impl AsFd for Directory {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::os::unix::net::UnixListener;
@@ -364,6 +364,27 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let directory = Directory::open(temp.path()).unwrap();
         (temp, directory)
+    }
+
+    /// Runs a test with mounts that its thread alone sees and that go with it. They take root: without,
+    /// nothing is tested.
+    pub(crate) fn with_mounts(test: impl FnOnce() + Send + 'static) {
+        use nix::mount::{MsFlags, mount};
+        let body = move || {
+            match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+                Err(Errno::EPERM) => return,
+                other => other.unwrap(),
+            }
+            let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+            mount(none, "/", none, private, none).unwrap();
+            test();
+        };
+        std::thread::spawn(body).join().unwrap();
+    }
+
+    pub(crate) fn mount_tmpfs(path: &Path, options: &str) {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(None::<&str>, path, Some("tmpfs"), flags, Some(options)).unwrap();
     }
 
     #[test]
@@ -606,28 +627,42 @@ mod tests {
 
     #[test]
     fn removal_stops_at_a_mount() {
-        use nix::mount::{MsFlags, mount};
-        let temp = tempfile::tempdir().unwrap();
-        let root = temp.path().to_owned();
-        let inner = root.join("tree/inner");
-        std::fs::create_dir_all(&inner).unwrap();
-        // A mount that this thread alone sees, and that goes with it.
-        let removal = std::thread::spawn(move || {
-            match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
-                // It takes root.
-                Err(Errno::EPERM) => return,
-                other => other.unwrap(),
-            }
-            let none = None::<&str>;
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-            mount(none, &inner, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        with_mounts(|| {
+            let temp = tempfile::tempdir().unwrap();
+            let inner = temp.path().join("tree/inner");
+            std::fs::create_dir_all(&inner).unwrap();
+            mount_tmpfs(&inner, "");
             std::fs::write(inner.join("kept"), "x").unwrap();
-            // Opened here: a descriptor from before shows what was there without the mount.
-            let error = Directory::open(&root).unwrap().remove_all("tree").unwrap_err();
+            let error = Directory::open(temp.path()).unwrap().remove_all("tree").unwrap_err();
             assert!(inner.join("kept").exists());
             assert_eq!(error.raw_os_error(), Some(Errno::EXDEV as i32), "{error}");
+            nix::mount::umount(&inner).unwrap();
         });
-        removal.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_costs_nothing_that_is_there() {
+        with_mounts(|| {
+            let temp = tempfile::tempdir().unwrap();
+            // Room for the directory, two files and some bytes.
+            mount_tmpfs(temp.path(), "nr_inodes=3,size=64k");
+            let dir = Directory::open(temp.path()).unwrap();
+            dir.write_atomic("a", b"old").unwrap();
+            let is_full = |result: io::Result<()>| {
+                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                assert_eq!(dir.names().unwrap(), ["a"]);
+                assert_eq!(dir.read("a", 10).unwrap(), b"old");
+            };
+            is_full(dir.write_atomic("a", &[0; 100_000]));
+            is_full(dir.write_once("b", &[0; 100_000]));
+            dir.create_dir("dir").unwrap();
+            for result in [dir.make_dir("new"), dir.create_dir("new")] {
+                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            }
+            assert!(dir.make_dir("dir").is_ok());
+            drop(dir);
+            nix::mount::umount(temp.path()).unwrap();
+        });
     }
 
     #[test]
