@@ -457,6 +457,7 @@ mod tests {
         let (exit, control) = (pipe(), pipe());
         let fds = [(FdName::Exit, exit.as_fd()), (FdName::Control, control.as_fd())];
         Message::new(fds, [OsStr::new("--dir"), OsStr::new("/x")]).unwrap().send(&ours).unwrap();
+        drop(ours);
         let mut room = [0; 512];
         let mut handoff = Handoff::receive(&theirs, &mut room).unwrap().unwrap();
         assert_eq!(handoff.bytes(), b"--dir\0/x\0");
@@ -470,7 +471,6 @@ mod tests {
         assert_eq!(has(&handoff), [true, false, false]);
         assert!(handoff.take(FdName::Control).is_none());
         assert!(handoff.take(FdName::Exit).is_some());
-        drop(ours);
         assert!(Handoff::receive(&theirs, &mut room).unwrap().is_none());
     }
 }

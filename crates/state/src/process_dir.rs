@@ -384,6 +384,9 @@ mod tests {
             dir.directory().write_atomic(PID, content.as_bytes()).unwrap();
             assert_eq!(dir.pid().ok(), pid, "{content:?}");
         }
+        dir.directory().unlink(PID).unwrap();
+        dir.directory().create_dir(PID).unwrap();
+        assert!(dir.pid().is_err(), "it can't be read");
     }
 
     #[test]

@@ -55,7 +55,9 @@ mod tests {
             runtime_root: "/run/runc".into(),
         };
         let content = r#"{"root":"/c","bundle":"/b","runtime":"runc","runtimeArgs":null,"runtimeRoot":"/run/runc","shim":"containerd-shim","noPivotRoot":false,"timeout":15000000000}"#;
-        assert_eq!(load(content).unwrap(), Some(state));
+        assert_eq!(load(content).unwrap().as_ref(), Some(&state));
+        let arguments = format!("[\"{}\"]", "x".repeat(100_000));
+        assert_eq!(load(&content.replace("null", &arguments)).unwrap(), Some(state));
         for damaged in ["", "{}", &content[..content.len() - 1]] {
             assert!(load(damaged).is_err(), "{damaged:?}");
         }
