@@ -290,8 +290,8 @@ mod tests {
         for bad in [
             "",
             "created",
-            "created -1",
-            "created 0",
+            "created -1 shim=3",
+            "created 0 shim=3",
             "created 1 2",
             "created 1 shim=0",
             "created 1 shim=3 stdout",
@@ -307,5 +307,12 @@ mod tests {
         ] {
             assert_eq!(Announcement::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_descriptors_of_a_shim_are_those_that_it_has() {
+        let stdio = StdioFds { stdout: fd("5"), stderr: None, terminal: fd("9:26.0") };
+        assert_eq!(stdio.all().map(Some).collect::<Vec<_>>(), [fd("5"), fd("9:26.0")]);
+        assert_eq!(StdioFds::default().all().count(), 0);
     }
 }

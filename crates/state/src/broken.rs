@@ -208,4 +208,67 @@ mod tests {
         assert!(root.set_container_aside(&id, "").is_err());
         assert!(root.container(&id).is_ok());
     }
+
+    #[test]
+    fn a_reason_is_told_whole_and_a_lost_one_hides_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let id: ContainerId = "web".parse().unwrap();
+        root.stage_container().unwrap().publish(&id).unwrap();
+        let reason = "why ".repeat(10_000);
+        let place = root.set_container_aside(&id, &reason).unwrap();
+        let told = || all(&root).1.into_iter().map(|p| p.reason).collect::<Vec<_>>();
+        assert_eq!(told(), [format!("set aside: {}", reason.trim_end())]);
+        std::fs::remove_file(place.join(REASON)).unwrap();
+        assert!(told()[0].contains("its reason can't be read"), "{:?}", told());
+    }
+
+    #[test]
+    fn only_a_place_without_anything_of_a_container_is_cleared_away() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let broken = root.path().join(BROKEN);
+        for kept in ["runtime-1/.runtime/runc/web", "container-1/web", "name-1/.runtime"] {
+            std::fs::create_dir_all(broken.join(kept)).unwrap();
+        }
+        std::fs::write(broken.join("a file"), "").unwrap();
+        // A crash has left nothing but the reason, or what was to become that.
+        std::fs::create_dir_all(broken.join("empty-1")).unwrap();
+        std::fs::create_dir_all(broken.join("half-1")).unwrap();
+        std::fs::write(broken.join("half-1/.reason.7"), "").unwrap();
+        let (_, problems) = all(&root);
+        let paths: Vec<_> =
+            problems.iter().map(|p| p.path.strip_prefix(&broken).unwrap()).collect();
+        let kept = ["a file", "container-1", "name-1", "runtime-1"];
+        assert_eq!(paths, kept.map(std::path::Path::new));
+        assert_eq!(Directory::open(&broken).unwrap().names().unwrap(), kept);
+    }
+
+    #[test]
+    fn what_a_full_disk_has_no_place_for_stays_where_it_is() {
+        use crate::directory::tests::{mount_tmpfs, with_mounts};
+        // The root, its lock, its marker, two directories of the container and then that of all places.
+        for inodes in [5, 6] {
+            with_mounts(move || {
+                let temp = tempfile::tempdir().unwrap();
+                mount_tmpfs(temp.path(), &format!("nr_inodes={inodes}"));
+                let root = StateRoot::open(temp.path()).unwrap();
+                let id: ContainerId = "web".parse().unwrap();
+                let staged = root.stage_container().unwrap();
+                staged.directory().create_dir("init").unwrap();
+                let container = staged.publish(&id).unwrap();
+                let init = ProcessId::init();
+                for result in [
+                    root.set_container_aside(&id, "why"),
+                    root.set_process_aside(&container, &id, &init, "why"),
+                ] {
+                    assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                }
+                let (containers, problems) = all(&root);
+                assert_eq!((containers[0].processes.len(), problems), (1, vec![]));
+                drop((root, container, containers));
+                nix::mount::umount(temp.path()).unwrap();
+            });
+        }
+    }
 }

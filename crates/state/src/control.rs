@@ -66,10 +66,17 @@ mod tests {
 
     #[test]
     fn the_seeds_three_messages_and_one_more() {
-        assert_eq!(Control::parse(b"0 0 0"), Some(Control::CloseStdin));
-        assert_eq!(Control::parse(b"1 80 24"), Some(Control::Resize { width: 80, height: 24 }));
-        assert_eq!(Control::parse(b"2 15 0"), Some(Control::Signal(15)));
-        assert_eq!(Control::parse(b"3 0 0"), Some(Control::ReopenLogs));
+        for (text, message) in [
+            ("0 0 0", Control::CloseStdin),
+            ("1 80 24", Control::Resize { width: 80, height: 24 }),
+            ("1 65535 0", Control::Resize { width: u16::MAX, height: 0 }),
+            ("2 1 0", Control::Signal(1)),
+            ("2 64 0", Control::Signal(64)),
+            ("3 0 0", Control::ReopenLogs),
+        ] {
+            assert_eq!(Control::parse(text.as_bytes()), Some(message));
+            assert_eq!(message.to_string(), format!("{text}\n"));
+        }
         for bad in [
             &b""[..],
             b"2",
@@ -79,6 +86,7 @@ mod tests {
             b"2 65 0",
             b"2 -9 0",
             b"1 70000 1",
+            b"1 1 -1",
             b"4 0 0",
             b"x 1 2",
         ] {

@@ -203,4 +203,26 @@ mod tests {
             let _ = decode(&line);
         }
     }
+
+    #[test]
+    fn room_is_made_once_for_the_longest_entry() {
+        let time = crate::time::format(std::time::UNIX_EPOCH);
+        for content in [&b""[..], b"x", &[b'x'; 5000]] {
+            let mut log = Vec::new();
+            encode(Stream::Stdout, &time, Mark::Notice, &[content, b"\n"].concat(), &mut log);
+            assert_eq!(log.capacity(), log.len());
+        }
+    }
+
+    #[test]
+    fn a_line_that_lacks_something_is_no_entry() {
+        for line in
+            ["", "t", "t stdout", "t stdout F", "t stdin F x", "t stdout  x", "t stdout G x"]
+        {
+            assert_eq!(decode(line.as_bytes()), None, "{line:?}");
+        }
+        assert_eq!(decode(b"\xff stdout F x"), None);
+        let entry = decode(b"t stderr P ").unwrap();
+        assert_eq!((entry.time, entry.stream, entry.written()), ("t", Stream::Stderr, vec![]));
+    }
 }

@@ -355,15 +355,36 @@ impl AsFd for Directory {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
     use std::os::unix::net::UnixListener;
 
     fn scratch() -> (tempfile::TempDir, Directory) {
         let temp = tempfile::tempdir().unwrap();
         let directory = Directory::open(temp.path()).unwrap();
         (temp, directory)
+    }
+
+    /// Runs a test with mounts that its thread alone sees and that go with it. They take root: without,
+    /// nothing is tested.
+    pub(crate) fn with_mounts(test: impl FnOnce() + Send + 'static) {
+        use nix::mount::{MsFlags, mount};
+        let body = move || {
+            match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+                Err(Errno::EPERM) => return,
+                other => other.unwrap(),
+            }
+            let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+            mount(none, "/", none, private, none).unwrap();
+            test();
+        };
+        std::thread::spawn(body).join().unwrap();
+    }
+
+    pub(crate) fn mount_tmpfs(path: &Path, options: &str) {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(None::<&str>, path, Some("tmpfs"), flags, Some(options)).unwrap();
     }
 
     #[test]
@@ -435,5 +456,219 @@ mod tests {
             });
             assert!(!dir.contains("tree").unwrap());
         }
+    }
+
+    #[test]
+    fn a_directory_is_a_directory_and_no_link_to_one() {
+        let (temp, dir) = scratch();
+        let inner = dir.create_dir("inner").unwrap();
+        assert_eq!(inner.path(), temp.path().join("inner"));
+        dir.append("file").unwrap();
+        symlink("inner", temp.path().join("link")).unwrap();
+        for name in ["file", "link"] {
+            let error = dir.open_dir(name).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotADirectory, "{name}");
+            assert!(dir.make_dir(name).is_err(), "{name}");
+        }
+        assert!(Directory::open(&temp.path().join("file")).is_err());
+        let taken = dir.create_dir("inner").unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        inner.append("within").unwrap();
+        assert_eq!(dir.make_dir("inner").unwrap().names().unwrap(), ["within"]);
+        assert!(dir.make_dir("new").unwrap().names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_made_is_its_owners_alone() {
+        let (temp, dir) = scratch();
+        dir.create_dir("dir").unwrap();
+        dir.make_fifo("fifo").unwrap();
+        dir.append("appended").unwrap();
+        dir.write_atomic("atomic", b"x").unwrap();
+        dir.write_once("once", b"x").unwrap();
+        for name in dir.names().unwrap() {
+            let mode = temp.path().join(&name).metadata().unwrap().mode() & 0o777;
+            assert_eq!(mode, if name == "dir" { 0o700 } else { 0o600 }, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_descriptor_is_left_to_another_program() {
+        let (_temp, dir) = scratch();
+        let inner = dir.create_dir("dir").unwrap();
+        dir.make_fifo("fifo").unwrap();
+        let file = dir.append("file").unwrap();
+        let fifo = dir.open_fifo("fifo", OFlag::O_RDWR).unwrap();
+        for fd in [dir.as_fd(), inner.as_fd(), file.as_fd(), fifo.as_fd()] {
+            let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+            assert_eq!(flags, nix::fcntl::FdFlag::FD_CLOEXEC.bits());
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit_whatever_its_length_says() {
+        let (_temp, dir) = scratch();
+        for content in [&b""[..], b"1234567890"] {
+            dir.write_atomic("file", content).unwrap();
+            assert_eq!(dir.read("file", 10).unwrap(), content);
+        }
+        assert_eq!(dir.read("file", 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        // Of a file in /proc the kernel says that it is empty.
+        let proc = Directory::open(Path::new("/proc/self")).unwrap();
+        let whole = proc.read("cmdline", 1 << 20).unwrap();
+        let length = whole.len() as u64;
+        assert!(length > 0);
+        assert_eq!(proc.read("cmdline", length).unwrap(), whole);
+        for limit in [0, length - 1] {
+            let error = proc.read("cmdline", limit).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{limit}");
+        }
+    }
+
+    #[test]
+    fn the_temporary_file_of_a_crash_is_overwritten() {
+        let (temp, dir) = scratch();
+        let left = temp.path().join(format!(".a.{}", std::process::id()));
+        std::fs::write(&left, "more than is written now").unwrap();
+        dir.write_atomic("a", b"new").unwrap();
+        assert_eq!(dir.read("a", 100).unwrap(), b"new");
+        // One that can't be renamed does not stay.
+        dir.create_dir("dir").unwrap();
+        assert!(dir.write_atomic("dir", b"x").is_err());
+        assert!(!dir.contains(&format!(".dir.{}", std::process::id())).unwrap());
+    }
+
+    #[test]
+    fn what_is_appended_comes_after_what_is_there() {
+        let (_temp, dir) = scratch();
+        for line in [b"one\n", b"two\n"] {
+            dir.append("log").unwrap().write_all(line).unwrap();
+        }
+        assert_eq!(dir.read("log", 100).unwrap(), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn an_owner_is_given_to_an_entry_and_not_to_what_a_link_points_to() {
+        let (temp, dir) = scratch();
+        let owner = |name: &str| {
+            let metadata = temp.path().join(name).symlink_metadata().unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        dir.append("file").unwrap();
+        symlink("file", temp.path().join("link")).unwrap();
+        let ours = owner("file");
+        let given = dir.give("link", 12, 34);
+        if nix::unistd::geteuid().is_root() {
+            given.unwrap();
+            assert_eq!(owner("link"), (12, 34));
+        } else {
+            assert_eq!(given.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        }
+        assert_eq!(owner("file"), ours);
+    }
+
+    #[test]
+    fn names_are_taken_away_and_changed() {
+        let (_temp, dir) = scratch();
+        let inner = dir.create_dir("inner").unwrap();
+        let write = |name: &str| dir.write_atomic(name, name.as_bytes()).unwrap();
+        write("a");
+        write("b");
+        assert_eq!(dir.rename_new("a", "b").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        dir.rename_new("a", "c").unwrap();
+        dir.rename("b", "c").unwrap();
+        assert_eq!(dir.names().unwrap(), ["c", "inner"]);
+        assert_eq!(dir.read("c", 10).unwrap(), b"b");
+        dir.move_to("c", &inner).unwrap();
+        write("c");
+        assert_eq!(dir.move_to("c", &inner).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(inner.read("c", 10).unwrap(), b"b");
+        dir.unlink("c").unwrap();
+        dir.unlink("c").unwrap();
+        assert!(dir.unlink("inner").is_err());
+        assert_eq!(dir.names().unwrap(), ["inner"]);
+    }
+
+    #[test]
+    fn names_come_sorted_and_without_what_is_no_text() {
+        let (temp, dir) = scratch();
+        dir.append("file").unwrap();
+        dir.make_fifo("a fifo").unwrap();
+        dir.create_dir("dir").unwrap();
+        symlink("gone", temp.path().join("link")).unwrap();
+        let odd = OsStr::from_bytes(b"\xff");
+        std::fs::write(temp.path().join(odd), "").unwrap();
+        assert_eq!(dir.names().unwrap(), ["a fifo", "dir", "file", "link"]);
+        assert_eq!(dir.names_but_of_files().unwrap(), ["a fifo", "dir", "link"]);
+        let names = ["a fifo", "dir", "file", "link"].map(OsString::from);
+        assert_eq!(dir.raw_names().unwrap(), [&names[..], &[odd.to_owned()]].concat());
+    }
+
+    #[test]
+    fn an_entry_is_itself_under_any_of_its_names() {
+        let (temp, dir) = scratch();
+        let file = dir.append("file").unwrap();
+        std::fs::hard_link(temp.path().join("file"), temp.path().join("same")).unwrap();
+        dir.append("other").unwrap();
+        symlink("gone", temp.path().join("link")).unwrap();
+        let id = |name: &str| dir.file_id(name).unwrap();
+        assert_eq!(id("file"), Some(FileId::of(&file).unwrap()));
+        assert_eq!(id("file"), id("same"));
+        assert_ne!(id("file"), id("other"));
+        assert_eq!(id("gone"), None);
+        let there = ["file", "link", "gone"].map(|name| dir.contains(name).unwrap());
+        assert_eq!(there, [true, true, false]);
+        assert!(dir.contains("file/x").is_err());
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        file.set_modified(time).unwrap();
+        assert_eq!(dir.modified("same").unwrap(), time);
+        assert!(dir.modified("gone").is_err());
+    }
+
+    #[test]
+    fn removal_stops_at_a_mount() {
+        with_mounts(|| {
+            let temp = tempfile::tempdir().unwrap();
+            let inner = temp.path().join("tree/inner");
+            std::fs::create_dir_all(&inner).unwrap();
+            mount_tmpfs(&inner, "");
+            std::fs::write(inner.join("kept"), "x").unwrap();
+            let error = Directory::open(temp.path()).unwrap().remove_all("tree").unwrap_err();
+            assert!(inner.join("kept").exists());
+            assert_eq!(error.raw_os_error(), Some(Errno::EXDEV as i32), "{error}");
+            nix::mount::umount(&inner).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_full_disk_costs_nothing_that_is_there() {
+        with_mounts(|| {
+            let temp = tempfile::tempdir().unwrap();
+            // Room for the directory, two files and some bytes.
+            mount_tmpfs(temp.path(), "nr_inodes=3,size=64k");
+            let dir = Directory::open(temp.path()).unwrap();
+            dir.write_atomic("a", b"old").unwrap();
+            let is_full = |result: io::Result<()>| {
+                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+                assert_eq!(dir.names().unwrap(), ["a"]);
+                assert_eq!(dir.read("a", 10).unwrap(), b"old");
+            };
+            is_full(dir.write_atomic("a", &[0; 100_000]));
+            is_full(dir.write_once("b", &[0; 100_000]));
+            dir.create_dir("dir").unwrap();
+            for result in [dir.make_dir("new"), dir.create_dir("new")] {
+                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            }
+            assert!(dir.make_dir("dir").is_ok());
+            drop(dir);
+            nix::mount::umount(temp.path()).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_call_that_a_signal_interrupted_is_made_again() {
+        let mut results = [Err(Errno::EINTR), Err(Errno::EINTR), Ok(7)].into_iter();
+        assert_eq!(uninterrupted(|| results.next().unwrap()), Ok(7));
+        assert_eq!(uninterrupted(|| Err::<(), _>(Errno::EIO)), Err(Errno::EIO));
     }
 }

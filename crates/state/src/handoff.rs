@@ -376,8 +376,12 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_an_error() {
-        let long = "x".repeat(MAX_LEN);
-        let error = Message::new([], [OsStr::new(&long)]).unwrap_err();
+        let of = |bytes: usize| Message::new([], [OsStr::new(&"x".repeat(bytes))]);
+        // A command line may have thousands of arguments for the runtime.
+        assert!(of(100_000).is_ok());
+        let most = MAX_LEN - HEAD_LEN - 1;
+        assert_eq!(of(most).unwrap().bytes().len(), MAX_LEN);
+        let error = of(most + 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ArgumentListTooLong);
     }
 
@@ -404,5 +408,69 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_message_is_laid_out_as_the_table_says() {
+        let (exit, log) = (pipe(), null());
+        let fds = [(FdName::Exit, exit.as_fd()), (FdName::Log, log.as_fd())];
+        let message = Message::new(fds, [OsStr::new("--dir"), OsStr::new("/x")]).unwrap();
+        let entry =
+            |letter: &[u8], fd: &OwnedFd| [letter, &Identity::of(fd).unwrap().to_bytes()].concat();
+        let expected =
+            [b"HFD\x02\x34\0\0\0\x02", &entry(b"x", &exit)[..], &entry(b"l", &log), b"--dir\0/x\0"];
+        assert_eq!(message.bytes(), expected.concat());
+    }
+
+    #[test]
+    fn each_name_has_its_own_letter_and_word() {
+        for (name, letter) in FdName::ALL.into_iter().zip(*b"poetixcl") {
+            assert_eq!(Content::parse(&[letter]).unwrap().fds, [(name, None)]);
+            let same = |other: &FdName| other.word() == name.word();
+            assert_eq!(FdName::ALL.into_iter().filter(same).count(), 1);
+        }
+        for letter in [b'P', b'z', 0, 1] {
+            assert_eq!(FdName::of_letter(letter), None);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_of_the_type_that_its_name_asks_for() {
+        let (pipe, character, file) = (pipe(), null(), tempfile::tempfile().unwrap().into());
+        for name in FdName::ALL {
+            let fits = [&pipe, &character, &file].map(|fd| name.fits(fd).unwrap());
+            let expected = match name {
+                FdName::Process => [false, false, true],
+                FdName::Terminal => [false, true, false],
+                FdName::Log => [true, true, true],
+                _ => [true, false, false],
+            };
+            assert_eq!(fits, expected, "{name:?}");
+        }
+        let own = holdfast_sys::pidfd::PidFd::open(std::process::id().try_into().unwrap()).unwrap();
+        assert!(FdName::Process.fits(&own.as_fd().try_clone_to_owned().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn each_descriptor_is_taken_once_and_the_stream_has_an_end() {
+        let (ours, theirs) = fd_passing::pair().unwrap();
+        let (exit, control) = (pipe(), pipe());
+        let fds = [(FdName::Exit, exit.as_fd()), (FdName::Control, control.as_fd())];
+        Message::new(fds, [OsStr::new("--dir"), OsStr::new("/x")]).unwrap().send(&ours).unwrap();
+        drop(ours);
+        let mut room = [0; 512];
+        let mut handoff = Handoff::receive(&theirs, &mut room).unwrap().unwrap();
+        assert_eq!(handoff.bytes(), b"--dir\0/x\0");
+        let has = |handoff: &Handoff<'_>| {
+            [FdName::Exit, FdName::Control, FdName::Process].map(|name| handoff.has(name))
+        };
+        assert_eq!(has(&handoff), [true, true, false]);
+        assert!(handoff.take(FdName::Process).is_none());
+        let taken = handoff.take(FdName::Control).unwrap();
+        assert_eq!(Identity::of(&taken).unwrap(), Identity::of(&control).unwrap());
+        assert_eq!(has(&handoff), [true, false, false]);
+        assert!(handoff.take(FdName::Control).is_none());
+        assert!(handoff.take(FdName::Exit).is_some());
+        assert!(Handoff::receive(&theirs, &mut room).unwrap().is_none());
     }
 }

@@ -125,7 +125,8 @@ mod tests {
         {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
-        assert!("x".repeat(129).parse::<ContainerId>().is_err());
+        let error = "x".repeat(129).parse::<ContainerId>().unwrap_err();
+        assert_eq!((error.text.len(), error.longest), (128, 128));
         for good in ["a", "7", "web-1", "a_b.c", &"x".repeat(128)] {
             assert_eq!(good.parse::<ContainerId>().unwrap().as_str(), good);
         }
@@ -140,5 +141,26 @@ mod tests {
                 prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));
             }
         }
+    }
+
+    #[test]
+    fn the_name_of_a_group_is_shorter() {
+        assert!("x".repeat(64).parse::<GroupName>().is_ok());
+        assert_eq!("x".repeat(65).parse::<GroupName>().unwrap_err().longest, 64);
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_is_init() {
+        assert_eq!(ProcessId::init(), "init".parse().unwrap());
+        assert!(ProcessId::init().is_init());
+        assert!(!"init-1".parse::<ProcessId>().unwrap().is_init());
+    }
+
+    #[test]
+    fn an_id_in_json_is_its_text_and_nothing_else_is_one() {
+        let id: ContainerId = serde_json::from_str("\"web\"").unwrap();
+        assert_eq!((id.as_str(), id.to_string().as_str()), ("web", "web"));
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"web\"");
+        assert!(serde_json::from_str::<ContainerId>("\"../web\"").is_err());
     }
 }

@@ -162,4 +162,37 @@ mod tests {
             let _ = decode(&line);
         }
     }
+
+    #[test]
+    fn what_is_no_utf8_is_there_in_hexadecimal_too() {
+        assert_eq!(
+            String::from_utf8(encoded(b"a\xfe\n")).unwrap(),
+            "{\"log\":\"a\u{fffd}\\n\",\"stream\":\"stderr\",\"bytes\":\"61fe0a\",\"time\":\"1970-01-01T00:00:00.000000000Z\"}\n"
+        );
+    }
+
+    #[test]
+    fn a_mark_is_read_back() {
+        for mark in [Mark::Plain, Mark::Again, Mark::Notice] {
+            let mut line = Vec::new();
+            let time = crate::time::format(std::time::UNIX_EPOCH);
+            encode(Stream::Stdout, &time, mark, b"x\xff\n", &mut line);
+            let entry = decode(line.trim_ascii_end()).unwrap();
+            assert_eq!((entry.mark, entry.content), (mark, b"x\xff\n".to_vec()));
+            assert_eq!(String::from_utf8(line).unwrap().contains("mark"), mark != Mark::Plain);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_hexadecimal_are_no_entry() {
+        let content = |bytes: &str| {
+            let line = format!(r#"{{"log":"l","stream":"stdout","bytes":"{bytes}","time":"t"}}"#);
+            decode(line.as_bytes()).map(|entry| entry.content)
+        };
+        assert_eq!(content("00fFA9"), Some(vec![0, 0xff, 0xa9]));
+        assert_eq!(content(""), Some(vec![]));
+        for bad in ["0", "000", "0g", "g0", "é"] {
+            assert_eq!(content(bad), None, "{bad}");
+        }
+    }
 }

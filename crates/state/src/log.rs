@@ -71,4 +71,19 @@ mod tests {
             Some("quote \" and\nline")
         );
     }
+
+    #[test]
+    fn what_ends_a_runtime_is_an_error_and_a_warning_is_none() {
+        for (level, is_error) in [
+            ("error", true),
+            ("fatal", true),
+            ("panic", true),
+            ("Error", true),
+            ("warning", false),
+            ("info", false),
+            ("", false),
+        ] {
+            assert_eq!(first_error(line(level, "m").as_bytes()).is_some(), is_error, "{level}");
+        }
+    }
 }

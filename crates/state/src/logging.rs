@@ -704,4 +704,131 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_size_is_a_number_with_a_power_of_1024() {
+        for (texts, size) in [
+            (&["0", "0b", "0g"][..], 0),
+            (&["12", "12b", "12B"], 12),
+            (&["3k", "3K", "3kb", "3KiB"], 3 * 1024),
+            (&["2m", "2M", "2mb", "2MiB"], 2 * 1024 * 1024),
+            (&["5g", "5G", "5gb", "5GiB"], 5 * 1024 * 1024 * 1024),
+        ] {
+            for text in texts {
+                assert_eq!(LogSpec::parse_size(text), Ok(size), "{text}");
+            }
+        }
+        // The last one is 2 to the 64th.
+        for text in ["", "k", "1x", "1 k", "-1", "1.5m", "1km", "18014398509481984k"] {
+            let error = LogSpec::parse_size(text).unwrap_err();
+            assert_eq!(error, format!("{text:?} is no size: 10m, say"));
+        }
+    }
+
+    #[test]
+    fn a_place_has_a_file_that_is_rotated_or_is_written_past_the_shim() {
+        for (text, file, rotates, direct) in [
+            ("cri", Some("output.log"), true, false),
+            ("cri:/x", Some("/x"), true, false),
+            ("json-file", Some("output.json"), true, false),
+            ("file", Some("output.raw"), true, false),
+            ("file:/x,direct=yes", Some("/x"), false, true),
+            ("fifo:/x", None, false, true),
+            ("fifo:/x,backpressure=spill", None, false, false),
+            ("fifo:/x,backpressure=drop-oldest", None, false, false),
+            ("journald", None, false, false),
+            ("none", None, false, true),
+        ] {
+            let spec: LogSpec = text.parse().unwrap();
+            assert_eq!(spec.file(), file.map(Path::new), "{text}");
+            assert_eq!((spec.can_rotate(), spec.is_direct()), (rotates, direct), "{text}");
+            let logging = Logging::new(vec![spec.clone()]).unwrap();
+            assert_eq!(logging.is_direct(), direct, "{text}");
+            assert_eq!(logging.readable(), file.map(|_| &spec), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_several_places_the_first_file_is_read_back_and_all_go_through_the_shim() {
+        let of = |texts: &[&str]| {
+            Logging::new(texts.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+        };
+        let several = of(&["fifo:/x", "json-file", "cri"]);
+        assert_eq!(several.readable().map(LogSpec::to_string).as_deref(), Some("json-file"));
+        assert!(!several.is_direct());
+        assert_eq!(of(&["fifo:/x", "journald"]).readable(), None);
+        assert_eq!(of(&[]), Logging::default());
+        assert_eq!(of(&[]).specs(), [LogSpec::new(LogDriver::Cri)]);
+    }
+
+    #[test]
+    fn two_places_that_would_meet_are_refused() {
+        for (texts, reason) in [
+            (["cri", "none"], "not to be had together"),
+            (["none", "none"], "not to be had together"),
+            (["cri:/x", "json-file:/x"], "the same file"),
+            (["file", "file"], "the same file"),
+            (["fifo:/x", "fifo:/y"], "another fifo"),
+        ] {
+            let specs = texts.iter().map(|text| text.parse().unwrap()).collect();
+            let error = Logging::new(specs).unwrap_err().to_string();
+            assert!(error.contains(reason), "{texts:?}: {error}");
+            let json = serde_json::to_string(&texts).unwrap();
+            assert!(serde_json::from_str::<Logging>(&json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let bare: LogSpec = "cri".parse().unwrap();
+        assert_eq!((bare.bound(), bare.files(), bare.buffered()), (None, 5, 1_048_576));
+        let told: LogSpec = "cri,max-size=4096,max-files=1".parse().unwrap();
+        assert_eq!((told.bound(), told.files()), (Some(4096), 1));
+        let fifo: LogSpec = "fifo:/x,backpressure=spill,buffer=1".parse().unwrap();
+        assert_eq!(fifo.buffered(), 1);
+        assert_eq!("cri,max-size=0".parse::<LogSpec>().unwrap().bound(), None);
+        assert_eq!(LogSpec::MAX_SIZE, 10_485_760);
+        assert_eq!(set_aside("output.log", 2), "output.log.2");
+    }
+
+    #[test]
+    fn what_is_the_default_can_be_said() {
+        for (text, short) in [
+            ("fifo:/x,backpressure=block", "fifo:/x"),
+            ("cri,backpressure=block", "cri"),
+            ("file,direct=no", "file"),
+            ("cri,direct=no", "cri"),
+        ] {
+            assert_eq!(text.parse::<LogSpec>().unwrap(), short.parse().unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_taken_by_those_that_have_it() {
+        for (option, takers) in [
+            ("max-size=4096", &["cri", "json-file", "file"][..]),
+            ("max-size=4096,max-files=2", &["cri", "json-file", "file"]),
+            ("rate=1", &["cri", "json-file", "journald"]),
+            ("direct=yes", &["file"]),
+            ("stderr=/y", &["file", "fifo:/x"]),
+            ("backpressure=spill", &["fifo:/x"]),
+            ("backpressure=drop-oldest,buffer=1", &["fifo:/x"]),
+        ] {
+            for place in ["cri", "json-file", "file", "fifo:/x", "journald", "none"] {
+                let read = format!("{place},{option}").parse::<LogSpec>();
+                assert_eq!(read.is_ok(), takers.contains(&place), "{place},{option}: {read:?}");
+            }
+        }
+        for (text, reason) in [
+            ("cri,size=1", "there is no option \"size\""),
+            ("fifo:/x,backpressure=drop", "block, drop-oldest or spill"),
+            ("fifo:/x,buffer=1", "buffer needs"),
+            ("cri,buffer=1", "cri has no backpressure"),
+            ("cri,max-size=4095", "at least 4096"),
+            ("cri,rate=-1", "\"-1\" is no number"),
+        ] {
+            let error = text.parse::<LogSpec>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
 }

@@ -384,6 +384,9 @@ mod tests {
             dir.directory().write_atomic(PID, content.as_bytes()).unwrap();
             assert_eq!(dir.pid().ok(), pid, "{content:?}");
         }
+        dir.directory().unlink(PID).unwrap();
+        dir.directory().create_dir(PID).unwrap();
+        assert!(dir.pid().is_err(), "it can't be read");
     }
 
     #[test]
@@ -399,5 +402,121 @@ mod tests {
         drop(shim);
         assert_eq!(reader.read(&mut buffer).unwrap(), 0);
         assert!(dir.control_writer().is_err());
+    }
+
+    #[test]
+    fn a_record_reads_back_and_may_be_large() {
+        let (temp, dir) = scratch();
+        assert_eq!((dir.path(), dir.directory().path()), (temp.path(), temp.path()));
+        let mut record = ProcessRecord { root: "/run/x".to_owned(), ..ProcessRecord::default() };
+        // An environment of many megabytes.
+        record.oci.insert("env".to_owned(), vec!["x".repeat(100_000); 30].into());
+        dir.save(&record).unwrap();
+        assert_eq!(dir.load().unwrap(), record);
+        assert_eq!(dir.into_directory().names().unwrap(), [PROCESS_JSON]);
+    }
+
+    #[test]
+    fn a_record_is_damaged_unless_it_is_newer_or_can_not_be_read_now() {
+        let (temp, dir) = scratch();
+        let damaged = || dir.load().unwrap_err().is_damage();
+        assert!(damaged(), "there is none");
+        for (content, is_damage) in [
+            (&b"{"[..], true),
+            (br#"{"x":{"schema":1,"bootId":"b"}}"#, true),
+            (br#"{"holdfast":{"schema":2}}"#, false),
+        ] {
+            std::fs::write(temp.path().join(PROCESS_JSON), content).unwrap();
+            assert_eq!(damaged(), is_damage, "{content:?}");
+        }
+        let endless = std::fs::File::create(temp.path().join(PROCESS_JSON)).unwrap();
+        endless.set_len(1 << 40).unwrap();
+        assert!(damaged(), "it is too large");
+        assert!(!LoadError::Io(nix::errno::Errno::EMFILE.into()).is_damage());
+    }
+
+    #[test]
+    fn a_standard_input_belongs_to_the_container() {
+        use std::os::unix::fs::{FileTypeExt, MetadataExt};
+        let (temp, dir) = scratch();
+        let is_root = nix::unistd::geteuid().is_root();
+        assert_eq!(dir.make_stdin(12, 34).is_ok(), is_root);
+        let stdin = temp.path().join(STDIN).metadata().unwrap();
+        assert!(stdin.file_type().is_fifo());
+        assert_eq!((stdin.uid(), stdin.gid()) == (12, 34), is_root);
+    }
+
+    #[test]
+    fn a_control_fifo_never_ends_and_its_lack_is_told_by_name() {
+        let (_temp, dir) = scratch();
+        let error = dir.control_reader().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().starts_with("control: "), "{error}");
+        dir.make_fifos().unwrap();
+        assert!(dir.exit_writer().is_err(), "nobody reads");
+        let mut shim = dir.control_reader().unwrap();
+        io::Write::write_all(&mut dir.control_writer().unwrap(), b"0 0 0\n").unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(shim.read(&mut buffer).unwrap(), 6);
+        assert_eq!(shim.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_status_that_can_not_be_written_down_is_an_error() {
+        let (temp, dir) = scratch();
+        let record = ExitRecord::now(ExitStatus::Code(3), Evidence::Shim);
+        let blocked = |name| {
+            let temporary = temp.path().join(format!(".{name}.{}", std::process::id()));
+            std::fs::create_dir(&temporary).unwrap();
+            assert!(dir.record_exit(&record).is_err(), "{name}");
+            std::fs::remove_dir(&temporary).unwrap();
+        };
+        blocked(EXIT_JSON);
+        assert_eq!(dir.exit().unwrap(), None, "half of it counts as an exit");
+        blocked(EXIT_STATUS);
+        assert_eq!(dir.record_exit(&record).unwrap(), record);
+    }
+
+    #[test]
+    fn a_start_is_abandoned_from_when_that_is_written_down() {
+        let (_temp, dir) = scratch();
+        assert!(!dir.is_abandoned().unwrap());
+        dir.abandon().unwrap();
+        dir.abandon().unwrap();
+        assert!(dir.is_abandoned().unwrap());
+    }
+
+    #[test]
+    fn a_failed_start_is_explained_by_the_shim_before_the_runtime() {
+        let (temp, dir) = scratch();
+        assert_eq!(dir.start_error(), None);
+        let write = |name: &str, text: &str| {
+            // A runtime that was told to say all it does.
+            let log =
+                crate::log::line("debug", "x").repeat(5000) + &crate::log::line("error", text);
+            std::fs::write(temp.path().join(name), log).unwrap();
+        };
+        write(RUNTIME_LOG, "no such file");
+        assert_eq!(dir.start_error(), Some(StartError::Runtime("no such file".to_owned())));
+        write(SHIM_LOG, "no runtime");
+        assert_eq!(dir.start_error(), Some(StartError::Shim("no runtime".to_owned())));
+    }
+
+    #[test]
+    fn the_end_of_a_standard_error_is_that_of_no_other_stream() {
+        use crate::cri::{Mark, Stream, encode};
+        let (temp, dir) = scratch();
+        assert_eq!(dir.stderr_tail(), "");
+        let mut log = Vec::new();
+        for number in 0..1000 {
+            let time = crate::time::format(std::time::UNIX_EPOCH);
+            encode(Stream::Stdout, &time, Mark::Plain, b"out\n", &mut log);
+            let line = format!("error {number}\n");
+            encode(Stream::Stderr, &time, Mark::Plain, line.as_bytes(), &mut log);
+        }
+        std::fs::write(temp.path().join(OUTPUT_LOG), log).unwrap();
+        let tail = dir.stderr_tail();
+        assert!(tail.ends_with("error 998\nerror 999") && !tail.contains("out"), "{tail}");
+        assert!((2000..=STDERR_TAIL).contains(&tail.len()), "{}", tail.len());
     }
 }

@@ -189,4 +189,49 @@ mod tests {
         file(temp.path().join(MARKER), &newer);
         assert_eq!(look_at(&directory).unwrap(), Verdict::Newer { marker: newer });
     }
+
+    #[test]
+    fn what_holdfast_makes_is_its_own_only_beside_its_lock() {
+        let found = |make: &dyn Fn(&Path)| match of(make) {
+            Verdict::Foreign { found } => found,
+            other => panic!("{other:?}"),
+        };
+        let ours = [".runtime", ".groups", ".broken", ".gone-1-2"];
+        for name in ours {
+            assert_eq!(found(&|root| file(root.join(name).join("x"), "")), name);
+        }
+        let all = |root: &Path| {
+            file(root.join(".lock"), "");
+            ours.iter().for_each(|name| file(root.join(name).join("x"), ""));
+        };
+        assert_eq!(of(all), Verdict::Unmarked);
+        let and_more = |root: &Path| {
+            all(root);
+            file(root.join(".bashrc"), "");
+        };
+        assert_eq!(found(&and_more), ".bashrc");
+        assert_eq!(found(&|root| file(root.join(".runtime/.boot-id"), "x")), ".runtime");
+        // What was a root has a marker that says something else now.
+        let damaged = |root: &Path| {
+            all(root);
+            file(root.join(".runtime/.boot-id"), "x");
+            file(root.join(MARKER).join("x"), "");
+        };
+        assert_eq!(found(&damaged), MARKER);
+    }
+
+    #[test]
+    fn the_marker_is_one_line() {
+        let temp = tempfile::tempdir().unwrap();
+        mark(&Directory::open(temp.path()).unwrap()).unwrap();
+        let content = std::fs::read_to_string(temp.path().join(MARKER)).unwrap();
+        assert_eq!(content, "state root of Holdfast, layout 1\n");
+        // Somebody has written it by hand.
+        for hand in ["state root of Holdfast, layout 1", " state root of Holdfast, layout 0\n\n"] {
+            assert_eq!(read(hand.as_bytes()), Verdict::Marked);
+        }
+        for other in ["", "state root of Holdfast", "state root of Holdfast, layout one"] {
+            assert_eq!(read(other.as_bytes()), Verdict::Foreign { found: MARKER.to_owned() });
+        }
+    }
 }

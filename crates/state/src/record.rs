@@ -311,4 +311,68 @@ mod tests {
             let _ = ProcessRecord::from_json(&content);
         }
     }
+
+    /// A record of a container of ours.
+    fn ours(schema: u32) -> Value {
+        let mut value: Value = serde_json::from_str(SEED).unwrap();
+        value["holdfast"] = serde_json::json!({
+            "schema": schema,
+            "bootId": "b",
+            "created": "2026-11-26T00:00:00.000000000Z",
+            "launch": "create",
+            "runtime": "/usr/sbin/runc",
+            "bundle": "/b",
+            "log": "cri",
+            "onOrphan": "adopt",
+            "autoRemove": false,
+            "startTimeoutMs": 1,
+        });
+        value
+    }
+
+    fn read(value: &Value) -> Result<ProcessRecord, RecordError> {
+        ProcessRecord::from_json(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_schema_is_read_up_to_ours() {
+        let record = read(&ours(SCHEMA)).unwrap();
+        assert_eq!(record.boot_id(), Some("b"));
+        assert_eq!(ProcessRecord::from_json(SEED.as_bytes()).unwrap().boot_id(), None);
+        // A newer one is refused whether or not this build could make sense of it.
+        let error = read(&ours(SCHEMA + 1)).unwrap_err();
+        assert!(
+            matches!(error, RecordError::NewerSchema { found } if found == u64::from(SCHEMA) + 1)
+        );
+    }
+
+    #[test]
+    fn a_field_that_only_looks_like_ours_is_kept() {
+        let mut value = ours(SCHEMA);
+        value["copy"] = value["holdfast"].clone();
+        assert_eq!(read(&value).unwrap().oci["copy"], value["copy"]);
+        for part in ["schema", "bootId"] {
+            let mut value: Value = serde_json::from_str(SEED).unwrap();
+            value["other"] = serde_json::json!({ part: 1 });
+            assert_eq!(read(&value).unwrap().oci["other"], value["other"]);
+        }
+    }
+
+    #[test]
+    fn arguments_for_the_runtime_are_a_list_or_gos_null() {
+        let mut value: Value = serde_json::from_str(SEED).unwrap();
+        assert!(read(&value).unwrap().runtime_args.is_empty());
+        value["runtimeArgs"] = serde_json::json!(["--debug", "--log"]);
+        assert_eq!(read(&value).unwrap().runtime_args, ["--debug", "--log"]);
+    }
+
+    #[test]
+    fn only_what_was_created_waits_for_a_start() {
+        for (word, at_once) in [("create", false), ("run", true), ("exec", true), ("restore", true)]
+        {
+            let launch: Launch = serde_json::from_value(word.into()).unwrap();
+            assert_eq!(launch.starts_at_once(), at_once, "{word}");
+            assert_eq!(serde_json::to_value(launch).unwrap(), word);
+        }
+    }
 }

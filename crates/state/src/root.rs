@@ -468,4 +468,166 @@ pub(crate) mod tests {
             [recognise::MARKER, LOCK, "good", "holdfast.sock", "no id"]
         );
     }
+
+    #[test]
+    fn a_root_that_others_could_enter_is_closed_to_them() {
+        let temp = tempfile::tempdir().unwrap();
+        for (mode, then) in [(0o755, 0o700), (0o701, 0o700), (0o700, 0o700), (0o1700, 0o1700)] {
+            std::fs::set_permissions(temp.path(), Permissions::from_mode(mode)).unwrap();
+            drop(StateRoot::open(temp.path()).unwrap());
+            let now = temp.path().metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(now, then, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_somebody_elses_or_no_root_stays_as_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("notes"), "").unwrap();
+        std::fs::set_permissions(temp.path(), Permissions::from_mode(0o755)).unwrap();
+        let error = StateRoot::open(temp.path()).unwrap_err();
+        assert!(matches!(&error, LockError::NotARoot { found, .. } if found == "notes"), "{error}");
+        let newer = tempfile::tempdir().unwrap();
+        let marker = "state root of Holdfast, layout 2";
+        std::fs::write(newer.path().join(recognise::MARKER), marker).unwrap();
+        let error = StateRoot::open(newer.path()).unwrap_err();
+        assert!(matches!(&error, LockError::Newer { marker: m, .. } if m == marker), "{error}");
+        for (path, name) in [(temp.path(), "notes"), (newer.path(), recognise::MARKER)] {
+            assert_eq!(Directory::open(path).unwrap().names().unwrap(), [name]);
+        }
+        assert_eq!(temp.path().metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        // One of another user: root makes it, and anybody else has that of root.
+        let other = tempfile::tempdir().unwrap();
+        let path = if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(other.path(), Some(12), None).unwrap();
+            other.path()
+        } else {
+            Path::new("/")
+        };
+        let owner = path.metadata().unwrap().uid();
+        let error = StateRoot::open(path).unwrap_err();
+        assert!(matches!(error, LockError::Foreign { uid, .. } if uid == owner), "{error}");
+    }
+
+    #[test]
+    fn groups_have_a_directory_once_there_is_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        assert!(!root.has_groups().unwrap());
+        for _ in 0..2 {
+            assert_eq!(root.groups().unwrap().path(), root.path().join(GROUPS));
+            assert!(root.has_groups().unwrap());
+        }
+    }
+
+    #[test]
+    fn what_a_runtime_kept_is_dead_only_if_another_boot_is_known() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let boot_id = temp.path().join(RUNTIME).join(BOOT_ID);
+        let kept = root.runtime_root("runc").join("c");
+        assert!(kept.starts_with(root.path()));
+        // An earlier build wrote no boot down.
+        std::fs::create_dir_all(&kept).unwrap();
+        root.forget_runtimes_of_other_boots("one").unwrap();
+        assert!(kept.exists());
+        assert_eq!(std::fs::read_to_string(&boot_id).unwrap(), "one");
+        // A power loss has left something that is none.
+        std::fs::write(&boot_id, [0; 1000]).unwrap();
+        root.forget_runtimes_of_other_boots("one").unwrap();
+        assert!(!kept.exists());
+        assert_eq!(std::fs::read_to_string(&boot_id).unwrap(), "one");
+    }
+
+    #[test]
+    fn several_are_made_at_once_and_what_is_given_up_goes() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        // A crash has left one that had our pid.
+        let left = temp.path().join(format!("{STAGED}{}-0", std::process::id()));
+        std::fs::create_dir_all(left.join("init")).unwrap();
+        let (one, two) = (root.stage_container().unwrap(), root.stage_container().unwrap());
+        assert!(one.directory().names().unwrap().is_empty());
+        one.directory().create_dir("init").unwrap();
+        let one = one.publish(&"one".parse().unwrap()).unwrap();
+        drop(two);
+        assert_eq!(root.directory.names().unwrap(), [recognise::MARKER, LOCK, "one"]);
+        assert_eq!(one.bundle(), root.path().join("one").join(BUNDLE_NAME));
+        let exec: ProcessId = "exec".parse().unwrap();
+        assert!(one.process(&exec).is_err());
+        drop(root.stage_process(&one).unwrap());
+        let staged = root.stage_process(&one).unwrap();
+        staged.directory().append("file").unwrap();
+        let process = staged.publish_process(&exec).unwrap();
+        assert_eq!(process.path(), one.directory().path().join("exec"));
+        assert!(one.process(&exec).unwrap().directory().contains("file").unwrap());
+        assert_eq!(one.directory().names().unwrap(), ["exec", "init"]);
+        root.remove_process(&one, &exec).unwrap();
+        root.remove_process(&one, &exec).unwrap();
+        assert_eq!(one.directory().names().unwrap(), ["init"]);
+    }
+
+    #[test]
+    fn a_removal_that_fails_says_so_and_leaves_the_container() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let id: ContainerId = "web".parse().unwrap();
+        root.stage_container().unwrap().publish(&id).unwrap();
+        // The name that it would have meanwhile is taken.
+        let next = root.counter.load(Ordering::Relaxed);
+        let hidden = format!("{REMOVED}{}-{next}", std::process::id());
+        root.directory.create_dir(&hidden).unwrap();
+        let error = root.remove_container(&id).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(root.container(&id).is_ok());
+        root.remove_container(&id).unwrap();
+        assert!(root.container(&id).is_err());
+    }
+
+    #[test]
+    fn what_is_no_process_is_passed_over_and_what_has_a_wrong_name_is_reported() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        let web = temp.path().join("web");
+        for name in ["init", ".bundle", ".hidden", "no id", ".new-1-2"] {
+            std::fs::create_dir_all(web.join(name)).unwrap();
+        }
+        std::fs::write(web.join("events.jsonl"), "").unwrap();
+        std::os::unix::fs::symlink("init", web.join("link")).unwrap();
+        for name in ["lost+found", ".hidden"] {
+            std::fs::create_dir(temp.path().join(name)).unwrap();
+        }
+        let (containers, problems) = all(&root);
+        assert_eq!(containers.len(), 1);
+        let ids: Vec<_> = containers[0].processes.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(ids, ["init"]);
+        let paths: Vec<_> = problems.iter().map(|problem| &problem.path).collect();
+        assert_eq!(paths, [&root.path().join("web/no id")]);
+        assert!(!web.join(".new-1-2").exists() && web.join(".hidden").exists());
+        assert!(temp.path().join(".hidden").exists());
+        // It went between the scan and the look at it.
+        let mut problems = Vec::new();
+        assert!(root.find("gone", &mut problems).is_none());
+        assert_eq!(problems[0].path, root.path().join("gone"));
+    }
+
+    #[test]
+    fn leftovers_are_known_by_their_names() {
+        for (name, leftover) in [
+            (".new-1-2", true),
+            (".gone-1-2", true),
+            ("..holdfast.4711", true),
+            ("..exits.jsonl.4711", true),
+            ("..holdfast.x", false),
+            ("..holdfast.4711.x", false),
+            ("..other.4711", false),
+            (".holdfast", false),
+            (".exits.jsonl", false),
+            (".runtime", false),
+            ("new-1-2", false),
+            ("web", false),
+        ] {
+            assert_eq!(is_leftover(name), leftover, "{name}");
+        }
+    }
 }

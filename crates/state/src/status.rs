@@ -235,10 +235,20 @@ mod tests {
 
     #[test]
     fn an_evidence_is_recorded_by_its_word() {
-        for evidence in [Evidence::Shim, Evidence::Parent, Evidence::StatusFile, Evidence::None] {
-            let json = serde_json::to_value(evidence).unwrap();
-            assert_eq!(json, evidence.word());
-            assert_eq!(Evidence::of_word(evidence.word()), Some(evidence));
+        for (evidence, word) in [
+            (Evidence::Shim, "shim"),
+            (Evidence::Parent, "parent"),
+            (Evidence::Pidfd, "pidfd"),
+            (Evidence::Zombie, "zombie"),
+            (Evidence::StatusFile, "status-file"),
+            (Evidence::None, "none"),
+        ] {
+            assert_eq!(serde_json::to_value(evidence).unwrap(), word);
+            assert_eq!(evidence.word(), word);
+            assert_eq!(Evidence::of_word(word), Some(evidence));
+        }
+        for word in ["", "Shim", "status_file"] {
+            assert_eq!(Evidence::of_word(word), None);
         }
     }
 
@@ -251,5 +261,31 @@ mod tests {
             assert_eq!(ExitStatus::Signal(no_signal).as_number(), 255);
         }
         assert_eq!(ExitStatus::Unknown(UnknownReason::MachineRebooted).as_number(), 255);
+    }
+
+    #[test]
+    fn a_status_says_what_it_is() {
+        for (status, text) in [
+            (ExitStatus::Code(7), "7"),
+            (ExitStatus::Signal(9), "137 (signal 9)"),
+            (ExitStatus::Unknown(UnknownReason::MachineRebooted), "unknown (machine rebooted)"),
+            (
+                ExitStatus::Unknown(UnknownReason::UnreadableRecord),
+                "unknown (the recorded status is unreadable)",
+            ),
+        ] {
+            assert_eq!(status.to_string(), text);
+        }
+        assert_eq!(ExitStatus::from(Termination::Exited(7)), ExitStatus::Code(7));
+        assert_eq!(ExitStatus::from(Termination::Signaled(7)), ExitStatus::Signal(7));
+    }
+
+    #[test]
+    fn code_0_alone_is_a_success() {
+        assert!(ExitStatus::Code(0).success());
+        let reason = UnknownReason::RecordedAsUnknown;
+        for status in [ExitStatus::Code(1), ExitStatus::Signal(0), ExitStatus::Unknown(reason)] {
+            assert!(!status.success(), "{status}");
+        }
     }
 }

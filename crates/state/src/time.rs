@@ -78,8 +78,12 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn text_of(time: SystemTime) -> String {
+        String::from_utf8(format(time).to_vec()).unwrap()
+    }
+
     fn text(seconds: u64, nanos: u32) -> String {
-        String::from_utf8(format(UNIX_EPOCH + Duration::new(seconds, nanos)).to_vec()).unwrap()
+        text_of(UNIX_EPOCH + Duration::new(seconds, nanos))
     }
 
     #[test]
@@ -90,5 +94,49 @@ mod tests {
         assert_eq!(text(1_475_713_029, 669_794_202), "2016-10-06T00:17:09.669794202Z");
         assert_eq!(text(1_709_251_199, 999_999_999), "2024-02-29T23:59:59.999999999Z");
         assert_eq!(text(4_107_542_400, 0), "2100-03-01T00:00:00.000000000Z");
+    }
+
+    #[test]
+    fn a_day_follows_the_day_before_it() {
+        let is_leap = |year: u64| {
+            let of = |number| year.is_multiple_of(number);
+            of(4) && (!of(100) || of(400))
+        };
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for number in 0..160_000 {
+            assert_eq!(civil(number), (year, month, day), "day {number}");
+            let length = match month {
+                2 if is_leap(year) => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+        assert!(year > 2400, "neither 2100 nor 2400 was among them");
+    }
+
+    #[test]
+    fn what_is_before_1970_counts_as_1970() {
+        let before = UNIX_EPOCH - Duration::from_nanos(1);
+        assert_eq!(format(before), format(UNIX_EPOCH));
+    }
+
+    #[test]
+    fn a_timestamp_is_the_time_as_text_between_quotation_marks() {
+        let before = text_of(SystemTime::now());
+        let now = Timestamp::now();
+        let after = text_of(SystemTime::now());
+        assert!((before.as_str()..=after.as_str()).contains(&now.as_str()), "{now}");
+        assert_eq!(now.to_string(), now.as_str());
+        let json = serde_json::to_string(&now).unwrap();
+        assert_eq!(json, format!("\"{now}\""));
+        assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), now);
     }
 }

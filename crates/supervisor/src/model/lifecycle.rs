@@ -275,7 +275,7 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             (state.clone(), vec![Action::RecordExit(record)])
         }
 
-        (state, _) => (state.clone(), vec![]),
+        _ => (state.clone(), vec![]),
     }
 }
 
@@ -344,7 +344,12 @@ mod tests {
 
     fn natures() -> impl Strategy<Value = Nature> {
         (
-            prop_oneof![Just(Launch::Create), Just(Launch::Run), Just(Launch::Exec)],
+            proptest::sample::select(vec![
+                Launch::Create,
+                Launch::Run,
+                Launch::Exec,
+                Launch::Restore,
+            ]),
             prop_oneof![Just(OrphanPolicy::Adopt), Just(OrphanPolicy::Kill)],
         )
             .prop_map(|(launch, on_orphan)| Nature { launch, on_orphan })
@@ -446,5 +451,187 @@ mod tests {
             let (_, actions) = run(nature, vec![Input::Created { pid: 5 }, Input::ShimGone]);
             assert_eq!(actions.contains(&Action::KillOrphan), killed);
         }
+    }
+
+    const ADOPT: Nature = Nature { launch: Launch::Create, on_orphan: OrphanPolicy::Adopt };
+    const KILL: Nature = Nature { launch: Launch::Create, on_orphan: OrphanPolicy::Kill };
+
+    fn found() -> ExitRecord {
+        ExitRecord::now(ExitStatus::Code(7), Evidence::Pidfd)
+    }
+
+    /// What comes of each input in turn, for a process that has been created.
+    fn follow<const N: usize>(nature: Nature, inputs: [Input; N]) -> (State, [Vec<Action>; N]) {
+        let (mut state, _) = step(nature, &State::Creating, Input::Created { pid: 5 });
+        let actions = inputs.map(|input| {
+            let (next, actions) = step(nature, &state, input);
+            state = next;
+            actions
+        });
+        (state, actions)
+    }
+
+    #[test]
+    fn a_change_is_told_when_it_begins_and_when_it_is_done() {
+        for (launch, at_once) in [
+            (Launch::Create, false),
+            (Launch::Run, true),
+            (Launch::Exec, true),
+            (Launch::Restore, true),
+        ] {
+            let (_, actions) = run(Nature { launch, ..ADOPT }, vec![Input::Created { pid: 5 }]);
+            assert_eq!(actions[0], Action::Publish(EventKind::Created { pid: 5 }));
+            let started = [Action::Publish(EventKind::Started)];
+            assert_eq!(actions[1..], started[..usize::from(at_once)], "{launch:?}");
+        }
+        let mut inputs = vec![Input::Created { pid: 5 }];
+        for change in [Change::Start, Change::Pause, Change::Resume] {
+            inputs.extend([Input::Begin(change), Input::Done]);
+        }
+        let (state, actions) = run(ADOPT, inputs);
+        let events = [
+            EventKind::Created { pid: 5 },
+            EventKind::Starting,
+            EventKind::Started,
+            EventKind::Pausing,
+            EventKind::Paused,
+            EventKind::Resuming,
+            EventKind::Resumed,
+        ];
+        assert_eq!(actions, events.map(Action::Publish));
+        assert_eq!(state, State::Live { activity: Activity::Running, shim: Shim::Present });
+    }
+
+    #[test]
+    fn a_change_begins_only_where_its_path_does_and_leads_back_if_it_is_not_done() {
+        use Activity::{Created, Paused, Pausing, Resuming, Running, Starting};
+        for activity in [Created, Starting, Running, Pausing, Paused, Resuming] {
+            let at = |activity| State::Live { activity, shim: Shim::Present };
+            for (change, from, meanwhile) in [
+                (Change::Start, Created, Starting),
+                (Change::Pause, Running, Pausing),
+                (Change::Resume, Paused, Resuming),
+            ] {
+                let (begun, actions) = step(ADOPT, &at(activity), Input::Begin(change));
+                if activity == from {
+                    assert_eq!((&begun, actions.len()), (&at(meanwhile), 1));
+                    let back = step(ADOPT, &begun, Input::NotDone);
+                    assert_eq!(back, (at(from), vec![]), "{change:?}");
+                } else {
+                    assert_eq!((begun, actions), (at(activity), vec![]), "{change:?}");
+                }
+            }
+            if activity.change().is_none() {
+                for input in [Input::Done, Input::NotDone] {
+                    assert_eq!(step(ADOPT, &at(activity), input), (at(activity), vec![]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_that_came_to_nothing_is_cleared_away_and_tells_no_exit() {
+        let (state, actions) = run(ADOPT, vec![Input::ShimGone, Input::Cleared]);
+        assert_eq!((state, actions), (State::Abandoned, vec![Action::ClearAway]));
+        // It is on disk as ended, though nobody saw it live.
+        let (state, actions) = run(ADOPT, vec![Input::Recorded(found())]);
+        assert!(matches!(state, State::Stopped(_)));
+        let [Action::Publish(EventKind::Exited { status, .. })] = actions[..] else {
+            panic!("{actions:?}");
+        };
+        assert_eq!(status, ExitStatus::Code(7));
+    }
+
+    #[test]
+    fn who_lives_is_adopted_however_often_the_adopters_die() {
+        let mut inputs = vec![Input::Created { pid: 5 }];
+        inputs.extend((0..300).map(|_| Input::ShimGone));
+        inputs.push(Input::Adopted);
+        let (state, actions) = run(ADOPT, inputs);
+        assert_eq!(state, State::Live { activity: Activity::Created, shim: Shim::Present });
+        assert_eq!(actions[1], Action::Publish(EventKind::ShimLost));
+        assert_eq!(actions[2..302], vec![Action::Adopt; 300]);
+        assert_eq!(actions[302..], [Action::Publish(EventKind::Adopted)]);
+    }
+
+    #[test]
+    fn who_has_ended_is_adopted_for_its_last_output_a_few_times() {
+        let mut inputs = vec![Input::Created { pid: 5 }, Input::ProcessGone];
+        inputs.extend((0..ADOPTERS).map(|_| Input::ShimGone));
+        let (_, actions) = run(ADOPT, inputs.clone());
+        assert_eq!(actions[1..3], [Action::AwaitRecord, Action::Publish(EventKind::ShimLost)]);
+        assert_eq!(actions[3..], vec![Action::Adopt; ADOPTERS.into()]);
+        inputs.push(Input::ShimGone);
+        let (state, actions) = run(ADOPT, inputs.clone());
+        assert_eq!(actions.last(), Some(&Action::FindEnding));
+        assert_eq!(state, State::Exiting { activity: Activity::Created, shim: Shim::Gone });
+        // Of these, the last one stays.
+        inputs.pop();
+        inputs.push(Input::Adopted);
+        let (state, actions) = run(ADOPT, inputs);
+        assert_eq!(actions.last(), Some(&Action::Publish(EventKind::Adopted)));
+        assert_eq!(state, State::Exiting { activity: Activity::Created, shim: Shim::Present });
+    }
+
+    #[test]
+    fn who_is_not_to_be_adopted_is_killed_while_it_lives_and_only_looked_for_afterwards() {
+        let (state, actions) = follow(KILL, [Input::ShimGone, Input::Adopted, Input::ProcessGone]);
+        let lost = vec![Action::Publish(EventKind::ShimLost), Action::KillOrphan];
+        assert_eq!(actions, [lost, vec![], vec![Action::FindEnding]]);
+        assert_eq!(state, State::Exiting { activity: Activity::Created, shim: Shim::Gone });
+        let (_, actions) = follow(KILL, [Input::ProcessGone, Input::ShimGone]);
+        assert_eq!(actions, [vec![Action::AwaitRecord], vec![Action::FindEnding]]);
+    }
+
+    #[test]
+    fn an_ending_is_looked_for_when_the_shims_time_is_over_and_written_down_when_found() {
+        let inputs = [
+            Input::GraceOver,
+            Input::ProcessGone,
+            Input::GraceOver,
+            Input::Found(found()),
+            Input::Recorded(found()),
+            Input::GraceOver,
+        ];
+        let (state, actions) = follow(ADOPT, inputs);
+        assert!(matches!(state, State::Stopped(_)));
+        assert_eq!(actions[..2], [vec![], vec![Action::AwaitRecord]]);
+        assert_eq!(actions[2], [Action::FindEnding]);
+        assert!(
+            matches!(&actions[3][..], [Action::RecordExit(record)] if record.status == found().status)
+        );
+        assert!(matches!(actions[4][..], [Action::Publish(EventKind::Exited { .. })]));
+        assert_eq!(actions[5], []);
+    }
+
+    #[test]
+    fn what_happens_beside_the_life_of_a_process_is_told_as_long_as_it_has_not_stopped() {
+        for (input, event) in [
+            (Input::OutOfMemory, EventKind::OutOfMemory),
+            (Input::Checkpointed, EventKind::Checkpointed),
+        ] {
+            let told = [Action::Publish(event)];
+            let again = || input.clone();
+            assert_eq!(step(ADOPT, &State::Creating, again()), (State::Creating, vec![]));
+            let recorded = Input::Recorded(found());
+            let (_, actions) =
+                follow(ADOPT, [again(), Input::ProcessGone, again(), recorded, again()]);
+            assert_eq!((&actions[0][..], &actions[2][..]), (&told[..], &told[..]));
+            assert_eq!(actions[4], []);
+        }
+    }
+
+    #[test]
+    fn a_start_that_is_done_after_the_end_is_told_then_and_once() {
+        let inputs = [
+            Input::Begin(Change::Start),
+            Input::ProcessGone,
+            Input::Done,
+            Input::Done,
+            Input::Recorded(found()),
+        ];
+        let (_, actions) = follow(ADOPT, inputs);
+        assert_eq!(actions[2..4], [vec![Action::Publish(EventKind::Started)], vec![]]);
+        assert!(matches!(actions[4][..], [Action::Publish(EventKind::Exited { .. })]));
     }
 }
