@@ -563,6 +563,14 @@ impl Life {
                 (0..journal.len()).filter(|at| is(&journal[*at])).collect()
             };
             let (created, started, exited) = (of("created"), of("started"), of("exited"));
+            if !of("start-failed").is_empty() {
+                // Then that is all that there is to tell.
+                let total = journal.iter().filter(|event| event["process"] == process).count();
+                if total != 1 || process == "init" {
+                    wrong.push(format!("the events of {process} whose start failed: {journal:?}"));
+                }
+                continue;
+            }
             let once = [&created, &started, &exited].iter().all(|times| times.len() <= 1);
             let in_order = [created, started, exited].concat();
             // A daemon that dies with a journal that it could not write has told more than stands there.
