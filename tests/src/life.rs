@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -233,9 +233,10 @@ impl Life {
                 self.open_exec_gate();
                 let exec = self.exec_id.clone().unwrap_or_default();
                 let dir = self.container_dir().join(&exec);
-                // The status stays in the journal; the rest goes with the exec. Where a write of the
-                // journal was made to fail, it comes there with the next event.
-                let is_over = || (!self.kills || self.exit_told(&exec).is_some()) && !dir.exists();
+                // Where a write of the journal was made to fail, it comes there with the next event.
+                let is_over = || {
+                    (!self.kills || self.exit_told(&exec).is_some()) && is_over(&dir)
+                };
                 // A dead daemon does not bring it to its end, however long one waits.
                 let is_dead = || self.kills && self.who == Who::Daemon && self.tracer.has_done();
                 let waited = until(|| is_over() || is_dead()).await;
@@ -512,7 +513,7 @@ impl Life {
         }
         for exec in execs {
             let dir = self.container_dir().join(&exec);
-            if until(|| !dir.exists()).await.is_err() {
+            if until(|| is_over(&dir)).await.is_err() {
                 let info = self.info().await?;
                 self.violated(format!("exec {exec} does not come to its end: {info:?}"));
             }
@@ -562,6 +563,14 @@ impl Life {
                 (0..journal.len()).filter(|at| is(&journal[*at])).collect()
             };
             let (created, started, exited) = (of("created"), of("started"), of("exited"));
+            if !of("start-failed").is_empty() {
+                // Then that is all that there is to tell.
+                let total = journal.iter().filter(|event| event["process"] == process).count();
+                if total != 1 || process == "init" {
+                    wrong.push(format!("the events of {process} whose start failed: {journal:?}"));
+                }
+                continue;
+            }
             let once = [&created, &started, &exited].iter().all(|times| times.len() <= 1);
             let in_order = [created, started, exited].concat();
             // A daemon that dies with a journal that it could not write has told more than stands there.
@@ -639,4 +648,9 @@ async fn until(holds: impl Fn() -> bool) -> Result<(), ()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
+}
+
+/// Whether an exec has ended, and its shim too.
+fn is_over(dir: &Path) -> bool {
+    dir.join("exit.json").exists() && processes::mentioning(dir).is_empty()
 }

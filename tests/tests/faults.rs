@@ -49,10 +49,20 @@ async fn failed_start(
     scratch.group_ended().await;
     assert_eq!(scratch.leftovers(), [""; 0], "after: {error}");
     assert!(cgroups_of(&id).is_empty());
-    // It never was, so nothing was told of it: the next event is another's.
+    // One event says why, and nothing else was told of it: the next one is another's.
     let next = supervisor.run(scratch.script("exit 0")).await.expect("a good container");
     let told = events_until(&mut events, |event| event.kind == EventKind::Started).await;
-    assert!(told.iter().all(|event| event.container == *next.id()), "{told:?}");
+    let (of_it, of_next): (Vec<_>, Vec<_>) = told.iter().partition(|event| event.container == id);
+    assert!(of_next.iter().all(|event| event.container == *next.id()), "{told:?}");
+    match of_it[..] {
+        [event] => match &event.kind {
+            EventKind::StartFailed { reason } => assert_eq!(*reason, error.to_string()),
+            other => panic!("{other:?}"),
+        },
+        // What was refused before anything was made.
+        [] => assert!(matches!(error, Error::Rootfs { .. } | Error::Bundle { .. } | Error::NotInstalled { .. } | Error::Checkpoint { .. }), "{error}"),
+        _ => panic!("{told:?}"),
+    }
     soon("the delete", next.delete_forced()).await.expect("delete");
     error
 }

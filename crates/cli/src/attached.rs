@@ -308,7 +308,7 @@ pub(crate) async fn logs(
     id: &ContainerId,
     query: &LogQuery,
 ) -> anyhow::Result<()> {
-    let LogQuery { follow, since, tail, timestamps } = query;
+    let LogQuery { follow, since, tail, timestamps, .. } = query;
     let mut path = format!("/containers/{id}/logs?follow={follow}&timestamps={timestamps}");
     if let Some(since) = since {
         path += &format!("&since={since}");

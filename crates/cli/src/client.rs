@@ -28,26 +28,12 @@ impl std::fmt::Display for RequestError {
 impl std::error::Error for RequestError {}
 
 impl RequestError {
-    /// The code by which container tools tell why a program did not run: 127 if it is not there,
-    /// 126 if it can't be executed. The runtime tells by its text alone.
+    /// The code by which container tools tell why a program did not run.
     pub(crate) fn exit_code(&self) -> Option<u8> {
-        if self.0.kind != ErrorKind::Runtime {
-            return None;
-        }
-        // Each runtime has words of its own, capital letters too.
-        let text = self.0.message.to_lowercase();
-        if text.contains("executable") && text.contains("not found")
-            || text.contains("no such file or directory") && text.contains("exec")
-        {
-            Some(127)
-        } else if text.contains("exec")
-            && ["permission denied", "is a directory", "exec format error"]
-                .iter()
-                .any(|reason| text.contains(reason))
-        {
-            Some(126)
-        } else {
-            None
+        match self.0.kind {
+            ErrorKind::CommandNotFound => Some(127),
+            ErrorKind::NotExecutable => Some(126),
+            _ => None,
         }
     }
 }

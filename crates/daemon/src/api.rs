@@ -9,7 +9,8 @@
 //! | `GET /containers/{id}` | | [`ContainerInfo`] |
 //! | `DELETE /containers/{id}?force=true` | | |
 //! | `POST /containers/{id}/start` | | |
-//! | `GET /containers/{id}/wait` | | [`ExitRecord`], once it has ended; also of the last one of this id that was removed |
+//! | `GET /containers/{id}/wait?process=ID` | | [`ExitRecord`], once it has ended; of a container also if it was removed |
+//! | `DELETE /containers/{id}/processes/{process}` | | |
 //! | `POST /containers/{id}/kill` | [`KillRequest`] | |
 //! | `POST /containers/{id}/exec` | [`ExecRequest`] | [`Started`], or frames unless detached |
 //! | `POST /containers/{id}/close-stdin` | [`Of`] | |
@@ -184,6 +185,9 @@ pub struct LogQuery {
     pub tail: Option<u64>,
     /// Whether each line begins with its time and a blank.
     pub timestamps: bool,
+    /// Of this process; the container's first if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
 }
 
 /// A terminal's new size.
@@ -287,8 +291,14 @@ pub enum ErrorKind {
     WrongState,
     /// Something did not end in time.
     Timeout,
+    /// The program is not in the container.
+    CommandNotFound,
+    /// The program cannot be executed.
+    NotExecutable,
     /// The OCI runtime or the shim failed.
     Runtime,
+    /// The machine has no room for another container.
+    Limit,
     /// The daemon does not serve this user.
     Forbidden,
     /// The daemon is going down.

@@ -1,6 +1,6 @@
 //! Freezing, limits, checkpoints, and a look inside: one handler a request.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -8,7 +8,7 @@ use holdfast_supervisor::{CheckpointOptions, Supervisor};
 
 use crate::api::{CheckpointRequest, ErrorKind, ProcessEntry, Stats};
 use crate::error::Failure;
-use crate::routes::{Answer, Input, find};
+use crate::routes::{Answer, Input, Path, find};
 
 pub(crate) fn routes() -> Router<Supervisor> {
     Router::new()

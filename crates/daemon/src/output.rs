@@ -4,7 +4,7 @@ use std::future::ready;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,7 +20,7 @@ use tokio_util::codec::Encoder;
 use crate::api::{ErrorKind, LogQuery, Message, Of, Started};
 use crate::error::Failure;
 use crate::frame::{self, Codec, Frame};
-use crate::routes::{Answer, Input, find, find_process};
+use crate::routes::{Answer, Asked, Input, Path, find, find_process};
 
 pub(crate) fn routes() -> Router<Supervisor> {
     Router::new()
@@ -32,7 +32,7 @@ pub(crate) fn routes() -> Router<Supervisor> {
 async fn logs(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-    Query(query): Query<LogQuery>,
+    Asked(query): Asked<LogQuery>,
 ) -> Answer<Response> {
     let mut options = LogOptions::new();
     if let Some(since) = &query.since {
@@ -42,7 +42,11 @@ async fn logs(
     if let Some(lines) = query.tail {
         options = options.tail(lines);
     }
-    let log = find(&supervisor, &id)?.logs_with(options)?;
+    let container = find(&supervisor, &id)?;
+    let log = match find_process(&container, query.process)? {
+        None => container.logs_with(options)?,
+        Some(exec) => exec.logs_with(options)?,
+    };
     let times = if query.timestamps { Times::Shown } else { Times::Hidden };
     if times == Times::Shown && !log.has_times() {
         return Err(Error::NoTimes { id: id.parse().map_err(Error::from)? }.into());
@@ -108,10 +112,17 @@ fn whole(
     let last = async move {
         Frame::Message(match ended.await {
             Ok(status) => Message::Exited(status),
-            Err(error) => Message::Failed(Failure::from(error).0),
+            Err(error) => Message::Failed(Failure::from(error).body),
         })
     };
     let first = once(ready(Frame::Message(Message::Started(started))));
+    // Output that cannot be read costs nobody the status, which comes last.
+    let output = output.map(|frame| match frame {
+        Frame::Message(Message::Failed(failure)) => {
+            Frame::Notice(format!("holdfast: {}\n", failure.message).into())
+        }
+        frame => frame,
+    });
     frames(first.chain(output).chain(once(last)))
 }
 
@@ -142,7 +153,7 @@ fn output(log: LogReader, follow: bool, times: Times) -> impl Stream<Item = Fram
             Err(error) => {
                 let failure =
                     Failure::new(ErrorKind::Internal, format!("read the output: {error}"));
-                Some((Frame::Message(Message::Failed(failure.0)), None))
+                Some((Frame::Message(Message::Failed(failure.body)), None))
             }
         }
     })

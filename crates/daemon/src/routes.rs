@@ -1,8 +1,7 @@
 //! One handler a request.
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +12,6 @@ use holdfast_supervisor::{
 };
 use nix::libc::SIGKILL;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::api::{
     ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
@@ -37,33 +35,34 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         .route("/containers/{id}/exec", post(exec))
         .route("/containers/{id}/close-stdin", post(close_stdin))
         .route("/containers/{id}/resize", post(resize))
+        .route("/containers/{id}/processes/{process}", axum::routing::delete(delete_process))
         .merge(output::routes())
         .merge(operate::routes());
     Router::new()
         .nest("/v1", v1)
         .fallback(async || Failure::new(ErrorKind::NotFound, "no such request; see GET /v1/info"))
+        .method_not_allowed_fallback(async || {
+            Failure::new(ErrorKind::Invalid, "this path takes other methods")
+                .with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
         .with_state(supervisor)
 }
 
-/// A JSON body whose faults are answered in our own form.
+/// A JSON body.
+#[derive(FromRequest)]
+#[from_request(via(Json), rejection(Failure))]
 pub(crate) struct Input<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
-    type Rejection = Failure;
+/// What stands behind the `?`. A name that means nothing there is an error: it may be a typing mistake, and
+/// what it was to change would be done otherwise.
+#[derive(FromRequestParts)]
+#[from_request(via(Query), rejection(Failure))]
+pub(crate) struct Asked<T>(pub(crate) T);
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let message = match &rejection {
-                    JsonRejection::JsonDataError(error) => error.body_text(),
-                    other => other.body_text(),
-                };
-                Err(Failure::new(ErrorKind::Invalid, message))
-            }
-        }
-    }
-}
+/// The parts of the path.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Failure))]
+pub(crate) struct Path<T>(pub(crate) T);
 
 pub(crate) fn find(supervisor: &Supervisor, id: &str) -> Answer<Container> {
     let id = id.parse().map_err(Error::from)?;
@@ -200,15 +199,30 @@ async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> 
 async fn wait(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
+    Asked(of): Asked<Of>,
 ) -> Answer<Json<ExitRecord>> {
     match find(&supervisor, &id) {
-        Ok(container) => Ok(Json(container.exit().await?)),
+        Ok(container) => Ok(Json(match find_process(&container, of.process)? {
+            None => container.exit().await?,
+            Some(exec) => exec.exit().await?,
+        })),
         // It may have been removed, with `--rm` perhaps, while nobody waited for its end.
-        Err(unknown) => match supervisor.past_exit(&id.parse().map_err(Error::from)?).await {
-            Err(Error::NotFound(_)) => Err(unknown),
-            past => Ok(Json(past?)),
-        },
+        Err(unknown) if of.process.is_none_or(|process| process.is_init()) => {
+            match supervisor.past_exit(&id.parse().map_err(Error::from)?).await {
+                Err(Error::NotFound(_)) => Err(unknown),
+                past => Ok(Json(past?)),
+            }
+        }
+        Err(unknown) => Err(unknown),
     }
+}
+
+async fn delete_process(
+    State(supervisor): State<Supervisor>,
+    Path((id, process)): Path<(String, ProcessId)>,
+) -> Answer<StatusCode> {
+    find_exec(&find(&supervisor, &id)?, &process)?.delete().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn kill(
@@ -284,7 +298,10 @@ async fn exec(
         return Err(Failure::new(ErrorKind::Invalid, "exec needs something to run"));
     }
     let container = find(&supervisor, &id)?;
-    let mut options = ExecOptions::new(request.args).stdio(stdio(request.stdio)?).auto_remove();
+    let mut options = ExecOptions::new(request.args).stdio(stdio(request.stdio)?);
+    if !request.detach {
+        options = options.auto_remove();
+    }
     for variable in request.env {
         options = options.env(variable);
     }
@@ -308,6 +325,7 @@ async fn exec(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DeleteQuery {
     #[serde(default)]
     force: bool,
@@ -316,7 +334,7 @@ struct DeleteQuery {
 async fn delete(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-    Query(query): Query<DeleteQuery>,
+    Asked(query): Asked<DeleteQuery>,
 ) -> Answer<StatusCode> {
     let container = find(&supervisor, &id)?;
     if query.force {
@@ -328,6 +346,7 @@ async fn delete(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventQuery {
     #[serde(default)]
     replay: bool,
@@ -336,7 +355,7 @@ struct EventQuery {
 
 async fn events(
     State(supervisor): State<Supervisor>,
-    Query(query): Query<EventQuery>,
+    Asked(query): Asked<EventQuery>,
 ) -> Answer<Response> {
     let stream = match (query.since, query.replay) {
         (Some(_), true) => {

@@ -83,6 +83,9 @@ const BUFFER: u64 = 1024 * 1024;
 /// The smallest file that is rotated: the longest entry fits.
 const MIN_SIZE: u64 = 4096;
 
+/// The number of places to which a process can log.
+const MOST_PLACES: usize = 16;
+
 impl LogSpec {
     /// The size of a file, in bytes, at which it is set aside unless something else is said.
     pub const MAX_SIZE: u64 = 10 * 1024 * 1024;
@@ -377,6 +380,10 @@ impl Logging {
     /// These places, or `cri` if there are none. Refused are places that no text could describe or
     /// that their driver can't serve, and those that do not go together.
     pub fn new(specs: Vec<LogSpec>) -> Result<Self, InvalidLog> {
+        if let Some(spec) = specs.get(MOST_PLACES) {
+            let reason = format!("there are {MOST_PLACES} others, which is the most");
+            return Err(InvalidLog { text: spec.to_string(), reason });
+        }
         for spec in &specs {
             spec.check().map_err(|reason| InvalidLog { text: spec.to_string(), reason })?;
         }

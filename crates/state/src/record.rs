@@ -108,7 +108,7 @@ pub struct Policies {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Incarnation>,
     /// Which start within that, from 1.
-    #[serde(default = "first_run")]
+    #[serde(default = "first_run", skip_serializing_if = "is_first_run")]
     pub run: u32,
     /// How the runtime brings it to life.
     pub launch: Launch,
@@ -141,6 +141,11 @@ pub struct Policies {
 
 fn first_run() -> u32 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_first_run(run: &u32) -> bool {
+    *run == first_run()
 }
 
 /// Who the shim of a process is, and what it holds.

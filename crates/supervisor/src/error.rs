@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_state::{ContainerId, InvalidId, InvalidLog, LockError, ProcessId};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinError;
 
@@ -179,7 +180,67 @@ pub enum Error {
     Internal(String),
 }
 
+/// The kind of an [`Error`], for programs that act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No container or process has this id.
+    NotFound,
+    /// The id is in use.
+    Exists,
+    /// The request makes no sense as it is.
+    Invalid,
+    /// The container is in another state.
+    WrongState,
+    /// Something did not end in time.
+    Timeout,
+    /// The program is not in the container: what a shell answers with 127.
+    CommandNotFound,
+    /// The program is there and cannot be executed: what a shell answers with 126.
+    NotExecutable,
+    /// The OCI runtime or the shim failed.
+    Runtime,
+    /// The machine has no room for another container.
+    Limit,
+    /// The supervisor is shut down.
+    Closed,
+    /// A system call failed, or Holdfast itself did.
+    Internal,
+}
+
 impl Error {
+    /// The kind of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Exists(_) | Self::ProcessExists(..) => ErrorKind::Exists,
+            Self::InvalidId(_)
+            | Self::InvalidLog(_)
+            | Self::Bundle { .. }
+            | Self::Rootfs { .. }
+            | Self::NotFifo(_)
+            | Self::Checkpoint { .. }
+            | Self::NotInstalled { .. }
+            | Self::NoLog { .. }
+            | Self::NoTimes { .. } => ErrorKind::Invalid,
+            Self::WrongState { .. }
+            | Self::NoShim { .. }
+            | Self::NoInput(_)
+            | Self::NoTerminal(_) => ErrorKind::WrongState,
+            Self::StartTimeout { .. }
+            | Self::RuntimeTimeout { .. }
+            | Self::SurvivesKill { .. }
+            | Self::StartDoesNotEnd { .. } => ErrorKind::Timeout,
+            Self::Runtime(text) => program_fault(text).unwrap_or(ErrorKind::Runtime),
+            Self::Shim(_) | Self::NotStarted(_) => ErrorKind::Runtime,
+            Self::Limit { .. } => ErrorKind::Limit,
+            Self::Closed => ErrorKind::Closed,
+            Self::Root(_) | Self::Io { .. } | Self::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
     /// What came of a task: it may have panicked, or have gone with the runtime.
     pub(crate) fn joined<T>(joined: Result<Result<T, Self>, JoinError>) -> Result<T, Self> {
         match joined.map_err(JoinError::try_into_panic) {
@@ -200,10 +261,76 @@ impl Error {
     }
 }
 
+/// Why a runtime could not run the program of a container. It says so by its text alone, and each runtime has
+/// words of its own, capital letters too.
+fn program_fault(text: &str) -> Option<ErrorKind> {
+    let text = text.to_lowercase();
+    let has = |part: &str| text.contains(part);
+    if has("executable") && has("not found") || has("no such file or directory") && has("exec") {
+        return Some(ErrorKind::CommandNotFound);
+    }
+    let refused = ["permission denied", "is a directory", "exec format error"];
+    (has("exec") && refused.iter().any(|reason| has(reason))).then_some(ErrorKind::NotExecutable)
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::CommandNotFound => io::ErrorKind::NotFound,
+            ErrorKind::Exists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Invalid => io::ErrorKind::InvalidInput,
+            ErrorKind::NotExecutable => io::ErrorKind::PermissionDenied,
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Closed => io::ErrorKind::NotConnected,
+            ErrorKind::Limit => io::ErrorKind::QuotaExceeded,
+            ErrorKind::WrongState | ErrorKind::Runtime | ErrorKind::Internal => match &error {
+                Error::Io { cause, .. } => cause.kind(),
+                _ => io::ErrorKind::Other,
+            },
+        };
+        Self::new(kind, error)
+    }
+}
+
 fn appended(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
 fn humantime(duration: &Duration) -> String {
     format!("{duration:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_cannot_run_the_program_says_which_kind_of_fault_that_is() {
+        let kind = |text: &str| Error::Runtime(text.to_owned()).kind();
+        for text in [
+            "exec: \"nosuch\": executable file not found in $PATH",
+            "exec /nosuch: no such file or directory",
+            "Executable not found",
+        ] {
+            assert_eq!(kind(text), ErrorKind::CommandNotFound, "{text}");
+        }
+        for text in [
+            "exec: \"/etc/passwd\": permission denied",
+            "exec /bin: is a directory",
+            "Exec format error while executing /x",
+        ] {
+            assert_eq!(kind(text), ErrorKind::NotExecutable, "{text}");
+        }
+        assert_eq!(kind("cgroups: no such device"), ErrorKind::Runtime);
+    }
+
+    #[test]
+    fn as_an_io_error_it_keeps_its_kind_and_its_text() {
+        let cause = io::Error::from(io::ErrorKind::StorageFull);
+        let error = io::Error::from(Error::io("write the record")(cause));
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().starts_with("write the record: "), "{error}");
+        let missing = Error::NotFound("web".parse().unwrap());
+        assert_eq!(io::Error::from(missing).kind(), io::ErrorKind::NotFound);
+    }
 }

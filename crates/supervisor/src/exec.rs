@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_state::cri::Stream;
-use holdfast_state::{ExitStatus, ProcessId};
+use holdfast_state::{ExitRecord, ExitStatus, ProcessId};
 
 use crate::container::{Container, ended};
 use crate::core::Core;
@@ -20,6 +20,10 @@ use crate::model::process::Process;
 use crate::ops::{layout, start};
 use crate::shim::control;
 use crate::watch::remove::{self, Removal};
+
+/// The number of execs per container that keep status and output after their end. Of more, those that
+/// ended first are removed with the next exec.
+const MOST_ENDED: usize = 100;
 
 impl Container {
     /// Runs a further process in it.
@@ -43,6 +47,7 @@ impl Container {
                     return Err(this.wrong_state("exec", "running"));
                 }
                 this.core.moves.prepare();
+                this.forget_the_oldest().await;
                 let (process, begun, log) = {
                     let this = this.clone();
                     let begun = tokio::task::spawn_blocking(move || {
@@ -76,6 +81,24 @@ impl Container {
             .await
     }
 
+    /// Removes the execs that ended first, if there are too many: nobody has asked for their deletion.
+    async fn forget_the_oldest(&self) {
+        let mut ended: Vec<_> = self.state.execs().values().cloned().collect();
+        ended.retain(|exec| exec.is_stopped() && !exec.auto_remove);
+        ended.sort_by_cached_key(|exec| match exec.state() {
+            State::Stopped(record) => Some(record.time),
+            _ => None,
+        });
+        let too_many = ended.len().saturating_sub(MOST_ENDED);
+        for exec in &ended[..too_many] {
+            if let Err(error) =
+                remove::forget(&self.core, &self.state, exec, Removal::OfItself).await
+            {
+                tracing::warn!(container = %self.id(), process = %exec.id, %error, "an old exec is not removed");
+            }
+        }
+    }
+
     /// A further process by its id.
     #[must_use]
     pub fn process(&self, id: &ProcessId) -> Option<ExecProcess> {
@@ -107,7 +130,12 @@ impl ExecProcess {
 
     /// Waits for its end. Cancel safe.
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        ended(&self.core, &self.process).await.map(|record| record.status)
+        self.exit().await.map(|record| record.status)
+    }
+
+    /// As [`wait`](Self::wait), with the evidence.
+    pub async fn exit(&self) -> Result<ExitRecord, Error> {
+        ended(&self.core, &self.process).await
     }
 
     /// Sends it a signal, by number.

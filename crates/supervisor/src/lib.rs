@@ -50,7 +50,7 @@ mod watch;
 
 pub use builder::{Builder, SPARE_SHIMS};
 pub use container::Container;
-pub use error::Error;
+pub use error::{Error, ErrorKind};
 pub use exec::ExecProcess;
 pub use input::InputWriter;
 pub use log::entries::LogChunk;

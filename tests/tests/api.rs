@@ -1,0 +1,123 @@
+//! The HTTP API, as a program of another language sees it: each failure has a body that says its kind.
+
+use holdfast_tests::{Holdfast, soon, unique_id};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// Sends one request, byte for byte, and returns the status and the body.
+async fn ask(holdfast: &Holdfast, line: &str, body: &str) -> (u16, String) {
+    let socket = holdfast.root().join("holdfast.sock");
+    let mut stream = UnixStream::connect(socket).await.expect("connect");
+    let head = format!(
+        "{line} HTTP/1.1\r\nhost: holdfast\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("send");
+    let mut answer = Vec::new();
+    soon("an answer", stream.read_to_end(&mut answer)).await.expect("receive");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    (status, body.to_owned())
+}
+
+async fn json_of(holdfast: &Holdfast, line: &str, body: &str) -> (u16, Value) {
+    let (status, body) = ask(holdfast, line, body).await;
+    (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{line}: {error}: {body}")))
+}
+
+/// At 91d2b83 these answered with plain text, or did what was not asked.
+#[tokio::test]
+async fn whatever_is_wrong_with_a_request_the_answer_says_so_in_one_form() {
+    let holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    let path = |rest: &str| format!("/v1/containers/{id}{rest}");
+    let cases = [
+        ("GET", path("/logs?tail=abc"), "", 400, "invalid"),
+        ("GET", path("/logs?tial=1"), "", 400, "invalid"),
+        ("GET", "/v1/containers/%ff%fe".to_owned(), "", 400, "invalid"),
+        ("GET", "/v1/containers/a%20b".to_owned(), "", 400, "invalid"),
+        ("PUT", path(""), "", 405, "invalid"),
+        ("DELETE", path("?Force=yes"), "", 400, "invalid"),
+        ("DELETE", path("?force=yes"), "", 400, "invalid"),
+        ("GET", "/v1/events?since=7".to_owned(), "", 400, "invalid"),
+        ("GET", "/v1/events?replay=true&since=0123456789abcdef:1".to_owned(), "", 400, "invalid"),
+        ("GET", "/v1/nothing".to_owned(), "", 404, "not-found"),
+        ("GET", "/v1/containers/never-there".to_owned(), "", 404, "not-found"),
+        ("GET", path("/wait?process=never-there"), "", 404, "not-found"),
+        ("DELETE", path("/processes/never-there"), "", 404, "not-found"),
+        ("POST", path("/kill"), "{", 400, "invalid"),
+        ("POST", path("/kill"), "{\"signal\":\"HUP\"}", 422, "invalid"),
+        ("DELETE", path(""), "", 409, "wrong-state"),
+    ];
+    for (method, path, body, status, kind) in cases {
+        let line = format!("{method} {path}");
+        let (got, answer) = json_of(&holdfast, &line, body).await;
+        assert_eq!((got, &answer["kind"]), (status, &json!(kind)), "{line}: {answer}");
+        assert!(answer["message"].as_str().is_some_and(|text| text.len() > 10), "{line}: {answer}");
+    }
+    // What the mistakes did not do.
+    assert_eq!(holdfast.inspect(&id).await["status"], "running");
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_or_cannot_be_executed_is_the_callers_mistake() {
+    let holdfast = Holdfast::start().await;
+    for (program, kind) in [("/no/such/program", "command-not-found"), ("/bin", "not-executable")] {
+        let request = json!({
+            "id": unique_id("missing").to_string(),
+            "bundle": holdfast.scratch.bundle(),
+            "args": [program],
+        });
+        let (status, answer) =
+            json_of(&holdfast, "POST /v1/containers", &request.to_string()).await;
+        // `create` finds out with some runtimes, `start` with others.
+        if status == 201 {
+            let id = answer["id"].as_str().expect("an id");
+            let (status, answer) =
+                json_of(&holdfast, &format!("POST /v1/containers/{id}/start"), "null").await;
+            assert_eq!((status, &answer["kind"]), (400, &json!(kind)), "{answer}");
+        } else {
+            assert_eq!((status, &answer["kind"]), (400, &json!(kind)), "{answer}");
+        }
+    }
+    holdfast.close().await;
+}
+
+/// At 91d2b83 neither could be had at all.
+#[tokio::test]
+async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {
+    let holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    let path = format!("/v1/containers/{id}");
+    let request = json!({ "args": ["sh", "-c", "echo out; exit 5"], "detach": true });
+    let (status, started) =
+        json_of(&holdfast, &format!("POST {path}/exec"), &request.to_string()).await;
+    assert_eq!(status, 200, "{started}");
+    let exec = started["process"].as_str().expect("an id");
+    let (_, exit) = json_of(&holdfast, &format!("GET {path}/wait?process={exec}"), "").await;
+    assert_eq!(exit["status"], json!({ "code": 5 }), "{exit}");
+    let (status, output) =
+        ask(&holdfast, &format!("GET {path}/logs?process={exec}"), "").await;
+    assert!(status == 200 && output.contains("out\n"), "{output:?}");
+    let (status, _) = ask(&holdfast, &format!("DELETE {path}/processes/{exec}"), "").await;
+    assert_eq!(status, 204);
+    let (status, _) = ask(&holdfast, &format!("GET {path}/wait?process={exec}"), "").await;
+    assert_eq!(status, 404);
+    // Who never deletes them does not fill the disk.
+    let mut last = String::new();
+    for _ in 0..103 {
+        let request = json!({ "args": ["true"], "detach": true });
+        let (_, started) =
+            json_of(&holdfast, &format!("POST {path}/exec"), &request.to_string()).await;
+        last = started["process"].as_str().expect("an id").to_owned();
+        json_of(&holdfast, &format!("GET {path}/wait?process={last}"), "").await;
+    }
+    let execs = holdfast.inspect(&id).await["execs"].as_array().map(Vec::len);
+    assert!(execs.is_some_and(|count| count <= 101), "{execs:?}");
+    let (status, _) = ask(&holdfast, &format!("GET {path}/wait?process={last}"), "").await;
+    assert_eq!(status, 200);
+    holdfast.close().await;
+}
