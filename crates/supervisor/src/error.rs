@@ -87,7 +87,8 @@ pub enum Error {
         operation: &'static str,
     },
     /// The container did not start within the time limit. Everything that was started has been
-    /// removed \[`ErrContainerStartTimeout`\].
+    /// removed; where that failed, the log of the supervisor says so
+    /// \[`ErrContainerStartTimeout`\].
     #[error("container did not start before the specified timeout of {}{}", humantime(.timeout), appended(.detail))]
     StartTimeout {
         /// The time limit.
