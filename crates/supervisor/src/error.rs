@@ -56,7 +56,7 @@ pub enum Error {
         looked: String,
     },
     /// A path that was given as a FIFO is not one \[`ErrNotFifo`\].
-    #[error("{0}: not a FIFO; make one with mkfifo(1)")]
+    #[error("{0}: not a FIFO; create one with mkfifo(1)")]
     NotFifo(PathBuf),
     /// A limit of this machine leaves no room for another container.
     #[error("no more containers: nearly all {of} are in use, of {most}; raise {raise}")]
@@ -119,7 +119,7 @@ pub enum Error {
         needed: &'static str,
     },
     /// A process did not exit in time after SIGKILL: it hangs in the kernel.
-    #[error("process {pid} of container {id} still lives {} after SIGKILL; it hangs in the kernel", humantime(.after))]
+    #[error("process {pid} of container {id} is still alive {} after SIGKILL; it hangs in the kernel", humantime(.after))]
     SurvivesKill {
         /// The container.
         id: ContainerId,
@@ -129,7 +129,7 @@ pub enum Error {
         after: Duration,
     },
     /// A runtime command did not finish within the time limit, and was killed.
-    #[error("{command} did not end within {} and was killed", humantime(.after))]
+    #[error("{command} did not finish within {} and was killed", humantime(.after))]
     RuntimeTimeout {
         /// The command, for example `runc start`.
         command: String,
@@ -145,7 +145,7 @@ pub enum Error {
         reason: String,
     },
     /// The log has no timestamps.
-    #[error("the log of container {id} has no times: it is a file of the very bytes (driver file)")]
+    #[error("the log of container {id} has no times: the driver file writes raw output")]
     NoTimes {
         /// The container.
         id: ContainerId,
@@ -166,7 +166,7 @@ pub enum Error {
     #[error("container {0} has no terminal")]
     NoTerminal(ContainerId),
     /// A start did not end in time after it was cancelled.
-    #[error("the start of container {id} does not end: {} after it was cut short its runtime is still at work", humantime(.after))]
+    #[error("the start of container {id} does not end: {} after it was cancelled its runtime is still running", humantime(.after))]
     StartDoesNotEnd {
         /// The container.
         id: ContainerId,
@@ -175,7 +175,7 @@ pub enum Error {
     },
     /// The supervisor was shut down, or the Tokio runtime on which it was opened is gone. The
     /// containers keep running.
-    #[error("the supervisor is shut down, or its runtime is gone; its containers run on")]
+    #[error("the supervisor is shut down, or its Tokio runtime is gone; its containers run on")]
     Closed,
     /// A bug in this library: one of its tasks panicked.
     #[error("internal error: {0}")]
@@ -191,7 +191,7 @@ impl Error {
             Err(Ok(panic)) => {
                 let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                Err(Self::Internal(text.unwrap_or_else(|| "a panic without a text".to_owned())))
+                Err(Self::Internal(text.unwrap_or_else(|| "a panic without a message".to_owned())))
             }
             Err(Err(_)) => Err(Self::Closed),
         }

@@ -94,13 +94,13 @@ pub(crate) fn exit_fd(core: &Core, process: &Arc<Process>) -> Result<OwnedFd, Er
     let made = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
         .map_err(io::Error::from)
         .and_then(|event| Ok((event.as_fd().try_clone_to_owned()?, event)));
-    let (ours, event) = made.map_err(Error::io("make a descriptor that tells of an exit"))?;
+    let (ours, event) = made.map_err(Error::io("create an eventfd for an exit"))?;
     let (process, stop) = (process.clone(), core.tasks.stop.clone());
     let tell = async move {
         if stop.run_until_cancelled(process.ended()).await.is_some()
             && let Err(error) = event.write(1)
         {
-            tracing::error!(%error, "exit not told to a descriptor");
+            tracing::error!(%error, "exit not reported to an eventfd");
         }
     };
     core.tasks.spawn(tell);

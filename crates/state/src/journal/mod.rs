@@ -1,19 +1,21 @@
 //! `.journal/`: the events of all containers in one order, kept beyond the life of each container.
 //!
 //! ```text
-//! <root>/.journal/00000000000000000001.jsonl   a segment, by the number of its first event
-//!                 00000000000000004097.jsonl   the last one: this is written to, by one supervisor
-//!                 .next                        room for the segment after it, taken in advance
+//! <root>/.journal/00000000000000000001.jsonl   a segment, named after its first event
+//!                 00000000000000004097.jsonl   the last segment: the one that is written
+//!                 .next                        preallocated space for the next segment
 //! ```
 //!
 //! A segment consists of JSON lines: a header, a snapshot of the containers that existed when the
 //! segment was begun, and events. So the last segment alone gives the state of every container, and
 //! dropping an old segment loses the state of none.
 //!
-//! Numbers only grow. They are reserved in blocks; an event gets a number only when the reservation
-//! of its block is synced to disk. After an unclean end, the numbers continue with the next block:
-//! if a power failure took an event that somebody has already received, its number is never used
-//! for another event. Readers report the unused numbers as a [`Gap`](crate::Gap).
+//! Numbers only grow. They are reserved in blocks, and the reservation is synced to disk before an
+//! event with such a number is published. After an unclean end, the numbers continue with the next
+//! block: if a power failure took an event that somebody has already received, its number is not
+//! used for another event. (While the disk accepts no writes, events are published beyond the
+//! reserved numbers too; for those this does not hold.) Readers report the unused numbers as a
+//! [`Gap`](crate::Gap).
 //!
 //! A line is written before the event is published, and not synced: the death of the supervisor
 //! loses no event. A sync happens when somebody waits for it ([`Journal::file_to_sync`]): for the

@@ -135,7 +135,7 @@ impl Events {
         let mut journal = lock(&self.journal);
         if let Err(error) = journal.append(&mut events) {
             // The events are published all the same: a full disk must not hide an exit.
-            tracing::warn!(%error, events = events.len(), "the journal can't be written; tried again with the next event");
+            tracing::warn!(%error, events = events.len(), "the journal can't be written; the next event tries again");
         }
         let Some(last) = events.last().map(|event| event.seq) else { return };
         // Done while the journal is still locked, so that the events are published in the order of
@@ -177,7 +177,7 @@ impl Events {
         let imported = journal::import_container(directory, id, incarnation);
         let imported = imported.unwrap_or_else(|error| {
             // Exit statuses do not depend on these events.
-            tracing::warn!(container = %id, %error, "its events are unreadable");
+            tracing::warn!(container = %id, %error, "the events that an earlier build stored can't be read");
             Vec::new()
         });
         let mut known = KnownContainer::new(incarnation);
@@ -247,7 +247,7 @@ impl Events {
     pub(crate) async fn close(self: &Arc<Self>) {
         let this = self.clone();
         if let Err(error) = blocking(move || lock(&this.journal).close()).await {
-            tracing::warn!(%error, "the journal is not closed: the numbers of the next events leave a gap");
+            tracing::warn!(%error, "the journal was not closed: the event numbers will have a gap");
         }
     }
 }

@@ -74,7 +74,7 @@ impl Handle {
             Some(Err(error)) => {
                 // The process was reaped; or the handle is damaged; or this kernel has no handles
                 // and is older than the one on which the record was written.
-                tracing::debug!(%error, "handle not opened");
+                tracing::debug!(%error, "pidfs handle not opened");
                 None
             }
             None => None,

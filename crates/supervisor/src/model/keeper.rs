@@ -116,7 +116,7 @@ impl Keeping {
         if let Some(keeper) = &self.keeper
             && let Err(error) = what(keeper.as_ref())
         {
-            tracing::warn!(%error, "descriptor not kept");
+            tracing::warn!(%error, "the keeper failed");
         }
     }
 }

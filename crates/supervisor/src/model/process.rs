@@ -171,7 +171,7 @@ impl Process {
         // Checked after the directory was opened: another process can only have taken the name
         // after this one was marked as gone.
         match self.is_gone() {
-            true => Err(io::Error::new(io::ErrorKind::NotFound, "it has been deleted")),
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "the process has been deleted")),
             false => Ok(dir),
         }
     }

@@ -114,7 +114,7 @@ pub(crate) fn become_subreaper(
                 let (spawned, containers) = (spawned.clone(), containers.clone());
                 let reaped = blocking(move || spawned.reap_strangers(&*containers)).await;
                 if let Err(error) = reaped {
-                    tracing::warn!(%error, "orphans not reaped");
+                    tracing::warn!(%error, "orphans were not reaped");
                 }
             }
         }

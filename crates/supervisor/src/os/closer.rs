@@ -59,11 +59,11 @@ impl Closer {
                 // The copies in the helper are the last ones now, or will be when `fds` is dropped.
                 Ok(()) => return,
                 // The helper hangs, or has exited because it had nothing to do.
-                Err(error) => tracing::debug!(%error, "another closer is begun"),
+                Err(error) => tracing::debug!(%error, "another closer is started"),
             }
             *current = None;
         }
-        tracing::warn!("no process to close a container's pipes by: closed here");
+        tracing::warn!("no helper process to close a container's pipes; they are closed here");
     }
 
     fn send(&self, current: &mut Option<Current>, fds: &[OwnedFd]) -> io::Result<()> {
@@ -73,7 +73,7 @@ impl Closer {
         };
         current.hear();
         if current.pending > 0 && current.since.elapsed() > PATIENCE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it hangs"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the closer hangs"));
         }
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         fd_passing::send(&current.socket, b"x", &borrowed)?;

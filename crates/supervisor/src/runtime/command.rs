@@ -159,7 +159,7 @@ impl Runtime {
         match deleted {
             // The command has failed after it had deleted the container.
             Err(error) if !self.root.join(id.as_str()).exists() => {
-                tracing::warn!(container = %id, %error, "deleted; the runtime failed afterwards");
+                tracing::warn!(container = %id, %error, "the container is deleted; the runtime failed afterwards");
                 Ok(())
             }
             deleted => deleted,
