@@ -234,9 +234,7 @@ impl Life {
                 let exec = self.exec_id.clone().unwrap_or_default();
                 let dir = self.container_dir().join(&exec);
                 // Where a write of the journal was made to fail, it comes there with the next event.
-                let is_over = || {
-                    (!self.kills || self.exit_told(&exec).is_some()) && is_over(&dir)
-                };
+                let is_over = || (!self.kills || self.exit_told(&exec).is_some()) && is_over(&dir);
                 // A dead daemon does not bring it to its end, however long one waits.
                 let is_dead = || self.kills && self.who == Who::Daemon && self.tracer.has_done();
                 let waited = until(|| is_over() || is_dead()).await;

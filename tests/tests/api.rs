@@ -99,8 +99,7 @@ async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {
     let exec = started["process"].as_str().expect("an id");
     let (_, exit) = json_of(&holdfast, &format!("GET {path}/wait?process={exec}"), "").await;
     assert_eq!(exit["status"], json!({ "code": 5 }), "{exit}");
-    let (status, output) =
-        ask(&holdfast, &format!("GET {path}/logs?process={exec}"), "").await;
+    let (status, output) = ask(&holdfast, &format!("GET {path}/logs?process={exec}"), "").await;
     assert!(status == 200 && output.contains("out\n"), "{output:?}");
     let (status, _) = ask(&holdfast, &format!("DELETE {path}/processes/{exec}"), "").await;
     assert_eq!(status, 204);

@@ -60,7 +60,16 @@ async fn failed_start(
             other => panic!("{other:?}"),
         },
         // What was refused before anything was made.
-        [] => assert!(matches!(error, Error::Rootfs { .. } | Error::Bundle { .. } | Error::NotInstalled { .. } | Error::Checkpoint { .. }), "{error}"),
+        [] => assert!(
+            matches!(
+                error,
+                Error::Rootfs { .. }
+                    | Error::Bundle { .. }
+                    | Error::NotInstalled { .. }
+                    | Error::Checkpoint { .. }
+            ),
+            "{error}"
+        ),
         _ => panic!("{told:?}"),
     }
     soon("the delete", next.delete_forced()).await.expect("delete");

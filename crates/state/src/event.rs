@@ -1,4 +1,4 @@
-//! What happens to containers: events, their numbers, and places in the stream of them.
+//! Events of containers, their numbers, and positions in the stream of events.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use thiserror::Error;
 
 use crate::{ContainerId, Evidence, ExitStatus, ProcessId, Timestamp};
 
-/// One event. The numbers of a journal only grow, over all containers and over restarts. Of each
-/// process the start comes before the exit, and the exit comes exactly once.
+/// An event. The numbers of a journal only grow, over all containers and over restarts of the
+/// supervisor. For each process, the start comes before the exit, and the exit comes exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The name of the container.
+    /// The id of the container.
     pub container: ContainerId,
-    /// Which life of that name: another container that has the name later has another one.
+    /// The incarnation of the container: a later container with the same id has another one.
     pub incarnation: Incarnation,
-    /// Which start within that life, from 1.
+    /// Counts the starts within the incarnation, from 1.
     pub run: u32,
-    /// Its number in the journal, from 1.
+    /// The number of the event in the journal, from 1.
     pub seq: u64,
-    /// When it was noticed.
+    /// When the supervisor noticed it.
     pub time: Timestamp,
-    /// The process it is about: `init` also for what concerns the container as a whole.
+    /// The process that the event is about; `init` also for events of the container as a whole.
     pub process: ProcessId,
     /// What happened.
     #[serde(flatten)]
@@ -33,57 +33,59 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum EventKind {
-    /// The runtime made the container; its process waits for the start.
+    /// The runtime created the container; its process waits for the start.
     Created {
-        /// The process, as the host counts.
+        /// The pid in the host's pid namespace.
         pid: i32,
     },
-    /// The start came to nothing, and what was left of it is cleared away. The last event of an exec,
-    /// and of a container, whose first process this was.
+    /// The start failed. What is left of it is removed after this event. This is the last event of
+    /// an exec process, and of a container if its init process failed to start.
     StartFailed {
-        /// Why.
+        /// Why it failed.
         reason: String,
     },
-    /// The runtime is about to be told to start it. Written first, so that a crash in between is seen.
+    /// The runtime is about to be called to start it. Written before the call, so that a crash in
+    /// between is noticed.
     Starting,
     /// The program runs.
     Started,
-    /// The runtime is about to be told to freeze it.
+    /// The runtime is about to be called to freeze it.
     Pausing,
     /// Its processes are frozen.
     Paused,
-    /// The runtime is about to be told to thaw it.
+    /// The runtime is about to be called to thaw it.
     Resuming,
     /// Its processes run again.
     Resumed,
-    /// The kernel killed a process of it for want of memory.
+    /// The OOM killer killed a process of the container.
     OutOfMemory,
-    /// Its state was written to a directory, from which it can be restored.
+    /// The state of the container was written to a directory, from which it can be restored.
     Checkpointed,
-    /// The process ended.
+    /// The process exited.
     Exited {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// How that is known.
+        /// How the exit status is known.
         evidence: Evidence,
     },
-    /// Its shim died; the process runs on.
+    /// The shim of the process died; the process keeps running.
     ShimLost,
-    /// A new shim has taken it over.
+    /// A new shim has adopted the process.
     Adopted,
-    /// Its files were damaged, and have been moved out of the way. Nothing more is told of it.
+    /// Its damaged files were moved aside. No further events of it follow.
     SetAside,
-    /// The container and all that was kept of it is gone. The last event of its incarnation.
+    /// The container and everything that was stored for it is gone. The last event of its
+    /// incarnation.
     Deleted,
 }
 
-/// A text that is no identity of the kind that was asked for.
+/// A text that is not a valid identity of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("not {expected}: {text:?}")]
 pub struct InvalidIdentity {
     /// What was expected.
     pub expected: &'static str,
-    /// Its beginning.
+    /// The beginning of the text: at most 64 characters.
     pub text: String,
 }
 
@@ -101,15 +103,15 @@ macro_rules! identity {
         pub struct $name(u64);
 
         impl $name {
-            /// A new one, which no other has.
+            /// Returns a new random identity.
             ///
             /// # Errors
             ///
-            /// If the kernel gives no random numbers.
+            /// If the kernel provides no random numbers.
             pub fn random() -> std::io::Result<Self> {
                 let mut bytes = [0; 8];
                 holdfast_sys::random::fill(&mut bytes)?;
-                // Zero stands for none.
+                // Zero is reserved for "none".
                 Ok(Self(u64::from_ne_bytes(bytes).max(1)))
             }
         }
@@ -149,23 +151,26 @@ macro_rules! identity {
 }
 
 identity! {
-    /// One life of a container's name, from its creation to its deletion: 16 hexadecimal digits.
+    /// Identifies one life of a container's id, from its creation to its deletion: 16 hexadecimal
+    /// digits.
     Incarnation,
     "an incarnation (16 hexadecimal digits)"
 }
 
 identity! {
-    /// Which journal: 16 hexadecimal digits. A state root that is made anew has another one.
+    /// Identifies a journal: 16 hexadecimal digits. A state root that is created anew has another
+    /// one.
     JournalId,
     "a journal's id (16 hexadecimal digits)"
 }
 
 impl Incarnation {
-    /// That of a container which an earlier build made: they have no number of their own, but the time
-    /// of their creation.
+    /// Returns the incarnation of a container of an earlier build. Such a container has no stored
+    /// incarnation, so its time of creation is used.
     #[must_use]
     pub fn of_earlier_build(created: Option<&Timestamp>) -> Self {
-        // FNV-1a: the same after every restart, and different where the times are.
+        // FNV-1a: the same value after every restart, and practically always another value for
+        // another time.
         let text = created.map(Timestamp::as_str).unwrap_or_default();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -174,8 +179,8 @@ impl Incarnation {
     }
 }
 
-/// A place in the stream of events: all up to this number of this journal have been dealt with. Its
-/// text, `JOURNAL:NUMBER`, is what to store.
+/// A position in the stream of events: all events of this journal up to this number have been
+/// processed. Store its text form, `JOURNAL:NUMBER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cursor {
@@ -184,22 +189,22 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Before everything that is kept, in whichever journal.
+    /// The position before all events that are kept, in any journal.
     pub const BEGINNING: Self = Self { journal: JournalId(0), number: 0 };
 
-    /// After this event of a journal.
+    /// Returns the position after this event of a journal.
     #[must_use]
     pub fn new(journal: JournalId, number: u64) -> Self {
         Self { journal, number }
     }
 
-    /// The journal.
+    /// Returns the journal.
     #[must_use]
     pub fn journal(&self) -> JournalId {
         self.journal
     }
 
-    /// The number of the last event that has been dealt with; 0 for none.
+    /// Returns the number of the last event that has been processed; 0 for none.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
@@ -218,7 +223,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, InvalidIdentity> {
         let parse = || {
             let (journal, number) = text.split_once(':')?;
-            // Not `+7`: what is stored is compared as text.
+            // Signs such as in `+7` are refused: a stored cursor is compared as text.
             let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
             let number = number.parse().ok().filter(|_| digits)?;
             Some(Self { journal: journal.parse().ok()?, number })
@@ -241,32 +246,33 @@ impl From<Cursor> for String {
     }
 }
 
-/// Numbers of the stream of which there is no event to tell.
+/// A range of numbers for which there are no events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error("no events {first} to {last}: {reason}")]
 pub struct Gap {
-    /// The first of them; 0 if the cursor is of another journal.
+    /// The first number of the range; 0 if the cursor belongs to another journal.
     pub first: u64,
-    /// The last of them, or 0.
+    /// The last number of the range, or 0.
     pub last: u64,
-    /// Why.
+    /// Why there are no events.
     pub reason: GapReason,
 }
 
-/// Why there are no events with some numbers.
+/// Why there are no events with certain numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum GapReason {
-    /// They are older than what is kept.
+    /// The events were older than the journal keeps.
     Dropped,
-    /// The supervisor ended without closing its journal. The numbers that it had set aside are not used
-    /// again; events among them were lost only if the machine went down with them, or the disk was full.
+    /// The supervisor ended without closing its journal. The numbers that it had reserved are not
+    /// used again. Events with these numbers were lost only if the machine went down too, or the
+    /// disk was full.
     Unclean,
-    /// The journal's files can't be read; the supervisor's log says why.
+    /// The files of the journal cannot be read; the log of the supervisor gives the reason.
     Unreadable,
-    /// The cursor is of another journal than that which the state root has now: what happened between
-    /// the two is not known.
+    /// The cursor belongs to another journal than the state root has now. What happened between the
+    /// two is unknown.
     OtherJournal,
 }
 
@@ -327,7 +333,7 @@ mod tests {
     fn the_incarnation_of_an_earlier_build_is_the_same_after_every_restart() {
         let time: Timestamp = serde_json::from_str("\"2026-11-01T00:00:00.000000000Z\"").unwrap();
         let of_it = Incarnation::of_earlier_build(Some(&time));
-        // On disk, so it may never become another.
+        // These values are stored on disk, so they must never change.
         assert_eq!(of_it.to_string(), "01b65a4680f692d0");
         assert_ne!(of_it, Incarnation::of_earlier_build(None));
     }

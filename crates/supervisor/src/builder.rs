@@ -1,4 +1,4 @@
-//! How a supervisor is to be opened.
+//! The builder of a supervisor: how to open a state root.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::model::options::Rotation;
 use crate::runtime::programs;
 use crate::supervisor::Supervisor;
 
-/// How long a start may take unless something else is said.
+/// The default time limit for a start.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many shims are kept ready unless something else is said.
+/// The default number of spare shims; see [`Builder::spare_shims`].
 pub const SPARE_SHIMS: usize = 1;
 
-/// How a [`Supervisor`] is to be opened.
+/// Configures and opens a [`Supervisor`].
 #[derive(Debug)]
 pub struct Builder {
     pub(crate) root: PathBuf,
@@ -59,42 +59,48 @@ impl Builder {
         }
     }
 
-    /// The shim's executable. Otherwise `holdfast-shim` is looked for beside the running
-    /// executable, in `../libexec` and `../libexec/holdfast` from there, and in `PATH`.
+    /// Sets the path of the shim executable. By default, `holdfast-shim` is searched for in the
+    /// directory of the running executable, in `../libexec` and `../libexec/holdfast` relative to
+    /// that directory, and then in `PATH`.
     #[must_use]
     pub fn shim(mut self, path: impl Into<PathBuf>) -> Self {
         self.shim = Some(path.into());
         self
     }
 
-    /// The OCI runtime of containers that name none: a name to be found in `PATH`, or a path.
-    /// Default: `auto`, which is runc if there is one, else crun, else `holdfast-oci`, looked for
-    /// where the shim is.
+    /// Sets the OCI runtime of containers that do not name one: a name to search for in `PATH`, or
+    /// a path. The default is `auto`: runc if it is installed, else crun, else `holdfast-oci`,
+    /// which is searched for in the same places as the shim.
     #[must_use]
     pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
         self.runtime = runtime.into();
         self
     }
 
-    /// How long a start may take. Default: 30 s.
+    /// Sets how long a start may take. The default is 30 s.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
     }
 
-    /// How much of what has happened is kept, in bytes, and how long. What is beyond either is dropped, by
-    /// segments of a megabyte or more. Default: 32 MiB, which is some 100,000 events, and 30 days.
+    /// Sets how many bytes of events the journal keeps, and for how long. Older events are dropped
+    /// in whole segments when a new segment begins; a segment has about one megabyte, or the events
+    /// of an eighth of `age`. The default is 32 MiB (about 100,000 events) and 30 days.
     #[must_use]
     pub fn journal(mut self, size: u64, age: Duration) -> Self {
         self.journal = Bounds { size, age };
         self
     }
 
-    /// Takes up everything in the root, and begins a stream of events after this place: with what the
-    /// restore finds out too.
+    /// Opens the supervisor, and returns a stream of the events after `cursor`, which include the
+    /// events that the restore publishes.
     ///
     /// # Errors
+    ///
+    /// The errors of [`open`](Self::open).
+    ///
+    /// # Cancel safety
     ///
     /// As [`open`](Self::open).
     pub async fn open_with_events(
@@ -102,42 +108,47 @@ impl Builder {
         cursor: Cursor,
     ) -> Result<(Supervisor, EventStream), Error> {
         let supervisor = self.open().await?;
-        // The journal has it all, so none is missed between the two.
+        // The journal contains the events that were published between these two calls, so none is
+        // missed.
         let events = supervisor.events_since(cursor);
         Ok((supervisor, events))
     }
 
-    /// The soft limit of open files that runtimes and containers get, for a program that has raised
-    /// its own. Default: that of this process.
+    /// Sets the soft limit of open files (`RLIMIT_NOFILE`) for runtimes and containers. It is meant
+    /// for a program that has raised its own limit. The default is the soft limit of this process.
     #[must_use]
     pub fn container_nofile(mut self, soft: Option<u64>) -> Self {
         self.container_nofile = soft;
         self
     }
 
-    /// The group of containers that name none; see [`ContainerOptions::shim_group`]. Default: none,
-    /// so each of their processes has a shim of its own.
+    /// Sets the shim group of containers that do not name one; see
+    /// [`ContainerOptions::shim_group`](crate::ContainerOptions::shim_group). By default there is
+    /// no group, so each process has its own shim.
     #[must_use]
     pub fn shim_group(mut self, group: Option<GroupName>) -> Self {
         self.shim_group = group;
         self
     }
 
-    /// How many shims are kept ready for containers to come, once there has been a first one: a start
-    /// is faster by the time in which a program begins, and a burst of starts by as many. Each takes
-    /// the memory of a shim, and ends with this process. Default: 1.
+    /// Sets how many spare shims are kept ready for the next containers, once a first container has
+    /// been started. A spare shim saves a start the time in which the shim program begins; a burst
+    /// of starts saves it as many times as there are spare shims. Each one uses the memory of a
+    /// shim, and ends when this process ends. The default is 1.
     #[must_use]
     pub fn spare_shims(mut self, count: usize) -> Self {
         self.spare_shims = count;
         self
     }
 
-    /// How large the logs of processes to come may be that do not say so themselves: a file that
-    /// would become larger than `max_size` bytes is set aside, and of more than `max_files` files
-    /// the oldest is removed, so a log takes at the most their product. At least 4096 bytes and one
-    /// file. With `None` such a log has no bound. Default: 10 MiB and 5 files.
+    /// Sets the size limit of logs that do not set their own. It applies to processes that are
+    /// created later. A file that would become larger than `max_size` bytes is rotated, and if
+    /// there are more than `max_files` files, the oldest is removed; so a log uses at most the
+    /// product of both. The minimum is 4096 bytes and one file; [`open`](Self::open) refuses less.
+    /// With `None`, the size is not limited. The default is 10 MiB and 5 files.
     ///
-    /// It concerns the drivers `cri`, `json-file` and `file`, but not `file,direct=yes`. A log can choose for itself, with
+    /// The limit applies to the drivers `cri`, `json-file` and `file`, but not to
+    /// `file,direct=yes`. A log can set its own limit with
     /// [`LogSpec::max_size`](crate::LogSpec::max_size).
     #[must_use]
     pub fn log_rotation(mut self, max_size: Option<u64>, max_files: u32) -> Self {
@@ -145,25 +156,38 @@ impl Builder {
         self
     }
 
-    /// Makes this process a subreaper (prctl(2)), so that a container whose shim died becomes its
-    /// child, and its status is known exactly on every kernel. For a process that has no children
-    /// but those of this library: orphans that nobody waits for are reaped.
+    /// Makes this process a child subreaper (prctl(2)). A container whose shim has died then
+    /// becomes a child of this process, and its exit status is known exactly on every kernel, as
+    /// long as this process lives. Use it only in a process whose children all come from this
+    /// library: orphans for which nobody waits are reaped.
     #[must_use]
     pub fn subreaper(mut self) -> Self {
         self.subreaper = true;
         self
     }
 
-    /// Who keeps descriptors while this process is dead, and what it has kept under their names.
-    /// Then the status of a container whose shim dies meanwhile is exact too (Linux 6.15+).
+    /// Sets the keeper, which holds descriptors while no supervisor runs, and passes the
+    /// descriptors that it has held, with their names. With a keeper, the exit status of a
+    /// container whose shim dies while no supervisor runs is exact too (Linux 6.15 or later).
     #[must_use]
     pub fn keeper(mut self, keeper: Arc<dyn Keeper>, kept: Vec<(String, OwnedFd)>) -> Self {
         (self.keeper, self.kept) = (Some(keeper), kept);
         self
     }
 
-    /// Takes the state root, restores what is there, and returns once every container that was
-    /// found is watched.
+    /// Locks the state root, restores its containers, and returns when every restored container is
+    /// watched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Root`] if the state root cannot be locked or used; [`Error::NotInstalled`] if the
+    /// shim is not found; [`Error::InvalidLog`] if the log rotation is out of range; [`Error::Io`]
+    /// if the journal or the state root cannot be read, or this process cannot become a subreaper.
+    /// A damaged container is not an error; see [`Supervisor::restore_report`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the tasks that it has started end. The containers keep running.
     pub async fn open(self) -> Result<Supervisor, Error> {
         Supervisor::open(self).await
     }

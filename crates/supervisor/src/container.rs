@@ -1,4 +1,4 @@
-//! A container, as the caller holds it.
+//! The public handle of a container.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,7 +21,8 @@ use crate::shim::control;
 use crate::watch::change;
 use crate::watch::remove::{self, Force, Removal};
 
-/// A container. Clones are the same container; dropping one does nothing to it.
+/// A handle of a container. Its clones refer to the same container. Dropping a handle does not
+/// affect the container.
 #[derive(Debug, Clone)]
 pub struct Container {
     pub(crate) core: Arc<Core>,
@@ -33,13 +34,13 @@ impl Container {
         Self { core, state }
     }
 
-    /// Its id.
+    /// Returns the id of the container.
     #[must_use]
     pub fn id(&self) -> &ContainerId {
         &self.state.id
     }
 
-    /// As it is now.
+    /// Returns the current state of the container.
     #[must_use]
     pub fn info(&self) -> ContainerInfo {
         let init = &self.state.init;
@@ -67,13 +68,21 @@ impl Container {
         }
     }
 
-    /// Starts a created container.
+    /// Starts a created container. If the caller drops the future, the start continues in the
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container is not in the state `created`, [`Error::NotFound`] if
+    /// it was deleted, [`Error::Runtime`] or [`Error::RuntimeTimeout`] if the runtime fails or
+    /// exceeds the time limit, [`Error::Io`] if the record cannot be read, and [`Error::Closed`]
+    /// after a shutdown.
     pub async fn start(&self) -> Result<(), Error> {
         let this = self.clone();
         self.finish(async move { this.start_now().await }).await
     }
 
-    /// Runs work to its end even if the caller stops waiting for it.
+    /// Runs `work` to completion even if the caller drops the future.
     pub(crate) async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -99,17 +108,33 @@ impl Container {
         started
     }
 
-    /// Waits for its first process to end. Cancel safe; also answers after it was deleted.
+    /// Waits until the init process exits, and returns its exit status. Returns the status also
+    /// after the container was deleted. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the start failed, so that there never was a process;
+    /// [`Error::Closed`] if the supervisor is shut down first.
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
         self.exit().await.map(|record| record.status)
     }
 
-    /// As [`wait`](Self::wait), with the evidence.
+    /// Does what [`wait`](Self::wait) does, and also returns the time and the evidence. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`wait`](Self::wait).
     pub async fn exit(&self) -> Result<ExitRecord, Error> {
         ended(&self.core, &self.state.init).await
     }
 
-    /// Sends a signal, by number, to its first process.
+    /// Sends a signal, given by its number, to the init process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if there is no process that could receive it, [`Error::NotFound`] if
+    /// the container was deleted, and [`Error::Io`] if the kernel refuses the signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.state
             .init
@@ -117,7 +142,14 @@ impl Container {
             .unwrap_or_else(|| Err(self.wrong_state("a signal", "created or running")))
     }
 
-    /// Sends SIGKILL and, where the container is frozen, thaws it, since it could not die otherwise.
+    /// Sends SIGKILL to the init process. If the container is frozen, it is also thawed: on cgroup
+    /// v1 a frozen process does not die, not even of SIGKILL. If the caller drops the future, this
+    /// continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`signal`](Self::signal), and [`Error::Runtime`] or [`Error::RuntimeTimeout`]
+    /// if the runtime cannot thaw the container.
     pub async fn kill(&self) -> Result<(), Error> {
         let this = self.clone();
         self.finish(async move {
@@ -128,8 +160,9 @@ impl Container {
         .await
     }
 
-    /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe). Several may write; each
-    /// write of up to 4096 bytes arrives in one piece (`PIPE_BUF`, pipe(7)).
+    /// Opens the standard input of the init process, if the container was created with
+    /// [`Stdin::Pipe`](crate::Stdin::Pipe). Several writers may be open at the same time; each
+    /// write of up to 4096 bytes (`PIPE_BUF`, pipe(7)) arrives in one piece.
     ///
     /// ```no_run
     /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
@@ -141,38 +174,67 @@ impl Container {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInput`] if the container was created without standard input, [`Error::NotFound`]
+    /// if it was deleted, and [`Error::Io`] if the FIFO cannot be opened.
     pub fn stdin(&self) -> Result<InputWriter, Error> {
         InputWriter::open(&self.core, &self.state.init)
     }
 
-    /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
+    /// Returns the path of the FIFO of the standard input, if the container was created with
+    /// [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
     pub fn stdin_path(&self) -> Option<PathBuf> {
         input::path(&self.core, &self.state.init)
     }
 
-    /// Ends its input once all who write to it have closed it.
+    /// Closes the standard input: the process reads end of file once all writers have closed it
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the process has exited, [`Error::NoShim`] if it has lost its shim,
+    /// [`Error::NotFound`] if the container was deleted, and [`Error::Io`] if the shim's control
+    /// FIFO cannot be written.
     pub fn close_stdin(&self) -> Result<(), Error> {
         control::close(&self.core.root, &self.state.init)
     }
 
-    /// Tells its terminal a new size.
+    /// Changes the size of the terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTerminal`] if the container has no terminal, and the errors of
+    /// [`close_stdin`](Self::close_stdin).
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
         control::resize(&self.core.root, &self.state.init, size)
     }
 
-    /// A descriptor that becomes readable once [`wait`](Self::wait) would answer at once, for event
-    /// loops that are not Tokio's. Reading it takes that back; a caller may just close it.
+    /// Returns an eventfd that becomes readable once [`wait`](Self::wait) would return at
+    /// once. It is meant for event loops other than Tokio's. Reading it makes it unreadable again;
+    /// a caller may simply close it. It never becomes readable if the supervisor is shut down
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the descriptor cannot be created.
     pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
         input::exit_fd(&self.core, &self.state.init)
     }
 
-    /// Its output from the beginning.
+    /// Returns a reader of the output, from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoLog`] if the log driver keeps nothing that could be read, [`Error::NotFound`] if
+    /// the container was deleted, and [`Error::Io`] if the log cannot be opened.
     pub fn logs(&self) -> Result<LogReader, Error> {
         self.logs_with(LogOptions::new())
     }
 
-    /// A part of its output.
+    /// Returns a reader of a part of the output.
     ///
     /// ```no_run
     /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
@@ -189,12 +251,17 @@ impl Container {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`logs`](Self::logs), and [`Error::NoTimes`] if a time is given and the log
+    /// has no timestamps.
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.core, &self.state.init, &options)
     }
 
-    /// Its standard output from the beginning; the end of file comes when it has ended and all is
-    /// read.
+    /// Returns a reader of the standard output, from its beginning. It reports end of file when the
+    /// process has exited and all its output was read.
     ///
     /// ```no_run
     /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
@@ -205,16 +272,25 @@ impl Container {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`logs`](Self::logs).
     pub fn stdout(&self) -> Result<OutputReader, Error> {
         Ok(OutputReader::new(self.logs()?, Stream::Stdout))
     }
 
-    /// Its error output; see [`stdout`](Self::stdout).
+    /// Returns a reader of the standard error; see [`stdout`](Self::stdout).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`logs`](Self::logs).
     pub fn stderr(&self) -> Result<OutputReader, Error> {
         Ok(OutputReader::new(self.logs()?, Stream::Stderr))
     }
 
-    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    /// Returns a stream of the output, from its beginning, line by line and as it is written. Each
+    /// line has its stream and, where the log has it, its time.
     ///
     /// ```no_run
     /// # async fn example(container: holdfast_supervisor::Container) -> std::io::Result<()> {
@@ -228,12 +304,21 @@ impl Container {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`logs`](Self::logs).
     pub fn lines(&self) -> Result<LogLines, Error> {
         Ok(LogLines::new(self.logs()?))
     }
 
-    /// Has its shim open the log files anew, by their names: for who has renamed them to rotate
-    /// them. What was written before this stands in the renamed ones.
+    /// Makes the shim close the log files and open them again by name. Call this after you have
+    /// renamed the files to rotate them. Output that was written before this call is in the renamed
+    /// files.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`close_stdin`](Self::close_stdin).
     pub fn reopen_logs(&self) -> Result<(), Error> {
         if self.state.init.is_stopped() {
             return Err(self.wrong_state("reopening its logs", "running"));
@@ -241,18 +326,32 @@ impl Container {
         control::reopen_logs(&self.core.root, &self.state.init)
     }
 
-    /// Whether it has a terminal.
+    /// Returns whether the init process has a terminal.
     #[must_use]
     pub fn has_terminal(&self) -> bool {
         self.state.init.terminal
     }
 
-    /// Deletes a container that has ended or was never started, and all that is left of it.
+    /// Deletes a container that has exited or was never started, with all its resources. If the
+    /// caller drops the future, the deletion continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container runs, [`Error::NotFound`] if it was deleted before,
+    /// [`Error::Runtime`] or [`Error::RuntimeTimeout`] if the runtime cannot delete it,
+    /// [`Error::SurvivesKill`] if a process does not die of SIGKILL, and [`Error::Io`] if its
+    /// directory cannot be removed.
     pub async fn delete(&self) -> Result<(), Error> {
         self.delete_finishing(Force::No).await
     }
 
-    /// Deletes it whatever it does: what lives is killed first.
+    /// Deletes the container in any state. Its processes are killed first, and a start in progress
+    /// is cancelled. If the caller drops the future, the deletion continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`delete`](Self::delete) except [`Error::WrongState`], and
+    /// [`Error::StartDoesNotEnd`] if a start in progress does not end.
     pub async fn delete_forced(&self) -> Result<(), Error> {
         self.delete_finishing(Force::Yes).await
     }

@@ -1,4 +1,4 @@
-//! What a supervisor consists of.
+//! The struct that joins the parts of a supervisor.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,36 +21,38 @@ use crate::os::tasks::Tasks;
 use crate::runtime::command::Runtimes;
 use crate::shim::Shims;
 
-/// All parts. Tasks hold them, and end when they are told to stop.
+/// All parts of a supervisor. Its tasks hold it; they end when `tasks.stop` is cancelled.
 #[derive(Debug)]
 pub(crate) struct Core {
-    /// Given free by a shutdown, else with the last task and the last handle of a caller's.
+    /// Released by `Supervisor::shutdown`, or when the last task and the last caller's handle are
+    /// gone.
     pub(crate) root: Arc<StateRoot>,
     pub(crate) boot_id: String,
     pub(crate) abilities: Abilities,
     pub(crate) limits: Vec<Limit>,
     pub(crate) moves: Arc<Moves>,
     pub(crate) runtimes: Runtimes,
-    /// The default runtime's name or path.
+    /// The name or path of the default runtime.
     pub(crate) runtime: String,
     pub(crate) start_timeout: Duration,
-    /// The soft limit of open files for what shims start.
+    /// The soft limit of open files for the processes that shims start.
     pub(crate) container_nofile: Option<u64>,
-    /// Of containers that name none.
+    /// The shim group of containers that do not name one.
     pub(crate) shim_group: Option<GroupName>,
-    /// Of logs that do not say so themselves.
+    /// The size limit of logs that do not set their own.
     pub(crate) log_rotation: Rotation,
     pub(crate) events: Arc<Events>,
     pub(crate) files: Arc<FileWatch>,
     pub(crate) keeping: Keeping,
     pub(crate) spawned: Arc<Spawned>,
     pub(crate) shims: Arc<Shims>,
-    /// Held for an adoption: when a group dies, all that it had ask at once.
+    /// A permit is held during each adoption. When the shim of a group dies, all its processes
+    /// request an adoption at the same time; this limits how many run at once.
     pub(crate) adoptions: tokio::sync::Semaphore,
     pub(crate) closer: Arc<Closer>,
     pub(crate) tasks: Tasks,
     pub(crate) containers: Mutex<BTreeMap<ContainerId, Arc<ContainerState>>>,
-    /// How many containers have been forgotten since memory was given back.
+    /// How many containers were forgotten since memory was last returned to the kernel.
     pub(crate) forgotten: AtomicUsize,
 }
 
@@ -63,8 +65,8 @@ impl Core {
         self.containers().get(id).cloned()
     }
 
-    /// The numbers of all processes that are watched, or are about to be: a runtime has written down what
-    /// its shim has still to announce.
+    /// The pids of all processes that are watched or are about to be. For a process in creation,
+    /// the pid is read from the runtime's pid file, because the shim has not announced it yet.
     pub(crate) fn processes(&self) -> HashSet<i32> {
         let containers: Vec<_> = self.containers().values().cloned().collect();
         let processes = containers.iter().flat_map(|container| container.processes());
@@ -76,13 +78,14 @@ impl Core {
         processes.filter_map(number).collect()
     }
 
-    /// Forgets a container that has gone. Called under the lock of the containers.
+    /// Removes a deleted container from the map. The caller holds the lock of `self.containers`.
     pub(crate) fn forget(
         &self,
         containers: &mut BTreeMap<ContainerId, Arc<ContainerState>>,
         id: &ContainerId,
     ) {
-        /// Once so many have gone, and more than are left: the allocator would keep what they took.
+        /// Memory is returned to the kernel once this many containers were forgotten, and more than
+        /// are left. The allocator would otherwise keep that memory.
         const MANY: usize = 500;
         containers.remove(id);
         let gone = self.forgotten.fetch_add(1, Ordering::Relaxed) + 1;

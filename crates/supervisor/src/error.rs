@@ -1,4 +1,4 @@
-//! What can go wrong, said for the person who must act on it.
+//! The errors of this library, worded for the person who must act on them.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,40 +9,41 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinError;
 
-/// What can go wrong. The seed's names stand in brackets.
+/// An error of this library. The corresponding names of containerd's 2016 shim are given in
+/// brackets.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name is no id.
+    /// The text is not a valid id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
-    /// Output can't go there, or not in that way.
+    /// The log destination or its options are invalid.
     #[error(transparent)]
     InvalidLog(#[from] InvalidLog),
-    /// The state root can't be taken.
+    /// The state root cannot be used.
     #[error(transparent)]
     Root(#[from] LockError),
     /// No container has this id.
     #[error("no such container: {0}")]
     NotFound(ContainerId),
-    /// The id belongs to another container.
+    /// Another container has this id.
     #[error("container {0} exists already; delete it first, or choose another id")]
     Exists(ContainerId),
-    /// A process of the container has this id already.
+    /// Another process of the container has this id.
     #[error("container {0} has a process {1} already")]
     ProcessExists(ContainerId, ProcessId),
-    /// The bundle can't be used.
+    /// The bundle cannot be used.
     #[error("bundle {path}: {reason}")]
     Bundle {
-        /// Its directory.
+        /// The directory of the bundle.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// A root file system can't be used.
+    /// The root file system cannot be used.
     #[error("root file system {path}: {reason}")]
     Rootfs {
-        /// Its directory.
+        /// The directory of the root file system.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -50,58 +51,59 @@ pub enum Error {
     /// An executable that Holdfast needs is missing.
     #[error("{name}: not installed on system (looked in {looked})")]
     NotInstalled {
-        /// What is missing.
+        /// The name of the executable.
         name: String,
-        /// Where it was looked for.
+        /// Where it was searched for.
         looked: String,
     },
-    /// What was given as a FIFO is none \[`ErrNotFifo`\].
-    #[error("{0}: not a FIFO; make one with mkfifo(1)")]
+    /// A path that was given as a FIFO is not one \[`ErrNotFifo`\].
+    #[error("{0}: not a FIFO; create one with mkfifo(1)")]
     NotFifo(PathBuf),
-    /// There is no room for another container.
+    /// A limit of this machine leaves no room for another container.
     #[error("no more containers: nearly all {of} are in use, of {most}; raise {raise}")]
     Limit {
-        /// Of what.
+        /// The resource that is limited.
         of: &'static str,
-        /// How much there may be.
+        /// The limit, in units of that resource.
         most: u64,
-        /// What raises it.
+        /// The setting that raises the limit.
         raise: &'static str,
     },
-    /// A checkpoint can't be used.
+    /// The checkpoint cannot be used.
     #[error("checkpoint {path}: {reason}")]
     Checkpoint {
-        /// Its directory.
+        /// The directory of the checkpoint.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The process has no shim that could do it.
+    /// The operation needs the shim of the process, and the process has lost its shim.
     #[error("process {process} of container {id} has lost its shim, which {operation} needs")]
     NoShim {
         /// The container.
         id: ContainerId,
         /// The process.
         process: ProcessId,
-        /// What was asked.
+        /// The requested operation.
         operation: &'static str,
     },
-    /// The container did not start in time; all that was started is gone again
+    /// The container did not start within the time limit. Everything that was started has been
+    /// removed; where that failed, the log of the supervisor says so
     /// \[`ErrContainerStartTimeout`\].
     #[error("container did not start before the specified timeout of {}{}", humantime(.timeout), appended(.detail))]
     StartTimeout {
-        /// The time it was given.
+        /// The time limit.
         timeout: Duration,
-        /// What the logs of the shim and the runtime say, or nothing.
+        /// The errors in the logs of the shim and the runtime; may be empty.
         detail: String,
     },
-    /// The runtime failed. The text is its own.
+    /// The runtime failed. The text is the runtime's own message.
     #[error("oci runtime error: {0}")]
     Runtime(String),
-    /// The shim failed. The text is its own.
+    /// The shim failed. The text is the shim's own message.
     #[error("shim error: {0}")]
     Shim(String),
-    /// The shim ended before the container's process was there, and left no word
+    /// The shim exited before the container's process was created, and left no message
     /// \[`ErrContainerNotStarted`, `ErrShimExited`\].
     #[error("container not started: the shim exited before the process was there{}", appended(.0))]
     NotStarted(String),
@@ -110,41 +112,41 @@ pub enum Error {
     WrongState {
         /// The container.
         id: ContainerId,
-        /// Its state now.
+        /// Its current state.
         status: &'static str,
-        /// What was asked.
+        /// The requested operation.
         operation: &'static str,
-        /// What that takes.
+        /// The state that the operation needs.
         needed: &'static str,
     },
-    /// A process did not end within the time after it was killed: it hangs in the kernel.
-    #[error("process {pid} of container {id} still lives {} after SIGKILL; it hangs in the kernel", humantime(.after))]
+    /// A process did not exit in time after SIGKILL: it hangs in the kernel.
+    #[error("process {pid} of container {id} is still alive {} after SIGKILL; it hangs in the kernel", humantime(.after))]
     SurvivesKill {
         /// The container.
         id: ContainerId,
-        /// The process.
+        /// The pid of the process, in the host's pid namespace.
         pid: i32,
-        /// How long it was waited for.
+        /// How long the supervisor waited.
         after: Duration,
     },
-    /// A runtime command did not end in time and was killed.
-    #[error("{command} did not end within {} and was killed", humantime(.after))]
+    /// A runtime command did not finish within the time limit, and was killed.
+    #[error("{command} did not finish within {} and was killed", humantime(.after))]
     RuntimeTimeout {
-        /// The command, as in `runc start`.
+        /// The command, for example `runc start`.
         command: String,
-        /// The time it was given.
+        /// The time limit.
         after: Duration,
     },
-    /// The output of the process is not kept where it could be read.
+    /// The output of the process is not stored where it could be read.
     #[error("the output of container {id} can't be read back: {reason}")]
     NoLog {
         /// The container.
         id: ContainerId,
-        /// Where it goes, and where to look.
+        /// Where the output goes, and where to look for it.
         reason: String,
     },
-    /// Its log has no times.
-    #[error("the log of container {id} has no times: it is a file of the very bytes (driver file)")]
+    /// The log has no timestamps.
+    #[error("the log of container {id} has no times: the driver file writes raw output")]
     NoTimes {
         /// The container.
         id: ContainerId,
@@ -152,30 +154,31 @@ pub enum Error {
     /// A system call failed.
     #[error("{attempt}: {cause}")]
     Io {
-        /// What was attempted, on what.
+        /// What was attempted, and on what.
         attempt: String,
-        /// What the system said. It is in the text, so it is no [`source`](std::error::Error::source) to be
-        /// printed once more.
+        /// The error of the system. It is part of the message, so it is not also a
+        /// [`source`](std::error::Error::source), which would be printed a second time.
         cause: io::Error,
     },
-    /// The process was made without an input.
+    /// The process was created without standard input.
     #[error("container {0} was made without an input")]
     NoInput(ContainerId),
-    /// The process was made without a terminal.
+    /// The process was created without a terminal.
     #[error("container {0} has no terminal")]
     NoTerminal(ContainerId),
-    /// A start did not end within the time after it was cut short.
-    #[error("the start of container {id} does not end: {} after it was cut short its runtime is still at work", humantime(.after))]
+    /// A start did not end in time after it was cancelled.
+    #[error("the start of container {id} does not end: {} after it was cancelled its runtime is still running", humantime(.after))]
     StartDoesNotEnd {
         /// The container.
         id: ContainerId,
-        /// How long it was waited for.
+        /// How long the supervisor waited.
         after: Duration,
     },
-    /// The supervisor was shut down, or the Tokio runtime where it was opened is gone. The containers run on.
-    #[error("the supervisor is shut down, or its runtime is gone; its containers run on")]
+    /// The supervisor was shut down, or the Tokio runtime on which it was opened is gone. The
+    /// containers keep running.
+    #[error("the supervisor is shut down, or its Tokio runtime is gone; its containers run on")]
     Closed,
-    /// A fault of this library: a part of it has panicked.
+    /// A bug in this library: one of its tasks panicked.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -241,20 +244,21 @@ impl Error {
         }
     }
 
-    /// What came of a task: it may have panicked, or have gone with the runtime.
+    /// Converts the result of a task, which may have panicked or ended together with the Tokio
+    /// runtime.
     pub(crate) fn joined<T>(joined: Result<Result<T, Self>, JoinError>) -> Result<T, Self> {
         match joined.map_err(JoinError::try_into_panic) {
             Ok(result) => result,
             Err(Ok(panic)) => {
                 let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                Err(Self::Internal(text.unwrap_or_else(|| "a panic without a text".to_owned())))
+                Err(Self::Internal(text.unwrap_or_else(|| "a panic without a message".to_owned())))
             }
             Err(Err(_)) => Err(Self::Closed),
         }
     }
 
-    /// For `map_err`: says what was attempted.
+    /// Adds what was attempted to an I/O error; for `map_err`.
     pub(crate) fn io(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let attempt = attempt.into();
         move |cause| Self::Io { attempt, cause }

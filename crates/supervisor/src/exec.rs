@@ -1,4 +1,4 @@
-//! Further processes of a running container.
+//! Exec processes: further processes of a running container.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -26,12 +26,26 @@ use crate::watch::remove::{self, Removal};
 const MOST_ENDED: usize = 100;
 
 impl Container {
-    /// Runs a further process in it.
+    /// Runs a further process in the container. If the caller drops the future, the start continues
+    /// in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container does not run, [`Error::ProcessExists`] if the id is
+    /// in use, [`Error::NotFifo`] if a path of the stdio is not a FIFO, [`Error::Limit`] if this
+    /// process has too few descriptors left, [`Error::StartTimeout`], [`Error::NotStarted`],
+    /// [`Error::Runtime`] or [`Error::Shim`] if the start fails, [`Error::Io`] if a file cannot be
+    /// written, and [`Error::Closed`] after a shutdown.
     pub async fn exec(&self, options: ExecOptions) -> Result<ExecProcess, Error> {
         self.exec_attached(options).await.map(|(process, _)| process)
     }
 
-    /// As [`exec`](Self::exec), with a reader of the output that misses nothing.
+    /// Does what [`exec`](Self::exec) does, and also returns a reader of the output that misses
+    /// nothing, however soon the process exits.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`exec`](Self::exec).
     pub async fn exec_attached(
         &self,
         options: ExecOptions,
@@ -59,7 +73,7 @@ impl Container {
                                 Ok((job.process, begun, log))
                             }
                             Err(error) => {
-                                // Nothing has been started that would clear it away.
+                                // No task has been started that would clean this up.
                                 let root = &this.core.root;
                                 let _ = root
                                     .container(this.id())
@@ -99,7 +113,7 @@ impl Container {
         }
     }
 
-    /// A further process by its id.
+    /// Returns an exec process by its id.
     #[must_use]
     pub fn process(&self, id: &ProcessId) -> Option<ExecProcess> {
         let process = self.state.execs().get(id).cloned()?;
@@ -107,7 +121,7 @@ impl Container {
     }
 }
 
-/// A further process of a container.
+/// A handle of an exec process. Dropping it does not affect the process.
 #[derive(Debug, Clone)]
 pub struct ExecProcess {
     core: Arc<Core>,
@@ -116,29 +130,43 @@ pub struct ExecProcess {
 }
 
 impl ExecProcess {
-    /// Its id within the container.
+    /// Returns the id of the process, which is unique within its container.
     #[must_use]
     pub fn id(&self) -> &ProcessId {
         &self.process.id
     }
 
-    /// As the host counts; `None` once it has ended.
+    /// Returns the pid in the host's pid namespace; `None` once the process has exited.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         self.process.pid()
     }
 
-    /// Waits for its end. Cancel safe.
+    /// Waits until the process exits, and returns its exit status. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the start failed; [`Error::Closed`] if the supervisor is shut down
+    /// first.
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
         self.exit().await.map(|record| record.status)
     }
 
-    /// As [`wait`](Self::wait), with the evidence.
+    /// Waits for its end, and returns the exit status with the evidence for it. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after a shutdown of the supervisor.
     pub async fn exit(&self) -> Result<ExitRecord, Error> {
         ended(&self.core, &self.process).await
     }
 
-    /// Sends it a signal, by number.
+    /// Sends a signal, given by its number, to the process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the process has exited, and [`Error::Io`] if the kernel refuses the
+    /// signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.process.signal(signal).unwrap_or_else(|| {
             Err(Error::WrongState {
@@ -150,59 +178,105 @@ impl ExecProcess {
         })
     }
 
-    /// Its input, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe); see [`Container::stdin`].
+    /// Opens the standard input, if the process was created with
+    /// [`Stdin::Pipe`](crate::Stdin::Pipe); see [`Container::stdin`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::stdin`].
     pub fn stdin(&self) -> Result<InputWriter, Error> {
         InputWriter::open(&self.core, &self.process)
     }
 
-    /// Where the FIFO of its input is, if it was made with [`Stdin::Pipe`](crate::Stdin::Pipe).
+    /// Returns the path of the FIFO of the standard input, if the process was created with
+    /// [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
     pub fn stdin_path(&self) -> Option<PathBuf> {
         input::path(&self.core, &self.process)
     }
 
-    /// Ends its input once all who write to it have closed it.
+    /// Closes the standard input: the process reads end of file once all writers have closed it
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::close_stdin`].
     pub fn close_stdin(&self) -> Result<(), Error> {
         control::close(&self.core.root, &self.process)
     }
 
-    /// Tells its terminal a new size.
+    /// Changes the size of the terminal.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::resize`].
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
         control::resize(&self.core.root, &self.process, size)
     }
 
-    /// As [`Container::exit_fd`].
+    /// Returns an eventfd that becomes readable once the process has exited; see
+    /// [`Container::exit_fd`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::exit_fd`].
     pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
         input::exit_fd(&self.core, &self.process)
     }
 
-    /// Its output from the beginning.
+    /// Returns a reader of the output, from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs`].
     pub fn logs(&self) -> Result<LogReader, Error> {
         self.logs_with(LogOptions::new())
     }
 
-    /// A part of its output.
+    /// Returns a reader of a part of the output.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs_with`].
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.core, &self.process, &options)
     }
 
-    /// Its standard output from the beginning; the end of file comes when it has ended and all is
-    /// read.
+    /// Returns a reader of the standard output, from its beginning. It reports end of file when the
+    /// process has exited and all its output was read.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs`].
     pub fn stdout(&self) -> Result<OutputReader, Error> {
         Ok(OutputReader::new(self.logs()?, Stream::Stdout))
     }
 
-    /// Its error output; see [`stdout`](Self::stdout).
+    /// Returns a reader of the standard error; see [`stdout`](Self::stdout).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs`].
     pub fn stderr(&self) -> Result<OutputReader, Error> {
         Ok(OutputReader::new(self.logs()?, Stream::Stderr))
     }
 
-    /// Its output from the beginning by the line, as it comes, with the streams and the times.
+    /// Returns a stream of the output, from its beginning, line by line and as it is written. Each
+    /// line has its stream and, where the log has it, its time.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs`].
     pub fn lines(&self) -> Result<LogLines, Error> {
         Ok(LogLines::new(self.logs()?))
     }
 
-    /// Has the shim open its log files anew, by their names.
+    /// Makes the shim close the log files and open them again by name; see
+    /// [`Container::reopen_logs`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::reopen_logs`].
     pub fn reopen_logs(&self) -> Result<(), Error> {
         if self.process.is_stopped() {
             return Err(Error::WrongState {
@@ -215,13 +289,18 @@ impl ExecProcess {
         control::reopen_logs(&self.core.root, &self.process)
     }
 
-    /// Whether it has a terminal.
+    /// Returns whether the process has a terminal.
     #[must_use]
     pub fn has_terminal(&self) -> bool {
         self.process.terminal
     }
 
-    /// Removes its record and its output, once it has ended.
+    /// Removes the record and the output of a process that has exited.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the process has not exited, and [`Error::Io`] if its directory
+    /// cannot be removed.
     pub async fn delete(&self) -> Result<(), Error> {
         if !self.process.is_stopped() {
             return Err(Error::WrongState {

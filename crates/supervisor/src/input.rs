@@ -1,5 +1,5 @@
-//! A process's input, its terminal's size, and its end as a descriptor: the same for a container's
-//! first process and for an exec.
+//! The standard input of a process, and its exit as a descriptor. Both are the same for the init
+//! process of a container and for an exec process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,24 +19,26 @@ use crate::error::Error;
 use crate::model::process::Process;
 use crate::shim::control;
 
-/// The input of a process. `shutdown` ends it, for the process once all who write to it have closed
-/// it; dropping this just closes it here.
+/// A writer to the standard input of a process. `shutdown` closes the input: the process reads end
+/// of file once all writers have closed it. Dropping this only closes this writer.
 ///
-/// This writes into the FIFO that the process reads, so it goes on whoever dies between. A hostile process may hold
-/// the lock of that (splice(2) from a silent socket): opening, writing and closing then wait until it is gone.
-/// Use this for processes that you trust, or from a thread that may wait.
+/// It writes into the FIFO that the process reads, so it works on if the shim or another client
+/// dies. A hostile process can hold the lock of that FIFO (by splice(2) from a silent socket).
+/// Opening, writing and closing then block until the process is gone. Use this type for processes
+/// that you trust, or from a thread that may block.
 #[derive(Debug)]
 pub struct InputWriter {
     core: Arc<Core>,
     process: Arc<Process>,
-    /// `None` once it was shut down.
+    /// `None` after a shutdown of this writer.
     fifo: Option<pipe::Sender>,
 }
 
 impl InputWriter {
-    /// Opens the FIFO that Holdfast made for it.
+    /// Opens the FIFO that Holdfast created for the process.
     pub(crate) fn open(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
-        // From whatever thread this is called, it is this one's reactor that serves it.
+        // The caller may be on any thread; the descriptor is registered with the supervisor's own
+        // Tokio runtime.
         let _reactor = core.tasks.reactor.enter();
         let opened = process
             .dir(&core.root)
@@ -66,14 +68,14 @@ impl AsyncWrite for InputWriter {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What is written is in the FIFO.
+        // There is no buffer in this process: written bytes are already in the FIFO.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.fifo = None;
         let closed = control::close(&self.core.root, &self.process);
-        // A process that has ended needs no input.
+        // An exited process needs no input, so an error of its shim does not matter.
         Poll::Ready(match closed {
             Err(_) if self.process.is_stopped() => Ok(()),
             closed => closed.map_err(io::Error::other),
@@ -81,24 +83,24 @@ impl AsyncWrite for InputWriter {
     }
 }
 
-/// Where that FIFO is, if the process has one.
+/// Returns the path of the FIFO of the standard input, if the process has one.
 pub(crate) fn path(core: &Core, process: &Process) -> Option<PathBuf> {
     let dir = process.dir(&core.root).ok()?;
     dir.directory().contains(STDIN).ok()?.then(|| dir.path().join(STDIN))
 }
 
-/// A descriptor that is readable from the moment on that the end of the process is known.
+/// Returns an eventfd that becomes readable when the exit of the process is known.
 pub(crate) fn exit_fd(core: &Core, process: &Arc<Process>) -> Result<OwnedFd, Error> {
     let made = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
         .map_err(io::Error::from)
         .and_then(|event| Ok((event.as_fd().try_clone_to_owned()?, event)));
-    let (ours, event) = made.map_err(Error::io("make a descriptor that tells of an exit"))?;
+    let (ours, event) = made.map_err(Error::io("create an eventfd for an exit"))?;
     let (process, stop) = (process.clone(), core.tasks.stop.clone());
     let tell = async move {
         if stop.run_until_cancelled(process.ended()).await.is_some()
             && let Err(error) = event.write(1)
         {
-            tracing::error!(%error, "exit not told to a descriptor");
+            tracing::error!(%error, "exit not reported to an eventfd");
         }
     };
     core.tasks.spawn(tell);

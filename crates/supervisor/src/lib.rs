@@ -1,4 +1,4 @@
-//! The async library of Holdfast: create, start, watch and restore containers.
+//! The async library of Holdfast: creates, starts, watches and restores OCI containers.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), holdfast_supervisor::Error> {
@@ -12,25 +12,37 @@
 //! # }
 //! ```
 //!
-//! Containers do not depend on the process that called this: it may end at any instant, and
-//! [`Builder::open`] on the same root takes up every container again, with the statuses of those
-//! that exited meanwhile.
+//! Containers do not depend on the calling process. It may be killed at any moment;
+//! [`Builder::open`] on the same root then restores every container, with the exit statuses of
+//! those that exited in the meantime. A status that cannot be determined is
+//! [`ExitStatus::Unknown`], with the reason.
 //!
-//! Every method may be dropped half-way: work that was begun is finished in the background.
+//! # Cancel safety
 //!
-//! | folder | what | may use |
+//! The future of any method may be dropped. An operation that changes a container continues in the
+//! background until it is finished. A method whose documentation says "cancel safe" also loses
+//! nothing if it is called again.
+//!
+//! # After a shutdown
+//!
+//! Creating, starting, changing and deleting a container fails with [`Error::Closed`], and so does
+//! a wait that has no result yet.
+//!
+//! # Folders
+//!
+//! | folder | what it contains | what it may use |
 //! |---|---|---|
-//! | (here) | what a caller has: supervisor, container, exec, input | all |
-//! | `ops` | from options to a container at work, and from what is on disk back to that | `watch` and below |
-//! | `watch` | a task a process: it carries the news of its descriptors to the lifecycle, and does what that says; adoption, removal | `log` and below |
-//! | `log` | output, read back across its files as it grows | `core` and below |
-//! | `core` | the parts of a supervisor, together | `shim` and below |
-//! | `shim` | shims: how they are begun, asked and heard | `model` and below |
-//! | `model` | what containers and processes are: lifecycle, identity, events, options | `runtime` and below |
-//! | `runtime` | the OCI runtime: where it is found, and its command line | `os` and below |
-//! | `os` | what the kernel gives: tasks, children, cgroups, files that change | `error` |
+//! | (here) | the public API: supervisor, container, exec process, input | all |
+//! | `ops` | creating containers from options; restoring them from disk | `watch` and below |
+//! | `watch` | one task per process, which drives its lifecycle; adoption; removal | `log` and below |
+//! | `log` | reading the output from the log files while they grow and rotate | `core` and below |
+//! | `core` | the struct that joins the parts of a supervisor | `shim` and below |
+//! | `shim` | starting shims, sending them requests, reading their announcements | `model` and below |
+//! | `model` | containers and processes: lifecycle, identity, events, options | `runtime` and below |
+//! | `runtime` | finding the OCI runtime, and its command line | `os` and below |
+//! | `os` | wrappers of kernel interfaces: tasks, child processes, cgroups, file watches | `error` |
 //!
-//! A test holds that order.
+//! The test `layers` checks this order.
 
 mod builder;
 mod container;

@@ -1,5 +1,5 @@
-//! What can be done with a container beside starting and ending it: freezing, limits, checkpoints,
-//! and a look inside.
+//! Operations on a container other than starting and stopping it: pause and resume, resource
+//! limits, checkpoints, process list and statistics.
 
 use std::io;
 use std::time::Duration;
@@ -14,25 +14,37 @@ use crate::os::tasks::blocking;
 use crate::runtime::checkpoint::CheckpointOptions;
 use crate::watch::change::{self, OPERATION_LIMIT};
 
-/// How long it may take to write a container's memory out.
+/// The time limit for writing the state of a container to disk.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
 
-/// A process in a container, seen from the host.
+/// A process in a container, as the host sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessEntry {
-    /// Its number, as the host counts.
+    /// Its pid in the host's pid namespace.
     pub pid: i32,
-    /// Its command line; its name in square brackets if that is empty.
+    /// Its command line; if that is empty, its name in square brackets.
     pub command: String,
 }
 
 impl Container {
-    /// Freezes all its processes.
+    /// Freezes all processes of the container. If the caller drops the future, this continues in
+    /// the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container does not run, [`Error::NotFound`] if it was deleted,
+    /// and [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails.
     pub async fn pause(&self) -> Result<(), Error> {
         self.change(Change::Pause, "pause", "running").await
     }
 
-    /// Lets its processes run on.
+    /// Thaws the processes of a paused container. If the caller drops the future, this continues in
+    /// the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container is not paused, and otherwise as
+    /// [`pause`](Self::pause).
     pub async fn resume(&self) -> Result<(), Error> {
         self.change(Change::Resume, "resume", "paused").await
     }
@@ -51,14 +63,21 @@ impl Container {
         .await
     }
 
-    /// Changes its limits. `resources` is the `linux.resources` of an OCI configuration.
+    /// Changes the resource limits of the container. `resources` is the `linux.resources` object of
+    /// an OCI configuration. If the caller drops the future, this continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container has no process, [`Error::NotFound`] if it was
+    /// deleted, [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails,
+    /// and [`Error::Io`] if the limits cannot be written to a file for it.
     pub async fn update(&self, resources: &serde_json::Value) -> Result<(), Error> {
         let content = resources.to_string();
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
             this.needs_process("update")?;
-            // A file, since not every runtime reads its standard input.
+            // The limits are passed in a file, because not every runtime reads its standard input.
             let dir = this.core.root.container(this.id());
             let written = {
                 let content = content.clone();
@@ -76,9 +95,16 @@ impl Container {
         .await
     }
 
-    /// Writes its state out, so that [`ContainerOptions::checkpoint`](crate::ContainerOptions::checkpoint)
-    /// can restore it. Takes a runtime and a kernel with CRIU, and stdio that CRIU can restore: not
-    /// a FIFO.
+    /// Writes the state of a running container to disk, so that
+    /// [`ContainerOptions::checkpoint`](crate::ContainerOptions::checkpoint) can restore it. This
+    /// needs CRIU, a runtime and a kernel that support it, and stdio that CRIU can restore, which a
+    /// FIFO is not. If the caller drops the future, this continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container does not run, [`Error::NotFound`] if it was deleted,
+    /// [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 600 s) if the runtime fails, and
+    /// [`Error::Io`] if the directory cannot be written.
     pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<(), Error> {
         let this = self.clone();
         self.finish(async move {
@@ -94,7 +120,7 @@ impl Container {
                 .command("checkpoint", options.args(), this.id(), CHECKPOINT_LIMIT)
                 .await;
             if written.is_err() {
-                // It may have frozen the container before it failed.
+                // The runtime may have frozen the container before it failed.
                 change::thaw(&this.core, &this.state).await?;
             }
             written?;
@@ -105,7 +131,13 @@ impl Container {
         .await
     }
 
-    /// The processes in it, as its cgroup lists them; only the first if it has no cgroup of its own.
+    /// Returns the processes in the cgroup of the container; only the init process if the container
+    /// has no cgroup of its own. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongState`] if the container has no process, [`Error::NotFound`] if it was
+    /// deleted, and [`Error::Io`] if its cgroups cannot be read.
     pub async fn processes(&self) -> Result<Vec<ProcessEntry>, Error> {
         let pid = self.needs_process("top")?;
         let found = blocking(move || {
@@ -118,7 +150,11 @@ impl Container {
         found.await.map_err(Error::io(format!("list the processes of container {}", self.id())))
     }
 
-    /// What it uses now.
+    /// Returns the current resource usage of the container. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`processes`](Self::processes).
     pub async fn stats(&self) -> Result<Stats, Error> {
         let pid = self.needs_process("stats")?;
         let stats = blocking(move || Ok(Cgroups::of(pid)?.stats()));
@@ -130,10 +166,10 @@ impl Container {
     }
 }
 
-/// The limits that were last asked for, beside the container's processes.
+/// The file with the limits of the last `update`, in the directory of the container.
 const RESOURCES: &str = ".resources.json";
 
-/// `None` if it has ended meanwhile.
+/// Describes a process; `None` if it has exited in the meantime.
 fn entry(pid: i32) -> Option<ProcessEntry> {
     let read = |file: &str| -> io::Result<Vec<u8>> { std::fs::read(format!("/proc/{pid}/{file}")) };
     let line = read("cmdline").ok()?;

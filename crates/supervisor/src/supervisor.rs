@@ -1,4 +1,4 @@
-//! The supervisor itself, as the caller holds it.
+//! The public handle of a supervisor.
 
 use std::io;
 use std::path::Path;
@@ -30,31 +30,34 @@ use crate::runtime::programs::{self, RuntimeChoice};
 use crate::shim::{SHIM, Shims};
 use crate::watch::{adopt, remove};
 
-/// Hosts containers. Clones share one; when the last is dropped the watching ends, and the
-/// containers run on.
+/// A handle of a supervisor, which manages the containers of one state root. Its clones refer to
+/// the same supervisor. When the last one is dropped, the supervisor stops watching; the containers
+/// keep running.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     core: Arc<Core>,
     report: Arc<RestoreReport>,
-    /// Stops all tasks when the last clone goes: they hold the core, so its own drop would not come.
+    /// Stops all tasks when the last clone is dropped. The tasks themselves hold the core, so the
+    /// core would never be dropped.
     _stop: Arc<DropGuard>,
 }
 
 /// What [`Builder::open`] found on disk.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreReport {
-    /// How many containers were taken up again.
+    /// The number of restored containers.
     pub containers: usize,
-    /// How long that took.
+    /// How long the restore took.
     pub elapsed: Duration,
-    /// What could not be loaded. It was set aside if it was damaged and nothing of it may still run,
-    /// and else left where it is. What was set aside at an earlier time is told again.
+    /// What could not be loaded. A damaged item is moved aside if none of its processes can still
+    /// run; otherwise it stays where it is. Items that earlier restores moved aside are listed
+    /// again.
     pub problems: Vec<Problem>,
 }
 
 impl Supervisor {
-    /// Begins with a state root; see [`Builder`]. That is a directory for Holdfast alone: a new one, an
-    /// empty one, or one that has been a state root before. Any other is refused and not touched.
+    /// Returns a [`Builder`] for a state root: a directory that only Holdfast uses. It must be new,
+    /// empty, or an earlier state root; opening any other directory fails and leaves it unchanged.
     pub fn builder(root: impl AsRef<Path>) -> Builder {
         Builder::new(root.as_ref())
     }
@@ -67,7 +70,7 @@ impl Supervisor {
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
         let (root, tasks) = (Arc::new(root), Tasks::new());
-        // Whatever comes of the rest, what has begun by then ends.
+        // If a later step fails, this stops the tasks that were started before it.
         let stop = tasks.stop.clone().drop_guard();
         let (events, problem) = {
             let (root, tasks, bounds) = (root.clone(), tasks.clone(), builder.journal);
@@ -117,31 +120,32 @@ impl Supervisor {
         Ok(Self { core, report, _stop: Arc::new(stop) })
     }
 
-    /// The state root.
+    /// Returns the path of the state root.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.core.root.path()
     }
 
-    /// What was found on disk when this was opened.
+    /// Returns what was found on disk when this supervisor was opened.
     #[must_use]
     pub fn restore_report(&self) -> &RestoreReport {
         &self.report
     }
 
-    /// What this kernel can do for it, as it was when it was opened.
+    /// Returns what the kernel supported when this supervisor was opened.
     #[must_use]
     pub fn abilities(&self) -> &Abilities {
         &self.core.abilities
     }
 
-    /// What bounds the number of containers, the tightest first, as it was when it was opened.
+    /// Returns the limits on the number of containers, the lowest first, as they were when this
+    /// supervisor was opened.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.core.limits
     }
 
-    /// Which OCI runtime containers get that name none, and why.
+    /// Returns the OCI runtime of containers that do not name one, and why it was chosen.
     #[must_use]
     pub fn default_runtime(&self) -> RuntimeChoice {
         if self.core.runtime == programs::AUTO {
@@ -154,18 +158,37 @@ impl Supervisor {
         RuntimeChoice { program, reason }
     }
 
-    /// Makes a container, whose program then waits for [`Container::start`].
+    /// Creates a container. Its program does not run before [`Container::start`]. If the caller
+    /// drops the future, the creation continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`] if the id is in use; [`Error::Bundle`], [`Error::Rootfs`],
+    /// [`Error::Checkpoint`], [`Error::NotFifo`] or [`Error::NotInstalled`] if an option cannot be
+    /// used; [`Error::Limit`] if this process has too few descriptors left;
+    /// [`Error::StartTimeout`], [`Error::NotStarted`], [`Error::Runtime`] or [`Error::Shim`] if the
+    /// start of the shim or the runtime fails; [`Error::Io`] if a file cannot be written; and
+    /// [`Error::Closed`] after a shutdown.
     pub async fn create(&self, options: ContainerOptions) -> Result<Container, Error> {
         self.launch(options, Launch::Create).await.map(|(container, _)| container)
     }
 
-    /// Makes a container and starts it, in one go.
+    /// Creates a container and starts it in one step. If the caller drops the future, this
+    /// continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`create`](Self::create).
     pub async fn run(&self, options: ContainerOptions) -> Result<Container, Error> {
         self.launch(options, Launch::Run).await.map(|(container, _)| container)
     }
 
-    /// As [`run`](Self::run), with a reader of the output that misses nothing, however soon the
-    /// container exits and is removed.
+    /// Does what [`run`](Self::run) does, and also returns a reader of the output that misses
+    /// nothing, however soon the container exits and is removed.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`create`](Self::create).
     pub async fn run_attached(
         &self,
         options: ContainerOptions,
@@ -190,7 +213,8 @@ impl Supervisor {
                     let core = core.clone();
                     let begun = tokio::task::spawn_blocking(move || {
                         let (container, job) = layout::container(&core, &options, launch)?;
-                        // Nothing can be known by this id: its directory was not there before.
+                        // No other container has this id here: the directory of the container did
+                        // not exist before.
                         core.containers().insert(container.id.clone(), container.clone());
                         match LogReader::attached(&core, &container.init) {
                             Ok(log) => {
@@ -198,7 +222,7 @@ impl Supervisor {
                                 Ok((container, begun, log))
                             }
                             Err(error) => {
-                                // Nothing has been started that would clear it away.
+                                // No task has been started that would clean this up.
                                 let _ = core.root.remove_container(&container.id);
                                 core.containers().remove(&container.id);
                                 Err(error)
@@ -214,26 +238,31 @@ impl Supervisor {
             .await
     }
 
-    /// A container by its id.
+    /// Returns the container with this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none.
     pub fn get(&self, id: &ContainerId) -> Result<Container, Error> {
         let found = self.core.container(id).ok_or_else(|| Error::NotFound(id.clone()))?;
         Ok(Container::new(self.core.clone(), found))
     }
 
-    /// How the last container of this id that is known of ended, as far back as events are kept: also
-    /// one that has been removed, under an earlier supervisor of this root perhaps.
+    /// Returns the exit of the last known container that had this id, as far back as the journal
+    /// keeps events. The container may have been removed, and its exit may have been recorded by an
+    /// earlier supervisor of this root. Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if no end of such a container is known, [`Error::Io`] if the journal can't be
-    /// read.
+    /// [`Error::NotFound`] if no exit of such a container is known, [`Error::Io`] if the journal
+    /// cannot be read.
     pub async fn past_exit(&self, id: &ContainerId) -> Result<ExitRecord, Error> {
         let found = self.core.events.last_exit(id).await.map_err(Error::io("read the journal"))?;
         found.ok_or_else(|| Error::NotFound(id.clone()))
     }
 
-    /// All containers, ordered by id; but for those that are being deleted by themselves, as long as
-    /// that meets no obstacle.
+    /// Returns all containers, ordered by id. A container that is being removed automatically after
+    /// its exit is not included, unless its removal has failed.
     #[must_use]
     pub fn list(&self) -> Vec<Container> {
         self.core
@@ -244,20 +273,21 @@ impl Supervisor {
             .collect()
     }
 
-    /// All containers as they are now.
+    /// Returns the current state of all containers; see [`list`](Self::list).
     #[must_use]
     pub fn infos(&self) -> Vec<ContainerInfo> {
         self.list().iter().map(Container::info).collect()
     }
 
-    /// What happens from now on.
+    /// Returns a stream of the events from now on.
     #[must_use]
     pub fn events(&self) -> EventStream {
         self.events_since(self.core.events.cursor())
     }
 
-    /// What has happened after this place, as far back as that is kept, and what happens from now on.
-    /// [`Cursor::BEGINNING`] stands before all that is kept.
+    /// Returns a stream of the events after `cursor`: the past events, as far back as the journal
+    /// keeps them, and then new ones. [`Cursor::BEGINNING`] is before the oldest event that is
+    /// kept.
     ///
     /// ```no_run
     /// # async fn example(supervisor: holdfast_supervisor::Supervisor) -> std::io::Result<()> {
@@ -282,13 +312,20 @@ impl Supervisor {
         EventStream::new(&self.core.events, cursor)
     }
 
-    /// Ends the watching, and with it every wait and every stream. The containers run on.
+    /// Stops watching, and ends all waits and streams. The containers keep running.
     pub fn stop(&self) {
         self.core.tasks.stop.cancel();
     }
 
-    /// Ends the watching and waits until all that had been begun is finished. The containers run on;
-    /// the state root is free afterwards, whoever still holds a [`Container`].
+    /// Stops watching, and waits until all operations in progress are finished. The containers keep
+    /// running. Afterwards another supervisor can open the state root, even if a [`Container`]
+    /// handle still exists.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: if the future is dropped, the journal is not closed, which leaves a gap in
+    /// the event numbers, and the state root stays locked until the last task and the last handle
+    /// are gone.
     pub async fn shutdown(self) {
         self.stop();
         self.core.tasks.ended().await;

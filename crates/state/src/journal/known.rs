@@ -1,4 +1,4 @@
-//! What a journal knows of the containers that are there, as the sum of their events.
+//! The state of the existing containers, as the journal derives it from their events.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,43 +6,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ContainerId, Event, EventKind, ExitRecord, Incarnation, ProcessId, Timestamp};
 
-/// All containers of which the last event has not been told.
+/// All containers whose last event has not been published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known(HashMap<ContainerId, KnownContainer>);
 
-/// What the events say of one container.
+/// What the events say about one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownContainer {
-    /// Which life of its name.
+    /// The incarnation of the container.
     pub incarnation: Incarnation,
-    /// Its last start.
+    /// The number of its last start.
     pub run: u32,
     /// Its processes.
     pub processes: BTreeMap<ProcessId, KnownProcess>,
 }
 
-/// What the events say of one process.
+/// What the events say about one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KnownProcess {
-    /// Its number, as the host counted; `None` if it was never told.
+    /// The pid in the host's pid namespace; `None` if none was published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// What it did last.
+    /// The last change of its activity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doing: Option<Doing>,
     /// Whether its program is known to have run.
     pub started: bool,
-    /// Whether it is without a shim.
+    /// Whether it has lost its shim.
     pub shim_lost: bool,
-    /// How it ended.
+    /// How it exited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exited: Option<ExitRecord>,
-    /// Whether its start came to nothing.
+    /// Whether its start failed.
     pub failed: bool,
 }
 
-/// What a process does, as its events have it.
+/// The last change of a process's activity, as its events give it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "they are the events")]
@@ -55,7 +55,7 @@ pub enum Doing {
     Resumed,
 }
 
-/// A line of the snapshot at the front of a segment: one process.
+/// One line of the snapshot at the beginning of a segment: one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KnownLine {
     pub(super) container: ContainerId,
@@ -67,23 +67,23 @@ pub(super) struct KnownLine {
 }
 
 impl Known {
-    /// What is known of the container that has this name now.
+    /// Returns what is known of the container that has this id now.
     #[must_use]
     pub fn get(&self, id: &ContainerId) -> Option<&KnownContainer> {
         self.0.get(id)
     }
 
-    /// All of them.
+    /// Returns all containers.
     pub fn iter(&self) -> impl Iterator<Item = (&ContainerId, &KnownContainer)> {
         self.0.iter()
     }
 
-    /// Adds an event. To add what has been added before changes nothing, if all that came after it is
-    /// added again too.
+    /// Adds an event. Adding an event a second time changes nothing, provided all events that came
+    /// after it are added again too.
     pub fn add(&mut self, event: &Event) {
         if event.process.is_init() && matches!(event.kind, EventKind::Deleted | EventKind::SetAside)
         {
-            // A container that has the name by now is another one.
+            // The container that has the id now may be a later one.
             if self.0.get(&event.container).is_some_and(|it| it.incarnation == event.incarnation) {
                 self.0.remove(&event.container);
             }
@@ -97,7 +97,7 @@ impl Known {
         container.processes.entry(event.process.clone()).or_default().add(event);
     }
 
-    /// Forgets a process of which nothing more is told, and with the first one its container.
+    /// Removes a process of which no more events follow; for the init process, its whole container.
     pub fn forget(&mut self, id: &ContainerId, incarnation: Incarnation, process: &ProcessId) {
         let Some(container) = self.0.get_mut(id).filter(|it| it.incarnation == incarnation) else {
             return;
@@ -143,13 +143,13 @@ impl Known {
 }
 
 impl KnownContainer {
-    /// One of which there are no events.
+    /// Returns a container without any events.
     #[must_use]
     pub fn new(incarnation: Incarnation) -> Self {
         Self { incarnation, run: 1, processes: BTreeMap::new() }
     }
 
-    /// An event of this container as a whole, still without a number.
+    /// Returns an event of this container as a whole, without a number.
     #[must_use]
     pub fn event(&self, id: &ContainerId, kind: EventKind) -> Event {
         Event {
@@ -168,7 +168,7 @@ impl KnownProcess {
     /// Adds an event of this process.
     pub fn add(&mut self, event: &Event) {
         match event.kind {
-            // What an exec of the same id had behind it is another's.
+            // Earlier events belong to an earlier exec process with the same id.
             EventKind::Created { pid } => *self = Self { pid: Some(pid), ..Self::default() },
             EventKind::StartFailed { .. } => *self = Self { failed: true, ..Self::default() },
             EventKind::Starting => self.doing = Some(Doing::Starting),

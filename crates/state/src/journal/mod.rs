@@ -1,23 +1,26 @@
-//! `.journal/`: what happened, in one order over all containers, kept beyond each of them.
+//! `.journal/`: the events of all containers in one order, kept beyond the life of each container.
 //!
 //! ```text
-//! <root>/.journal/00000000000000000001.jsonl   a segment, by the number of its first event
-//!                 00000000000000004097.jsonl   the last one: this is written to, by one supervisor
-//!                 .next                        room for the segment after it, taken in advance
+//! <root>/.journal/00000000000000000001.jsonl   a segment, named after its first event
+//!                 00000000000000004097.jsonl   the last segment: the one that is written
+//!                 .next                        preallocated space for the next segment
 //! ```
 //!
-//! A segment is lines of JSON: a header, a snapshot of the containers that were there when it was
-//! begun, and events. So the last segment alone says what is known of every container, and whatever
-//! is dropped takes no container's past with it.
+//! A segment consists of JSON lines: a header, a snapshot of the containers that existed when the
+//! segment was begun, and events. So the last segment alone gives the state of every container, and
+//! dropping an old segment loses the state of none.
 //!
-//! Numbers only grow. They are set aside in blocks, and an event gets one only when its block is
-//! synced. After an unclean end the next block begins: whoever was told of an event that a power cut has
-//! taken will never hear its number of another one. Readers see the numbers between as a [`Gap`].
+//! Numbers only grow. They are reserved in blocks, and the reservation is synced to disk before an
+//! event with such a number is published. After an unclean end, the numbers continue with the next
+//! block: if a power failure took an event that somebody has already received, its number is not
+//! used for another event. (While the disk accepts no writes, events are published beyond the
+//! reserved numbers too; for those this does not hold.) Readers report the unused numbers as a
+//! [`Gap`](crate::Gap).
 //!
-//! A line is written before the event is told, and not synced: a killed supervisor loses none. Synced is
-//! what somebody waits for ([`Journal::file_to_sync`]): the exit of a container that is about to
-//! be removed. Of the others the files of each process know (`exit.json`), and what a power cut has taken
-//! is told again.
+//! A line is written before the event is published, and not synced: the death of the supervisor
+//! loses no event. A sync happens when somebody waits for it ([`Journal::file_to_sync`]): for the
+//! exit of a container that is about to be removed. Every other exit is also in the files of its
+//! process (`exit.json`); if a power failure took it from the journal, it is published again.
 
 mod known;
 mod old;
@@ -44,58 +47,64 @@ pub use reader::Reader;
 
 use known::KnownLine;
 
-/// The directory's name.
+/// The name of the directory.
 pub(crate) const NAME: &str = ".journal";
 const SPARE: &str = ".next";
 const SUFFIX: &str = ".jsonl";
-/// The form of a segment.
+/// The version of the format of a segment.
 const FORM: u32 = 1;
 
-/// How many numbers are set aside at once.
+/// How many numbers are reserved at a time.
 pub const BLOCK: u64 = 4096;
-/// How long a segment becomes, in bytes and without its snapshot; longer only if the snapshot is.
+/// The size of a segment at which the next one begins, in bytes and without its snapshot; if the
+/// snapshot is larger, its size.
 const SEGMENT: u64 = 1024 * 1024;
-/// How many events wait for a disk that takes nothing. Older ones are told, and never written.
+/// How many events are held in memory while the disk accepts nothing. If there are more, the oldest
+/// have been published, but are never written.
 const MOST_UNWRITTEN: usize = 4096;
-/// More than a segment can have by these rules, in bytes; a larger file is not ours.
+/// The maximum size of a segment file, in bytes. By the rules above no segment becomes that large;
+/// a larger file was not written by Holdfast.
 const LIMIT: u64 = 64 * 1024 * 1024;
 
-/// How much is kept of what happened.
+/// How many events the journal keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// How large all segments may be together, in bytes. The last segment stays whatever its size.
+    /// The maximum size of all segments together, in bytes. It is enforced when a new segment
+    /// begins, so the total may exceed it by one segment. The last segment is kept whatever its
+    /// size.
     pub size: u64,
-    /// How old an event may become. The last segment is dropped only once there is a newer one.
+    /// The maximum age of an event, enforced when a new segment begins. The last segment is dropped
+    /// only when there is a newer one.
     pub age: Duration,
 }
 
 impl Default for Bounds {
-    /// 32 MiB, some 100,000 events, and 30 days.
+    /// 32 MiB, about 100,000 events, and 30 days.
     fn default() -> Self {
         Self { size: 32 * 1024 * 1024, age: Duration::from_secs(30 * 24 * 3600) }
     }
 }
 
-/// The journal of a state root, as its one writer has it.
+/// The journal of a state root, as its only writer sees it.
 #[derive(Debug)]
 pub struct Journal {
     directory: Directory,
     id: JournalId,
     bounds: Bounds,
-    /// The segment that is written to.
+    /// The segment that is being written.
     file: File,
-    /// How long it is, in bytes.
+    /// Its length in bytes.
     length: u64,
-    /// How much of that is its snapshot.
+    /// The length of its header and snapshot in bytes.
     snapshot: u64,
     begun: SystemTime,
-    /// Room for the next segment.
+    /// Preallocated space for the next segment.
     spare: Option<File>,
     /// The number of the next event.
     next: u64,
-    /// The first number that is not set aside.
+    /// The first number that is not reserved.
     reserved: u64,
-    /// What has been told and could not be written yet.
+    /// Events that were published and could not be written yet.
     unwritten: VecDeque<Event>,
     known: Known,
 }
@@ -113,14 +122,14 @@ struct Reserved {
     reserved: u64,
 }
 
-/// The last line of a journal whose supervisor has ended as it should.
+/// The last line of a journal that its supervisor has closed.
 #[derive(Serialize, Deserialize)]
 struct Closed {
     /// The number of the next event.
     closed: u64,
 }
 
-/// What a line says.
+/// The content of one line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Header { journal: JournalId, first: u64, reserved: u64 },
@@ -145,9 +154,9 @@ struct KnownWrapper {
     known: KnownLine,
 }
 
-/// `None` for a line that is torn or foreign.
+/// Parses a line. Returns `None` for a torn or foreign line.
 fn parse(line: &[u8]) -> Option<Line> {
-    // By its first key, which is quick: by far the most are events.
+    // Most lines are events; their first key identifies them quickly.
     if line.starts_with(b"{\"container\"") {
         return serde_json::from_slice(line).ok().map(Line::Event);
     }
@@ -162,12 +171,12 @@ fn parse(line: &[u8]) -> Option<Line> {
     }
 }
 
-/// Lines of a content, without their ends. What is torn or foreign is passed over.
+/// Returns the parsed lines of a segment. Torn and foreign lines are skipped.
 fn lines(content: &[u8]) -> impl DoubleEndedIterator<Item = Line> {
     content.split(|&b| b == b'\n').filter_map(parse)
 }
 
-/// The events of a segment's content. All other lines, and what is torn or foreign, are passed over.
+/// Returns the events of a segment. All other lines, and torn or foreign ones, are skipped.
 pub fn events(content: &[u8]) -> impl Iterator<Item = Event> {
     lines(content).filter_map(|line| match line {
         Line::Event(event) => Some(event),
@@ -185,7 +194,7 @@ fn name_of(first: u64) -> String {
     format!("{first:020}{SUFFIX}")
 }
 
-/// The first numbers of the segments that are there, in order.
+/// Returns the first numbers of all segments, in order.
 fn segments(directory: &Directory) -> io::Result<Vec<u64>> {
     let number = |name: String| {
         let first = name.strip_suffix(SUFFIX)?.parse().ok()?;
@@ -196,12 +205,12 @@ fn segments(directory: &Directory) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
-/// What the segments say when a journal is opened.
+/// The content of the segments when a journal is opened.
 #[derive(Default)]
 struct Past {
     id: Option<JournalId>,
     known: Known,
-    /// The first number that no event can have.
+    /// The first number that no event has yet.
     next: u64,
     reserved: u64,
     closed: bool,
@@ -209,7 +218,7 @@ struct Past {
 }
 
 impl Past {
-    /// Reads from the newest segment that has its header on.
+    /// Reads the newest segment that has a header, and all later ones.
     fn read(directory: &Directory, segments: &[u64]) -> io::Result<Self> {
         let mut contents = Vec::new();
         for first in segments.iter().rev() {
@@ -240,7 +249,8 @@ impl Past {
             self.closed = matches!(line, Line::Closed(_));
             match line {
                 Line::Header { journal, first, reserved } => {
-                    // It says all there is.
+                    // The snapshot that follows the header is complete, so it replaces what earlier
+                    // segments said.
                     (self.id, self.known) = (Some(journal), Known::default());
                     self.next = self.next.max(first);
                     self.reserved = self.reserved.max(reserved);
@@ -262,12 +272,12 @@ impl Past {
 }
 
 impl Journal {
-    /// Opens the journal of a root that is held, or begins it.
+    /// Opens the journal of a locked state root, or creates it.
     ///
     /// # Errors
     ///
-    /// If its directory is none ([`io::ErrorKind::NotADirectory`]), or can't be read, or a journal can't
-    /// be begun. On a full disk a journal that is there is opened.
+    /// If its directory is not a directory ([`io::ErrorKind::NotADirectory`]) or cannot be read, or
+    /// a new journal cannot be created. On a full disk, an existing journal is opened.
     pub fn open(root: &StateRoot, bounds: Bounds) -> io::Result<Self> {
         let directory = root.directory.make_dir(NAME)?;
         directory.remove_all(SPARE)?;
@@ -277,7 +287,7 @@ impl Journal {
         let id = match past.id {
             Some(id) => id,
             None => {
-                // Nothing in there makes sense: its numbers are of no use to anyone.
+                // Nothing in the directory can be read, so nobody needs its numbers.
                 for first in segments.drain(..) {
                     directory.remove_all(name_of(first))?;
                 }
@@ -289,7 +299,7 @@ impl Journal {
             None => begin()?,
             Some(last) => match open_last(&directory, *last) {
                 Ok((file, length)) => (file, length, past.snapshot),
-                // A directory in its place, say.
+                // For example, a directory is in its place.
                 Err(error) if crate::directory::is_damage(&error) => {
                     directory.remove_all(name_of(*last))?;
                     begin()?
@@ -311,31 +321,31 @@ impl Journal {
             unwritten: VecDeque::new(),
             known: past.known,
         };
-        // On a full disk it is tried again with each event.
+        // On a full disk, each later event tries this again.
         let _ = journal.reserve();
         journal.take_spare();
         Ok(journal)
     }
 
-    /// Which journal this is.
+    /// Returns the id of the journal.
     #[must_use]
     pub fn id(&self) -> JournalId {
         self.id
     }
 
-    /// The place after the last event.
+    /// Returns the position after the last event.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor::new(self.id, self.next - 1)
     }
 
-    /// What is known of the containers that are there.
+    /// Returns the state of the existing containers.
     #[must_use]
     pub fn known(&self) -> &Known {
         &self.known
     }
 
-    /// Forgets a process; see [`Known::forget`].
+    /// Removes a process from the state; see [`Known::forget`].
     pub fn forget(
         &mut self,
         id: &crate::ContainerId,
@@ -345,27 +355,30 @@ impl Journal {
         self.known.forget(id, incarnation, process);
     }
 
-    /// A reader from this number on.
+    /// Returns a reader that begins at this number.
     ///
     /// # Errors
     ///
-    /// If the directory can't be opened once more.
+    /// If the directory cannot be opened again.
     pub fn reader(&self, next: u64) -> io::Result<Reader> {
         Ok(Reader::new(self.directory.open_dir(".")?, next))
     }
 
-    /// The number from which on events are kept.
+    /// Returns the number of the oldest event that is kept.
     ///
     /// # Errors
     ///
-    /// If the directory can't be read.
+    /// If the directory cannot be read.
     pub fn oldest(&self) -> io::Result<u64> {
         Ok(segments(&self.directory)?.first().copied().unwrap_or(self.next))
     }
 
-    /// Gives events their numbers and writes them down with one write. They have their numbers and may be
-    /// told also if that fails: a full disk is no reason to hide an exit. What was not written is written
-    /// before the next one.
+    /// Assigns numbers to events, and writes them with one write(2).
+    ///
+    /// # Errors
+    ///
+    /// If the events cannot be written. They have their numbers all the same and may be published:
+    /// a full disk must not hide an exit. Unwritten events are written before the next ones.
     pub fn append(&mut self, events: &mut [Event]) -> io::Result<()> {
         for event in events {
             event.seq = self.next;
@@ -379,9 +392,14 @@ impl Journal {
         written
     }
 
-    /// Writes what could not be written before.
+    /// Writes the events that could not be written before.
+    ///
+    /// # Errors
+    ///
+    /// If they still cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
-        // By halves, so that there are some left when a disk takes nothing.
+        // Reserved when half of a block is left, so that numbers remain for a time in which the
+        // disk accepts nothing.
         if self.next.saturating_add(BLOCK / 2) > self.reserved {
             self.reserve()?;
         }
@@ -395,7 +413,7 @@ impl Journal {
         self.write(&content)?;
         self.unwritten.clear();
         if self.is_full() {
-            // The events are written; on a full disk the old segment goes on.
+            // The events are written; on a full disk, the old segment simply continues.
             let _ = self.rotate();
         }
         Ok(())
@@ -403,7 +421,8 @@ impl Journal {
 
     fn write(&mut self, content: &[u8]) -> io::Result<()> {
         if let Err(error) = self.file.write_all(content) {
-            // A full disk takes the beginning of a line, and the next would go on with it.
+            // A full disk may have taken the beginning of a line, which the next line would
+            // continue.
             let _ = self.file.set_len(self.length);
             return Err(error);
         }
@@ -423,14 +442,16 @@ impl Journal {
 
     fn is_full(&self) -> bool {
         let events = self.length.saturating_sub(self.snapshot);
-        // A bound on the age takes a segment of which all is older.
+        // Segments are dropped as a whole, when all their events are too old. So a segment must not
+        // span too much time.
         let part = self.bounds.age / 8;
         events >= SEGMENT.max(self.snapshot) || self.begun.elapsed().is_ok_and(|age| age > part)
     }
 
-    /// Begins the next segment, and drops those that are beyond the bounds.
+    /// Begins the next segment, and drops old segments that exceed the bounds.
     fn rotate(&mut self) -> io::Result<()> {
-        // What comes after a sync must not be on disk without what came before it.
+        // The new segment is synced when it is begun. It must not reach the disk without the events
+        // before it.
         self.file.sync_data()?;
         let spare = self.spare.take();
         let (file, length, snapshot) =
@@ -442,7 +463,8 @@ impl Journal {
         self.drop_old()
     }
 
-    /// Takes the room of the next segment, so that exits can be written for a while when the disk is full.
+    /// Preallocates the space of the next segment, so that exits can still be written for a while
+    /// when the disk is full.
     fn take_spare(&mut self) {
         let spare = || {
             let file = self.directory.append(SPARE)?;
@@ -468,22 +490,23 @@ impl Journal {
         Ok(())
     }
 
-    /// The file whose sync makes all durable that has been appended, and the number of the last event of
-    /// that: to be synced without this journal, which others write to meanwhile.
+    /// Returns the file whose sync makes all appended events durable, and the number of the last of
+    /// them. The caller syncs the file without holding the journal, so that others can write to it
+    /// in the meantime.
     ///
     /// # Errors
     ///
-    /// If what could not be written before can't be written now either.
+    /// If events that could not be written before still cannot be written.
     pub fn file_to_sync(&mut self) -> io::Result<(File, u64)> {
         self.flush()?;
         Ok((self.file.try_clone()?, self.next - 1))
     }
 
-    /// Ends it: the next supervisor goes on with the very next number.
+    /// Closes the journal, so that the next supervisor continues without a gap in the numbers.
     ///
     /// # Errors
     ///
-    /// If something can't be written. Then the next supervisor takes this for an unclean end.
+    /// If something cannot be written. The next supervisor then sees an unclean end.
     pub fn close(&mut self) -> io::Result<()> {
         self.flush()?;
         let mut line = Vec::new();
@@ -493,7 +516,7 @@ impl Journal {
     }
 }
 
-/// Opens the last segment, and sees to it that what is written next begins a line.
+/// Opens the last segment, and makes sure that the next write begins a new line.
 fn open_last(directory: &Directory, first: u64) -> io::Result<(File, u64)> {
     let name = name_of(first);
     let content = directory.read(&name, LIMIT)?;
@@ -502,7 +525,8 @@ fn open_last(directory: &Directory, first: u64) -> io::Result<(File, u64)> {
     if content.last().is_some_and(|&last| last != b'\n') {
         match file.write_all(b"\n") {
             Ok(()) => length += 1,
-            // A full disk: the torn line goes instead. A power cut has left it, and nobody misses it.
+            // The disk is full: the torn line is removed instead. It was left by a power failure,
+            // and nobody misses it.
             Err(_) => {
                 let whole = memchr::memrchr(b'\n', &content).map_or(0, |at| at + 1);
                 length = whole as u64;
@@ -513,7 +537,7 @@ fn open_last(directory: &Directory, first: u64) -> io::Result<(File, u64)> {
     Ok((file, length))
 }
 
-/// Makes a segment: on disk, whole, before it has its name.
+/// Creates a segment. It is complete and on disk before it gets its name.
 fn begin(
     directory: &Directory,
     spare: Option<File>,
@@ -532,7 +556,8 @@ fn begin(
             Some(file) => file,
             None => directory.append(SPARE)?,
         };
-        // Of one that failed before. Of an empty one it would give the room back.
+        // The spare file may have content from an attempt that failed. Truncating an empty file
+        // would free its preallocated space.
         if file.metadata()?.len() > 0 {
             file.set_len(0)?;
         }
@@ -548,7 +573,7 @@ fn begin(
     Ok((file, length, length))
 }
 
-/// Takes room for a segment beyond the end of a file, where the file system can do that.
+/// Preallocates space for a segment beyond the end of a file, if the file system supports that.
 fn allocate(file: &File) -> io::Result<()> {
     let length = i64::try_from(SEGMENT).unwrap_or(i64::MAX);
     match fallocate(file.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
@@ -618,7 +643,7 @@ mod tests {
         events.iter().map(|event| event.seq).collect()
     }
 
-    /// Events by their numbers, gaps by their first and last.
+    /// Returns the events by number, and the gaps by first number, last number and reason.
     fn read(journal: &Journal, next: u64) -> Vec<Result<u64, (u64, u64, GapReason)>> {
         let mut reader = journal.reader(next).unwrap();
         let upto = journal.cursor().number();
@@ -655,7 +680,7 @@ mod tests {
         assert_eq!(read(&journal, 1), [Ok(1), Ok(2), Ok(3), gap, Ok(block)]);
         assert_eq!(read(&journal, 3), [Ok(3), gap, Ok(block)]);
         assert_eq!(read(&journal, block + 1), []);
-        // Nothing was told after that: the numbers before it are not used again all the same.
+        // No event followed in that block; its reserved numbers are not used again all the same.
         drop(journal);
         let mut journal = scratch.open();
         journal.close().unwrap();
@@ -703,7 +728,7 @@ mod tests {
         assert_eq!((of_it.pid, of_it.started, &of_it.exited), (Some(17), true, &None));
         assert_eq!(known.iter().count(), 1);
         drop(journal);
-        // The last segment alone says it.
+        // The last segment alone gives the same state.
         let segments = scratch.segments();
         segments[..segments.len() - 1].iter().for_each(|path| fs::remove_file(path).unwrap());
         assert_eq!(scratch.open().known(), &known);
@@ -715,7 +740,7 @@ mod tests {
         let bounds = Bounds { age: Duration::from_secs(8000), ..Bounds::default() };
         let mut journal = scratch.open_with(bounds);
         append(&mut journal, [EventKind::Started]);
-        // As old as it is by then: the clock is not waited for.
+        // Sets the clock back instead of waiting.
         journal.begun -= Duration::from_secs(1001);
         append(&mut journal, [exited(0)]);
         assert_eq!(scratch.segments().len(), 2, "an eighth of the bound is over");
@@ -791,7 +816,7 @@ mod tests {
         assert!(length == 0 && room >= SEGMENT, "{length} bytes, room for {room}");
         let (length, room) = blocks(&name_of(1));
         assert!(length < 4096 && room >= SEGMENT, "{length} bytes, room for {room}");
-        // A restart takes it anew, whatever a crash has left in it.
+        // The next supervisor allocates it again, whatever a crash has left in it.
         journal.close().unwrap();
         drop(journal);
         fs::write(scratch.temp.path().join(NAME).join(SPARE), "torn").unwrap();
@@ -967,7 +992,7 @@ mod tests {
                 all
             };
             prop_assert_eq!(without_empty(&past.known), without_empty(&known));
-            // All that came after some place, once more.
+            // Adds all events from some position on a second time.
             for event in events.iter().skip(from) {
                 past.known.add(event);
             }

@@ -1,6 +1,7 @@
-//! What earlier builds kept instead of a journal: `<container>/events.jsonl`, whose numbers began at 1 in
-//! each container, and `<root>/.exits.jsonl`, the exits of containers that had been removed. They are read
-//! once, and removed when the journal has what they say.
+//! The files that earlier builds wrote in place of a journal: `<container>/events.jsonl`, in which
+//! the numbers began at 1 for each container, and `<root>/.exits.jsonl`, with the exits of
+//! containers that had been removed. They are read once, and removed when the journal has their
+//! content.
 
 use std::collections::HashSet;
 use std::io;
@@ -11,11 +12,11 @@ use crate::{
     ContainerDir, ContainerId, Event, EventKind, Incarnation, ProcessId, StateRoot, Timestamp,
 };
 
-/// A container's events, in its directory.
+/// The events of a container, in its directory.
 const EVENTS: &str = "events.jsonl";
-/// The exits of what is gone, in the root.
+/// The exits of removed containers, in the state root.
 pub(crate) const EXITS: &str = ".exits.jsonl";
-/// More than those builds let either become, in bytes.
+/// A size limit in bytes; those builds kept both files smaller.
 const LIMIT: u64 = 4 * 1024 * 1024;
 
 #[derive(Deserialize)]
@@ -40,7 +41,7 @@ impl OldEvent {
     }
 }
 
-/// The events of a content. Lines that are torn or foreign are passed over.
+/// Returns the events in `content`. Torn and foreign lines are skipped.
 pub fn events(
     content: &[u8],
     container: &ContainerId,
@@ -51,11 +52,11 @@ pub fn events(
     })
 }
 
-/// The events of a container that an earlier build made, still without numbers.
+/// Returns the events of a container of an earlier build, without numbers.
 ///
 /// # Errors
 ///
-/// If the file can't be read, or is none.
+/// If the file cannot be read, or is not a regular file.
 pub fn import_container(
     directory: &ContainerDir,
     container: &ContainerId,
@@ -67,23 +68,28 @@ pub fn import_container(
     }
 }
 
-/// Removes what [`import_container`] reads, once that is in the journal.
+/// Removes the file that [`import_container`] reads, once its events are in the journal.
+///
+/// # Errors
+///
+/// If the file cannot be removed.
 pub fn forget_imported(directory: &ContainerDir) -> io::Result<()> {
     directory.directory().unlink(EVENTS)
 }
 
-/// The exits that an earlier build kept, and the deletions after them, still without numbers.
+/// Returns the exits that an earlier build stored, each followed by the deletion of the container,
+/// without numbers.
 ///
 /// # Errors
 ///
-/// If the file can't be read, or is none.
+/// If the file cannot be read, or is not a regular file.
 pub fn import_exits(root: &StateRoot) -> io::Result<Vec<Event>> {
     let content = match root.directory.read(EXITS, LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         content => content?,
     };
     let mut imported: Vec<Event> = Vec::new();
-    // One that died over a removal wrote the same line again.
+    // A supervisor that died during a removal wrote the same line again.
     let mut lines = HashSet::new();
     for line in content.split(|&b| b == b'\n').filter(|line| lines.insert(*line)) {
         let Ok(OldExit { container, exit }) = serde_json::from_slice(line) else { continue };
@@ -96,7 +102,11 @@ pub fn import_exits(root: &StateRoot) -> io::Result<Vec<Event>> {
     Ok(imported)
 }
 
-/// Removes what [`import_exits`] reads, once that is in the journal.
+/// Removes the file that [`import_exits`] reads, once its events are in the journal.
+///
+/// # Errors
+///
+/// If the file cannot be removed.
 pub fn forget_imported_exits(root: &StateRoot) -> io::Result<()> {
     root.directory.unlink(EXITS)
 }

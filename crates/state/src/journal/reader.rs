@@ -1,4 +1,4 @@
-//! Reading events back, in order, while others are written.
+//! Reads events back, in order, while others are being written.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,25 +10,25 @@ use nix::fcntl::OFlag;
 use super::{LIMIT, Line, lines, name_of, parse, segments};
 use crate::{ContainerId, Directory, Event, EventKind, ExitRecord, Gap, GapReason};
 
-/// Reads the events from a number on, and goes on with those that are written meanwhile.
+/// Reads the events from a number on, including those that are written in the meantime.
 #[derive(Debug)]
 pub struct Reader {
     directory: Directory,
-    /// The number that is to be told next.
+    /// The number of the next event to return.
     next: u64,
     segment: Option<Segment>,
-    /// An event that was read, and is not to be told yet.
+    /// An event that was read, and must not be returned yet.
     ahead: Option<Event>,
 }
 
-/// A segment that is being read. Its file stays readable when it is dropped.
+/// A segment that is being read. Its open file stays readable after the segment was dropped.
 #[derive(Debug)]
 struct Segment {
     first: u64,
     content: BufReader<File>,
-    /// A line whose end may not be there yet.
+    /// A line whose end may not be written yet.
     line: Vec<u8>,
-    /// The segment after it. All of this one was written before there was that.
+    /// The segment after this one. Once it exists, this one is complete.
     later: Option<u64>,
 }
 
@@ -38,7 +38,7 @@ impl Segment {
         Ok(Self { first, content: BufReader::new(file), line: Vec::new(), later: None })
     }
 
-    /// The next event; `None` at the end of what is written.
+    /// Returns the next event; `None` at the end of what is written.
     fn next(&mut self) -> io::Result<Option<Event>> {
         loop {
             self.content.read_until(b'\n', &mut self.line)?;
@@ -59,12 +59,14 @@ impl Reader {
         Self { directory, next, segment: None, ahead: None }
     }
 
-    /// The next events, and gaps between them, up to a number that has been told; at most so many, and
-    /// one more. None, if what is missing up to there was not written.
+    /// Returns the next events up to the number `upto`, which must have been published, and the
+    /// gaps between them: at most `most` items and one more. Returns none if the events that are
+    /// missing up to there were not written.
     ///
     /// # Errors
     ///
-    /// If a segment can't be read. What was read before that is told by the next call.
+    /// If a segment cannot be read. The events that this call had read before the error are not
+    /// returned by a later call; a new reader returns them.
     pub fn read(&mut self, upto: u64, most: usize) -> io::Result<VecDeque<Result<Event, Gap>>> {
         let mut found = VecDeque::new();
         while self.next <= upto && found.len() < most {
@@ -98,7 +100,7 @@ impl Reader {
         }
     }
 
-    /// The next event that is not before the place.
+    /// Returns the next event whose number is not below `self.next`.
     fn next_event(
         &mut self,
         found: &mut VecDeque<Result<Event, Gap>>,
@@ -117,7 +119,8 @@ impl Reader {
                     None => {
                         let first = segment.first;
                         let later = segments(&self.directory)?.into_iter().find(|it| *it > first);
-                        // Read once more: it may have grown before the later one was begun.
+                        // Read once more: this segment may have grown before the later one was
+                        // begun.
                         segment.later = later;
                         if later.is_none() {
                             return Ok(None);
@@ -128,7 +131,7 @@ impl Reader {
         }
     }
 
-    /// The segment in which the next event is, or the oldest one.
+    /// Returns the segment that contains the next event, or the oldest segment.
     fn find(&mut self, found: &mut VecDeque<Result<Event, Gap>>) -> io::Result<Option<u64>> {
         let all = segments(&self.directory)?;
         let before = all.partition_point(|first| *first <= self.next);
@@ -144,18 +147,19 @@ impl Reader {
 
     fn open(&mut self, first: u64) -> io::Result<()> {
         self.segment = match Segment::open(&self.directory, first) {
-            // Dropped since: it is looked for again.
+            // The segment was dropped in the meantime; the caller searches again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             opened => Some(opened?),
         };
         Ok(())
     }
 
-    /// How the first process of the last container of this name ended, as far back as events are kept.
+    /// Returns the exit of the init process of the last container with this id, as far back as
+    /// events are kept.
     ///
     /// # Errors
     ///
-    /// If a segment can't be read.
+    /// If a segment cannot be read.
     pub fn last_exit(&self, id: &ContainerId) -> io::Result<Option<ExitRecord>> {
         let named = memmem::Finder::new(id.as_str());
         for first in segments(&self.directory)?.into_iter().rev() {

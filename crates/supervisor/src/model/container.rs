@@ -1,4 +1,4 @@
-//! A container, as the parts share it.
+//! A container, as the parts of the library share it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,16 @@ use crate::error::Error;
 use crate::model::process::Process;
 use crate::runtime::command::Runtime;
 
-/// A container, as the parts share it.
+/// The shared state of a container.
 #[derive(Debug)]
 pub(crate) struct ContainerState {
     pub(crate) id: ContainerId,
     pub(crate) runtime: Runtime,
     pub(crate) init: Arc<Process>,
     execs: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
-    /// Held by whoever changes the container through the runtime: one at a time.
+    /// Held while the runtime changes the container, so that only one change happens at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
-    /// Held by whoever removes a directory of it.
+    /// Held while a directory of the container is removed.
     pub(crate) removal: tokio::sync::Mutex<()>,
 }
 
@@ -32,12 +32,12 @@ impl ContainerState {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The init and all execs.
+    /// Returns the init process and all exec processes.
     pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
         std::iter::once(self.init.clone()).chain(self.execs().values().cloned()).collect()
     }
 
-    /// The error of an operation that needs another state.
+    /// Returns the error for an operation that needs the container in another state.
     pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
         if self.init.is_gone() {
             return Error::NotFound(self.id.clone());

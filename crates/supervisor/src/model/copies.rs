@@ -1,6 +1,6 @@
-//! Copies of what a shim reads from, for the one that will adopt when it dies. They are held from the moment on
-//! that there is a process (and again after a restart): a pipe keeps what is in it as long as anyone
-//! holds it.
+//! Copies of the descriptors from which a shim reads, for the shim that adopts the process when
+//! this one dies. They are held from the moment there is a process, and again after a restart of
+//! the supervisor: a pipe keeps its content as long as anyone holds a descriptor of it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,9 +20,9 @@ use crate::model::identity::Handle;
 use crate::model::keeper::Kept;
 use crate::os::closer::Closer;
 
-/// Copies of what a shim reads from. They share the shim's open files and are never opened anew: who
-/// opens a pipe waits for its lock, which a container may hold for ever. For the same reason a
-/// [closer](crate::os::closer) closes them.
+/// Copies of the descriptors from which a shim reads. They share the shim's open file descriptions
+/// and are never opened anew: opening a pipe waits for its lock, which a container may hold for
+/// ever. Closing can wait for the same lock, so a [closer](crate::os::closer) closes them.
 #[derive(Debug)]
 pub(crate) struct Copies {
     stdout: Option<OwnedFd>,
@@ -36,7 +36,8 @@ impl Copies {
         Self { stdout: None, stderr: None, terminal: None, closer: closer.clone() }
     }
 
-    /// Takes them from a shim that lives. It is not asked, and need not even be awake.
+    /// Copies the descriptors of a live shim with pidfd_getfd(2). The shim takes no part in this;
+    /// it may even be stopped.
     pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<Self> {
         let StdioFds { stdout, stderr, terminal } = shim.stdio;
         let mut copies = Self::none(closer);
@@ -44,11 +45,13 @@ impl Copies {
             return Ok(copies);
         }
         let held = PidFd::open(shim.pid)?;
-        // The number is the shim's only if its start time says so, and was that when it was opened.
+        // The start time identifies the shim. It was read after the pidfd was opened, so it is that
+        // of the process behind the pidfd only if this process is still alive.
         if Stat::read(shim.pid)?.start_time != shim.start_time || !held.is_alive() {
             return Err(io::Error::other("the shim is gone"));
         }
-        // A number whose pipe has ended may be another's by now.
+        // The pipe of this number may have ended and been closed, and the number been used again
+        // for another file.
         let copy = |fd: Option<ShimFd>, is_ours: fn(&OwnedFd) -> bool| match fd {
             Some(fd) => copy(&held, fd, is_ours, closer),
             None => Ok(None),
@@ -56,8 +59,8 @@ impl Copies {
         copies.stdout = copy(stdout, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
         copies.stderr = copy(stderr, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
         copies.terminal = copy(terminal, |_| true)?;
-        // What has ended by now is closed; the others are to be had all the same. One that is being killed
-        // has closed everything a moment before its pidfd says that it is dead.
+        // A pipe that has ended is closed, so it is missing here; that is no error. But a shim that
+        // is being killed closes all its descriptors a moment before its pidfd reports its death.
         let told = shim.stdio.all().count();
         if copies.all().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
             return Err(io::Error::other("the shim is gone"));
@@ -65,8 +68,8 @@ impl Copies {
         Ok(copies)
     }
 
-    /// What can still be had when nobody holds copies, and the shim died or is not known: the
-    /// container's own ends of its pipes, which are open for reading too. A terminal is lost.
+    /// Returns what can still be copied when nobody holds copies and the shim died or is unknown:
+    /// the container's own ends of its pipes, which are open for reading too. A terminal is lost.
     pub(crate) fn of_process(
         handle: &Handle,
         record: &ProcessRecord,
@@ -74,7 +77,8 @@ impl Copies {
     ) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
         let told = told(record);
-        // What it has put in the place of the shim's pipe is another one, or has another access mode.
+        // A file that the container has put in place of the shim's pipe has another identity or
+        // access mode.
         let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDWR);
         let pipe = |number: i32, fifo: &str, told: Option<ShimFd>| {
             let identity = told.and_then(|fd| fd.identity);
@@ -87,7 +91,8 @@ impl Copies {
         copies
     }
 
-    /// What was kept of a shim that died.
+    /// Returns the descriptors that the keeper held for a process whose shim died; `None` if there
+    /// are none.
     pub(crate) fn of_kept(
         kept: &mut Kept,
         record: &ProcessRecord,
@@ -110,12 +115,12 @@ impl Copies {
         some.then_some(copies)
     }
 
-    /// The master of its terminal.
+    /// Returns the master of the terminal.
     pub(crate) fn terminal(&self) -> Option<BorrowedFd<'_>> {
         self.terminal.as_ref().map(AsFd::as_fd)
     }
 
-    /// What there is, by name.
+    /// Returns the descriptors that exist, with their names.
     pub(crate) fn all(&self) -> impl Iterator<Item = (FdName, BorrowedFd<'_>)> {
         let all = [
             (FdName::Stdout, &self.stdout),
@@ -133,19 +138,20 @@ impl Drop for Copies {
     }
 }
 
-/// What its last shim told that it reads from.
+/// Returns the descriptors from which the last shim reads, as it announced them.
 fn told(record: &ProcessRecord) -> StdioFds {
     let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.as_ref());
     shim.map(|shim| shim.stdio).unwrap_or_default()
 }
 
-/// Whether a descriptor is open for this; of a shim that did not tell, any will do.
+/// Returns whether a descriptor refers to the file with this identity. If the shim announced no
+/// identity, any file is accepted.
 fn is_it(fd: &OwnedFd, identity: Option<Identity>) -> bool {
     identity.is_none_or(|identity| Identity::of(fd).is_ok_and(|it| it == identity))
 }
 
-/// A copy of a descriptor of a process. `None` if it is closed by now, or the process gone, or the
-/// number something else's.
+/// Copies a descriptor of a process. Returns `None` if the descriptor is closed, the process has
+/// exited, or the number now belongs to another file.
 fn copy(
     of: &PidFd,
     wanted: ShimFd,
@@ -163,7 +169,8 @@ fn copy(
     }
 }
 
-/// Whether it is a pipe that is open for this. Neither question waits for the pipe's lock.
+/// Returns whether a descriptor is a pipe that is open in this access mode. Neither system call
+/// waits for the lock of the pipe.
 fn is_pipe(fd: &OwnedFd, access: OFlag) -> bool {
     let is_fifo = fstat(fd).is_ok_and(|stat| {
         SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -177,8 +184,8 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
-    /// Seen before: a shim that was being killed had closed everything and still counted as alive, so nothing
-    /// took the place of the good copies.
+    /// Regression: a shim that was being killed had closed its descriptors and still counted as
+    /// alive, so good copies were replaced by nothing.
     #[test]
     fn of_a_shim_that_is_being_killed_there_are_all_copies_or_an_error() {
         let closer = Arc::new(Closer::new("/bin/true".into(), Arc::default()));
@@ -190,7 +197,7 @@ mod tests {
             let record = ShimRecord { pid, start_time, stdio };
             shim.kill().unwrap();
             match Copies::of_shim(&record, &closer) {
-                // Ours to close: nobody holds the lock of this one.
+                // The test closes this one itself: nobody holds the lock of this pipe.
                 Ok(mut copies) => drop(copies.stdout.take().expect("a copy")),
                 Err(error) => assert!(!error.to_string().is_empty()),
             }
@@ -198,8 +205,8 @@ mod tests {
         }
     }
 
-    /// Seen before: a group used the number of a pipe that had ended for a neighbour's, and the next
-    /// supervisor gave that to the wrong container.
+    /// Regression: a group shim used the number of an ended pipe for the pipe of another process,
+    /// and the next supervisor copied that pipe for the wrong container.
     #[test]
     fn a_number_that_is_used_again_is_not_taken_for_what_it_was() {
         let closer = Arc::new(Closer::new("/bin/true".into(), Arc::default()));

@@ -1,9 +1,9 @@
-//! Events: written to the supervisor's journal, then told to everyone who listens.
+//! Events: written to the supervisor's journal, and then published to all listeners.
 //!
-//! Whoever has something to tell puts it in a queue and waits. One writer at a time takes all that is
-//! there, and writes it with one write(2), on a thread that may wait for a disk. Listeners are told then:
-//! of the newest events from memory, of all others from the journal's files, so that nobody who is
-//! slow misses any.
+//! A publisher puts its events in a queue and waits. One writer at a time takes the whole queue and
+//! writes it with one write(2), on a thread that may block on the disk. After that the events are
+//! published: listeners read the newest events from memory, and older ones from the files of the
+//! journal, so a slow listener misses none that the journal still keeps.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,9 +26,9 @@ use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 use crate::model::process::Process;
 use crate::os::tasks::{Tasks, blocking};
 
-/// How many of the newest events are told from memory.
+/// How many of the newest events are kept in memory.
 const RECENT: usize = 4096;
-/// How many a listener takes at once.
+/// How many events a listener takes at a time.
 const BATCH: usize = 256;
 
 /// The journal, as all tasks share it.
@@ -36,27 +36,28 @@ const BATCH: usize = 256;
 pub(crate) struct Events {
     id: JournalId,
     queue: Mutex<Queue>,
-    /// Held for a write, on a thread that may wait.
+    /// Locked during a write, on a thread that may block.
     journal: Mutex<Journal>,
     recent: Mutex<VecDeque<Event>>,
-    /// The number of the last event that has been told.
+    /// The number of the last published event.
     told: watch::Sender<u64>,
-    /// The number up to which all is synced. Held for a sync.
+    /// The number up to which all events are synced to disk. Locked during a sync.
     synced: tokio::sync::Mutex<u64>,
     tasks: Tasks,
 }
 
-/// What waits for the writer.
+/// The events that wait for the writer.
 #[derive(Debug, Default)]
 struct Queue {
     events: Vec<Event>,
-    /// Dropped when all that stood before them has been told.
+    /// Dropped when all events that were queued before them are published.
     waiting: Vec<oneshot::Sender<()>>,
     is_written: bool,
 }
 
 impl Events {
-    /// Opens the journal. One that makes no sense is set aside, and another one begun. Waits for the disk.
+    /// Opens the journal. A damaged journal is moved aside, and a new one is begun. Blocks on the
+    /// disk.
     pub(crate) fn open(
         root: &StateRoot,
         bounds: Bounds,
@@ -83,13 +84,13 @@ impl Events {
         Ok((events, problem))
     }
 
-    /// After the last event that has been told.
+    /// Returns the position after the last published event.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor::new(self.id, *self.told.borrow())
     }
 
-    /// Tells of a process. The order is that of the calls; what is returned waits until it is written
-    /// and told.
+    /// Queues events of a process. They are published in the order of the calls. The returned
+    /// future completes when they are written and published.
     pub(crate) fn publish(
         self: &Arc<Self>,
         process: &Process,
@@ -108,7 +109,7 @@ impl Events {
         });
         async move {
             if let Some(told) = told {
-                // An error either way: that nobody will answer is the answer.
+                // The sender is dropped, never used: the error is the notification.
                 let _ = told.await;
             }
         }
@@ -129,15 +130,16 @@ impl Events {
         }
     }
 
-    /// Writes events and tells them. Waits for the disk.
+    /// Writes events to the journal and publishes them. Blocks on the disk.
     pub(crate) fn append(&self, mut events: Vec<Event>) {
         let mut journal = lock(&self.journal);
         if let Err(error) = journal.append(&mut events) {
-            // They are told all the same: a full disk is no reason to hide an exit.
-            tracing::warn!(%error, events = events.len(), "the journal can't be written; tried again with the next event");
+            // The events are published all the same: a full disk must not hide an exit.
+            tracing::warn!(%error, events = events.len(), "the journal can't be written; the next event tries again");
         }
         let Some(last) = events.last().map(|event| event.seq) else { return };
-        // Before the journal is another's, so that all are told in their order.
+        // Done while the journal is still locked, so that the events are published in the order of
+        // their numbers.
         let mut recent = lock(&self.recent);
         recent.extend(events);
         let too_many = recent.len().saturating_sub(RECENT);
@@ -146,7 +148,8 @@ impl Events {
         self.told.send_replace(last);
     }
 
-    /// Forgets a process of which nothing more is told.
+    /// Removes a process from the state that the journal keeps, when no more events of it will
+    /// follow.
     pub(crate) async fn forget(self: &Arc<Self>, process: &Arc<Process>) {
         let (this, process) = (self.clone(), process.clone());
         let forgotten = blocking(move || {
@@ -156,8 +159,9 @@ impl Events {
         let _ = forgotten.await;
     }
 
-    /// What the journal knows of a container; or what an earlier build wrote beside it, with the events that
-    /// the journal is to get then. Waits for the disk.
+    /// Returns what the journal knows of a container. If it knows nothing, reads the events that an
+    /// earlier build stored in the container's directory, and also returns these events, which the
+    /// journal must then get. Blocks on the disk.
     pub(crate) fn known(
         &self,
         directory: &ContainerDir,
@@ -172,8 +176,8 @@ impl Events {
         let incarnation = incarnation.unwrap_or_else(|| Incarnation::of_earlier_build(None));
         let imported = journal::import_container(directory, id, incarnation);
         let imported = imported.unwrap_or_else(|error| {
-            // Statuses do not depend on it.
-            tracing::warn!(container = %id, %error, "its events are unreadable");
+            // Exit statuses do not depend on these events.
+            tracing::warn!(container = %id, %error, "the events that an earlier build stored can't be read");
             Vec::new()
         });
         let mut known = KnownContainer::new(incarnation);
@@ -183,8 +187,9 @@ impl Events {
         (known, imported)
     }
 
-    /// The deletions of those that the journal knows and that are not there: whoever removed them died
-    /// before it could say so. Waits for the disk.
+    /// Returns the missing `Deleted` events: of containers that the journal knows and that are not
+    /// on disk, because the supervisor that removed them died before it could publish the deletion.
+    /// Blocks on the disk.
     pub(crate) fn untold_deletions(&self, is_there: impl Fn(&ContainerId) -> bool) -> Vec<Event> {
         let mut journal = lock(&self.journal);
         let gone = journal.known().iter().filter(|(id, _)| !is_there(id));
@@ -197,7 +202,7 @@ impl Events {
         let mut deletions = Vec::new();
         for (event, failed) in gone {
             if failed {
-                // That its start came to nothing was the last there is to tell.
+                // The failure of the start was the last event of this container.
                 journal.forget(&event.container, event.incarnation, &event.process);
             } else {
                 deletions.push(event);
@@ -206,7 +211,7 @@ impl Events {
         deletions
     }
 
-    /// Waits until all that has been told is on disk. Those who wait together share a sync.
+    /// Waits until all published events are on disk. Concurrent callers share one sync.
     pub(crate) async fn sync(self: &Arc<Self>) -> io::Result<()> {
         let wanted = *self.told.borrow();
         let mut synced = self.synced.lock().await;
@@ -217,14 +222,15 @@ impl Events {
         Ok(())
     }
 
-    /// Syncs all that has been told, and returns the number of the last of it. Waits for the disk.
+    /// Syncs all published events to disk, and returns the number of the last one. Blocks on the
+    /// disk.
     pub(crate) fn sync_now(&self) -> io::Result<u64> {
         let (file, last) = lock(&self.journal).file_to_sync()?;
         file.sync_data()?;
         Ok(last)
     }
 
-    /// How the last container of this name that is known of ended.
+    /// Returns the exit of the last known container with this name.
     pub(crate) async fn last_exit(
         self: &Arc<Self>,
         id: &ContainerId,
@@ -237,11 +243,11 @@ impl Events {
         .await
     }
 
-    /// Ends the journal as it should end.
+    /// Closes the journal, so that the next supervisor continues without a gap in the numbers.
     pub(crate) async fn close(self: &Arc<Self>) {
         let this = self.clone();
         if let Err(error) = blocking(move || lock(&this.journal).close()).await {
-            tracing::warn!(%error, "the journal is not closed: the numbers of the next events leave a gap");
+            tracing::warn!(%error, "the journal was not closed: the event numbers will have a gap");
         }
     }
 }
@@ -250,7 +256,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Events of a process, still without numbers.
+/// Returns the events of a process, without numbers.
 pub(crate) fn of_process(
     process: &Process,
     kinds: Vec<EventKind>,
@@ -267,38 +273,40 @@ pub(crate) fn of_process(
     })
 }
 
-/// The events of a supervisor, in order, from some place on. Ends when the supervisor is shut down.
+/// A stream of the events of a supervisor, in order, from some position on. It ends when the
+/// supervisor is shut down.
 ///
-/// An item is an event, or a [`Gap`]: numbers of which there is no event. A stream that is read slowly, or
-/// not at all for a while, misses nothing that the journal keeps.
+/// An item is an event or a [`Gap`]: a range of numbers for which there is no event. A stream that
+/// is read slowly, or not read for a while, misses no event that the journal still keeps.
 ///
-/// Each event comes exactly once to who stores [`cursor`](Self::cursor) together with what it has made of
-/// the item, in one transaction, and begins there again
-/// ([`Supervisor::events_since`](crate::Supervisor::events_since)). To who stores it afterwards, what
-/// came last comes at least once.
+/// To process each event exactly once, store [`cursor`](Self::cursor) and the result of the item in
+/// one transaction, and continue at the stored cursor
+/// ([`Supervisor::events_since`](crate::Supervisor::events_since)). If the cursor is stored after
+/// the result, the last events may be delivered again: at least once.
 #[derive(Debug)]
 pub struct EventStream {
     events: Arc<Events>,
-    /// The number of the item that is to be told next; 0 for the oldest that is kept.
+    /// The number of the next item; 0 stands for the oldest event that is kept.
     next: u64,
     ready: VecDeque<Result<Event, Gap>>,
     told: watch::Receiver<u64>,
     reader: Option<Reader>,
-    /// A look into the files that is under way.
+    /// A read from the journal's files that is in progress.
     reading: Option<JoinHandle<Read>>,
-    /// Until there is more, or the end.
+    /// Completes when there are new events, or at the shutdown.
     waiting: Option<ReusableBoxFuture<'static, bool>>,
 }
 
-/// A reader, what was read, and the number from which on that was to be.
+/// A reader, what it read, and the number from which it was to read.
 type Read = (Option<Reader>, io::Result<VecDeque<Result<Event, Gap>>>, u64);
 
 impl EventStream {
-    /// Begins after this place.
+    /// Begins after this position.
     pub(crate) fn new(events: &Arc<Events>, after: Cursor) -> Self {
         let told = events.told.subscribe();
         let (mut next, mut ready) = (0, VecDeque::new());
-        // Ahead of it is one of a root that has been put back to what it was.
+        // A cursor that is ahead of the journal comes from a state root that was restored from a
+        // backup.
         if after.journal() == events.id && after.number() <= *told.borrow() {
             next = after.number().saturating_add(1);
         } else if after != Cursor::BEGINNING {
@@ -315,12 +323,13 @@ impl EventStream {
         }
     }
 
-    /// The next item. `None` after a shutdown. Cancel safe.
+    /// Returns the next item, and waits for it if necessary. Returns `None` after a shutdown.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Event, Gap>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// The place after the last item that this stream has given.
+    /// Returns the position after the last item that this stream has returned.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         match self.next {
@@ -329,17 +338,17 @@ impl EventStream {
         }
     }
 
-    /// What memory has of what comes next.
+    /// Takes the next events from memory, if they are there.
     fn recall(&mut self) {
         let recent = lock(&self.events.recent);
-        // Each has the number after that of the one before it.
+        // The numbers in memory are consecutive.
         let place = recent.front().and_then(|first| self.next.checked_sub(first.seq));
         if let Some(place) = place.and_then(|place| usize::try_from(place).ok()) {
             self.ready.extend(recent.iter().skip(place).take(BATCH).cloned().map(Ok));
         }
     }
 
-    /// Begins to read what comes next from the files.
+    /// Begins to read the next events from the journal's files.
     fn read(&mut self, upto: u64) -> JoinHandle<Read> {
         let (events, mut reader, mut next) = (self.events.clone(), self.reader.take(), self.next);
         self.events.tasks.reactor.spawn_blocking(move || {
@@ -358,7 +367,7 @@ impl EventStream {
         })
     }
 
-    /// What the files say, or what it means that they say nothing.
+    /// Takes what was read from the files, or finds out why nothing was read.
     fn take(&mut self, (reader, found, next): Read, upto: u64) {
         self.next = next.max(1);
         let reason = match found {
@@ -366,7 +375,8 @@ impl EventStream {
                 (self.reader, self.ready) = (reader, found);
                 return;
             }
-            // What was told and not written is in memory, as far as there is room for it.
+            // Events that were published and could not be written are in memory, as far as it has
+            // room for them.
             Ok(_) => GapReason::Unclean,
             Err(error) => {
                 tracing::error!(%error, "the journal can't be read");
@@ -381,7 +391,7 @@ impl EventStream {
     }
 }
 
-/// Whether there is more, or the end.
+/// Waits for new events (`true`) or the shutdown (`false`).
 async fn until_more(mut told: watch::Receiver<u64>, stop: CancellationToken) -> bool {
     tokio::select! {
         biased;
@@ -398,7 +408,7 @@ impl Stream for EventStream {
             if let Some(item) = self.ready.pop_front() {
                 match &item {
                     Ok(event) => self.next = event.seq.saturating_add(1),
-                    // That of another journal moves nothing.
+                    // A gap of another journal does not move the position.
                     Err(gap) if gap.last > 0 => self.next = gap.last.saturating_add(1),
                     Err(_) => {}
                 }
@@ -408,7 +418,7 @@ impl Stream for EventStream {
             if let Some(reading) = &mut self.reading {
                 let read = ready!(Pin::new(reading).poll(context));
                 self.reading = None;
-                // The runtime has gone, and the supervisor with it.
+                // The Tokio runtime has ended, and the supervisor with it.
                 let Ok(read) = read else { return Poll::Ready(None) };
                 self.take(read, last);
                 continue;

@@ -1,4 +1,5 @@
-//! Whether a pid is still the process that we mean. A number alone never is (DESIGN, rule 1).
+//! Proof that a pid still belongs to the process that is meant. The number alone proves nothing
+//! (DESIGN, rule 1).
 
 use std::io;
 use std::sync::Arc;
@@ -8,17 +9,18 @@ use holdfast_sys::ending::is_reaped;
 use holdfast_sys::proc::Stat;
 use holdfast_sys::{PidFd, pidfs};
 
-/// A process that we hold: signals go through the descriptor, the number is for showing.
+/// A process that we hold. Signals go through the pidfd; the pid is only for display.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) pid: i32,
     pub(crate) pidfd: Arc<PidFd>,
-    /// Field 22 of its `/proc` entry; `None` if it was gone before that could be read.
+    /// The start time, field 22 of `/proc/PID/stat`; `None` if the process was gone before it could
+    /// be read.
     pub(crate) start_time: Option<String>,
 }
 
 impl Handle {
-    /// Takes hold of whatever process has this number now. `None` if none has.
+    /// Opens the process that has this pid now. Returns `None` if there is none.
     pub(crate) fn open(pid: i32) -> io::Result<Option<Self>> {
         let pidfd = match PidFd::open(pid) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(None),
@@ -29,18 +31,21 @@ impl Handle {
 
     fn held(pid: i32, pidfd: PidFd) -> Self {
         let start_time = Stat::read(pid).ok().map(|stat| stat.start_time);
-        // Read between the opening and this check, so the entry was that of the process we hold:
-        // a pid is not given away before its process has been reaped.
+        // The start time was read after the pidfd was opened and before this check. A pid is not
+        // given to another process before its process is reaped; so the entry was that of the
+        // process we hold.
         let start_time = start_time.filter(|_| !is_reaped(&pidfd));
         Self { pid, pidfd: Arc::new(pidfd), start_time }
     }
 
-    /// Takes hold of the process of a record. `None` if that is gone, whoever has its number now.
+    /// Finds the process of a record. Returns `None` if it is gone, whichever process has its pid
+    /// now.
     ///
-    /// By its handle where there is one, and by the numbers that are told of it. The start time
-    /// says which of these are right; but it counts in hundredths of a second, so a damaged number
-    /// can name a neighbour that began in the same one: what two agree on outweighs a third. A
-    /// record without start time says nothing, and counts as the same: the seed's rule.
+    /// The candidates are the process of the record's pidfs handle, if there is one, and those of
+    /// the `told` pids. The start time decides which of them is right. But it is counted in
+    /// hundredths of a second, so a damaged number can name another process that began within the
+    /// same one: two candidates that agree outweigh a third. A record without a start time matches
+    /// every process, as in containerd's 2016 shim.
     pub(crate) fn of_record(
         record: &ProcessRecord,
         told: impl IntoIterator<Item = i32> + Clone,
@@ -58,7 +63,7 @@ impl Handle {
             Ok::<_, io::Error>((pidfd.pid()?, pidfd))
         });
         let by_handle = match by_handle {
-            // Where a number says the same, that need not be asked as well.
+            // A pid that agrees with the handle is enough; the candidates need not be compared.
             Some(Ok((pid, pidfd)))
                 if Some(pid) != shim && told.clone().into_iter().any(|number| number == pid) =>
             {
@@ -67,8 +72,9 @@ impl Handle {
             }
             Some(Ok((pid, pidfd))) => Some(Self::held(pid, pidfd)).filter(is_it),
             Some(Err(error)) => {
-                // Reaped; or damaged; or a kernel that has none, older than the one that wrote it.
-                tracing::debug!(%error, "handle not opened");
+                // The process was reaped; or the handle is damaged; or this kernel has no handles
+                // and is older than the one on which the record was written.
+                tracing::debug!(%error, "pidfs handle not opened");
                 None
             }
             None => None,
@@ -83,8 +89,9 @@ impl Handle {
         Ok(by_handle.filter(|_| !outvoted).or_else(|| by_number.into_iter().next()))
     }
 
-    /// What was kept for us all the while is the record's process if its handle says so, dead or
-    /// alive, or if it lives and began when that did.
+    /// Returns the process behind a pidfd from the keeper if it is the process of the record: if
+    /// its pidfs handle matches, whether it is dead or alive; or if it is alive and its start time
+    /// matches.
     fn of_kept(
         kept: PidFd,
         record: &ProcessRecord,
@@ -93,13 +100,13 @@ impl Handle {
         let written = record.holdfast.as_ref().and_then(|policies| policies.pidfs.as_ref());
         let same = || Some(pidfs::Handle::of(&kept).ok()?.to_string() == *written?);
         let is_same = same().unwrap_or_default();
-        // One that was reaped has no number any more.
+        // A reaped process has no pid any more.
         let number = kept.pid().ok().or_else(|| told.into_iter().next())?;
         let found = Self::held(number, kept);
         (is_same || (found.start_time.is_some() && found.is_process_of(record))).then_some(found)
     }
 
-    /// Writes down by what it is known again.
+    /// Stores the identity of this process in its record: the start time and the pidfs handle.
     pub(crate) fn write_identity(&self, record: &mut ProcessRecord) {
         if let Some(start_time) = &self.start_time {
             record.start_time.clone_from(start_time);
@@ -109,8 +116,8 @@ impl Handle {
         }
     }
 
-    /// Whether it is the process of the record. A record without start time says nothing, and
-    /// counts as the same: the seed's rule.
+    /// Returns whether this is the process of the record. A record without a start time matches
+    /// every process, as in containerd's 2016 shim.
     pub(crate) fn is_process_of(&self, record: &ProcessRecord) -> bool {
         record.start_time.is_empty() || self.start_time.as_deref() == Some(&record.start_time)
     }
@@ -133,7 +140,7 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// Two processes that only their numbers tell apart.
+    /// Starts two processes that differ only in their pids.
     fn twins() -> [(Child, Handle); 2] {
         loop {
             let (one, other) = (start(), start());
@@ -168,15 +175,16 @@ mod tests {
             found.map(|handle| handle.pid)
         };
         let (right_pid, wrong_pid) = (right.pid, wrong.pid);
-        // The record's handle is damaged.
+        // Case: the handle of the record is damaged.
         assert_eq!(found(&wrong, None, &[right_pid, right_pid]), Some(right_pid));
-        // One of the numbers is; below Linux 6.14 it is one word against another.
+        // Case: one of the pids is damaged. Below Linux 6.14 there is no handle to decide between
+        // the two.
         if pidfs::has_handles() {
             assert_eq!(found(&right, None, &[wrong_pid, right_pid]), Some(right_pid));
             assert_eq!(found(&right, None, &[right_pid, wrong_pid]), Some(right_pid));
             assert_eq!(found(&right, None, &[wrong_pid]), Some(right_pid));
         }
-        // Its own shim is never what a record means.
+        // Case: the pid of the record's own shim is never that of its process.
         assert_eq!(found(&wrong, Some(wrong_pid), &[wrong_pid, right_pid]), Some(right_pid));
         assert_eq!(found(&wrong, Some(wrong_pid), &[]), None);
         end(this);

@@ -1,28 +1,28 @@
-//! A container as it is at one moment: plain data.
+//! Snapshots of a container: plain data.
 
 use std::path::PathBuf;
 
 use holdfast_state::{ContainerId, ExitRecord, Logging, ProcessId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The state of a container, in the words of the OCI runtime specification.
+/// The status of a container, in the terms of the OCI runtime specification, and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The runtime is at work.
+    /// The runtime is creating the container.
     Creating,
-    /// It waits for its start.
+    /// The container is created; its program has not been started.
     Created,
-    /// Its program runs.
+    /// The program runs.
     Running,
-    /// Its processes are frozen.
+    /// All processes are frozen.
     Paused,
-    /// Its first process has ended.
+    /// The init process has exited.
     Stopped,
 }
 
 impl Status {
-    /// The word.
+    /// Returns the status as a lowercase word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,47 +35,48 @@ impl Status {
     }
 }
 
-/// A container as it is at one moment.
+/// A snapshot of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerInfo {
-    /// Its id.
+    /// The id of the container.
     pub id: ContainerId,
-    /// Its state.
+    /// The status.
     pub status: Status,
-    /// Its first process, as the host counts; `None` once that has ended.
+    /// The pid of the init process, in the host's pid namespace; `None` once it has exited.
     pub pid: Option<i32>,
-    /// How it ended, as a shell shows it: 0 to 255, 128 + n for a signal, 255 where it is unknown.
+    /// The exit status as a shell shows it: 0 to 255; 128 + n for signal n; 255 if it is unknown.
     pub exit_status: Option<u8>,
-    /// How it ended, exactly, and how that is known.
+    /// The exact exit status, its time, and the evidence for it.
     pub exit: Option<ExitRecord>,
-    /// When it was made.
+    /// The time of creation. `None` for a container of containerd's 2016 shim, which did not record
+    /// it.
     pub created: Option<Timestamp>,
-    /// Whether this supervisor found it on disk.
+    /// Whether this supervisor restored the container from disk.
     pub restored: bool,
-    /// Its runtime.
+    /// The path of the OCI runtime.
     pub runtime: PathBuf,
-    /// Where the output of its first process goes, with the bound of each log, default or not; a
-    /// `max_size` of 0 is none.
+    /// Where the output of the init process goes. The size limit of each log is filled in, whether
+    /// it was set or is the default; a `max_size` of 0 means no limit.
     #[serde(default)]
     pub log: Logging,
-    /// Its further processes.
+    /// The exec processes.
     pub execs: Vec<ExecInfo>,
 }
 
-/// A further process of a container as it is at one moment.
+/// A snapshot of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecInfo {
-    /// Its id within the container.
+    /// The id of the process, which is unique within its container.
     pub id: ProcessId,
-    /// Its state.
+    /// The status.
     pub status: Status,
-    /// As the host counts; `None` once it has ended.
+    /// The pid in the host's pid namespace; `None` once the process has exited.
     pub pid: Option<i32>,
-    /// How it ended, exactly, and how that is known.
+    /// The exact exit status, its time, and the evidence for it.
     pub exit: Option<ExitRecord>,
-    /// Where its output goes, as for a container.
+    /// Where the output goes; see [`ContainerInfo::log`].
     #[serde(default)]
     pub log: Logging,
 }

@@ -1,10 +1,13 @@
-//! Descriptors that outlive this process, in somebody else's keeping: systemd's store, say.
+//! Descriptors that outlive this process, because someone else keeps them: for example systemd, in
+//! its file descriptor store.
 //!
-//! With daemon and shim both dead nobody holds a process or its terminal, unless they are kept: then its
-//! status is exact all the same (from Linux 6.15 on), and its terminal goes on.
+//! If the supervisor and a shim are both dead, nobody holds the process or its terminal, unless a
+//! keeper does. Then the exit status is exact all the same (Linux 6.15 or later), and the terminal
+//! survives.
 //!
-//! Its pipes are not kept: a container may hold the lock of one for ever, and who closes the last copy of
-//! its other end waits for that, uninterruptibly. In systemd's store that would be pid 1.
+//! Pipes are not given to the keeper. A container may hold the lock of a pipe for ever, and closing
+//! the last copy of the other end waits for that lock, uninterruptibly. In systemd's store, the
+//! process that would hang is pid 1.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,29 +24,38 @@ use crate::model::process::Process;
 
 /// Keeps descriptors beyond the life of this process.
 pub trait Keeper: Send + Sync + fmt::Debug {
-    /// Takes a copy of a descriptor, under this name: letters, digits and some signs, no colon.
+    /// Stores a copy of a descriptor under a name, which has letters, digits and some punctuation,
+    /// but no colon.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor cannot be stored. The supervisor logs this and continues without the copy.
     fn keep(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Closes all that has this name.
+    /// Closes all descriptors that are stored under this name.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be closed. The supervisor logs this.
     fn release(&self, name: &str) -> io::Result<()>;
 }
 
-/// What of a process is kept, or was by builds before.
+/// The kinds of descriptors that are stored for a process, or were by earlier builds.
 const KEPT: [FdName; 4] = [FdName::Process, FdName::Stdout, FdName::Stderr, FdName::Terminal];
 
-/// The name under which it is kept.
+/// Returns the name under which a descriptor is stored.
 fn name_of(container: &ContainerId, process: &ProcessId, fd: FdName) -> String {
     format!("{container}/{process}/{}", fd.word())
 }
 
-/// Who keeps, and what was kept for us by name.
+/// The keeper, and the descriptors that it kept for this supervisor, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Keeping {
     keeper: Option<Arc<dyn Keeper>>,
     kept: Mutex<HashMap<String, OwnedFd>>,
 }
 
-/// What was kept of one process.
+/// The descriptors that were kept for one process.
 #[derive(Debug, Default)]
 pub(crate) struct Kept(HashMap<FdName, OwnedFd>);
 
@@ -62,19 +74,19 @@ impl Keeping {
         Self { keeper, kept: Mutex::new(kept.into_iter().collect()) }
     }
 
-    /// Whether there is anybody who keeps.
+    /// Returns whether there is a keeper.
     pub(crate) fn is_any(&self) -> bool {
         self.keeper.is_some()
     }
 
-    /// What was kept of a process.
+    /// Takes the descriptors that were kept for a process.
     pub(crate) fn of(&self, container: &ContainerId, process: &ProcessId) -> Kept {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |name| Some((name, kept.remove(&name_of(container, process, name))?));
         Kept(KEPT.into_iter().filter_map(of).collect())
     }
 
-    /// Whatever is left is nobody's that is there.
+    /// Releases all descriptors that were not taken: their processes do not exist any more.
     pub(crate) fn release_rest(&self) {
         let rest = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
         for name in rest.into_keys() {
@@ -82,7 +94,7 @@ impl Keeping {
         }
     }
 
-    /// Has a process and its terminal kept.
+    /// Stores the pidfd and the terminal of a process.
     pub(crate) fn keep(&self, process: &Process, handle: &Handle, copies: Option<&Copies>) {
         let name = |fd| name_of(&process.container, &process.id, fd);
         self.tell(|keeper| keeper.keep(&name(FdName::Process), handle.pidfd.as_fd()));
@@ -91,7 +103,7 @@ impl Keeping {
         }
     }
 
-    /// A process has ended, and that is on disk.
+    /// Releases the descriptors of a process that has exited, once its exit is on disk.
     pub(crate) fn release(&self, process: &Process) {
         for fd in KEPT {
             let name = name_of(&process.container, &process.id, fd);
@@ -99,12 +111,12 @@ impl Keeping {
         }
     }
 
-    /// A keeper that fails costs what it is there for, and nothing else.
+    /// Calls the keeper. If it fails, only the protection that it gives is lost.
     fn tell(&self, what: impl FnOnce(&dyn Keeper) -> io::Result<()>) {
         if let Some(keeper) = &self.keeper
             && let Err(error) = what(keeper.as_ref())
         {
-            tracing::warn!(%error, "descriptor not kept");
+            tracing::warn!(%error, "the keeper failed");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What follows from what, for one container process: `step(state, input) → (state, actions)`.
+//! The lifecycle of one container process, as a function: `step(state, input) → (state, actions)`.
 //!
-//! The function is pure: it opens nothing, waits for nothing and knows no clock, so its properties
-//! can be tested over every order of inputs. The [watch task](crate::watch) feeds it and carries
-//! out what it says.
+//! The function is pure: it opens nothing, waits for nothing and has no clock, so property tests
+//! can check it over every order of inputs. The [watch task](crate::watch) passes the inputs to it
+//! and performs the actions.
 //!
 //! ```text
 //!             created                 start                     process gone
@@ -15,10 +15,10 @@
 
 use holdfast_state::{EventKind, ExitRecord, Launch, OrphanPolicy};
 
-/// Where a process stands.
+/// The state of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The shim and the runtime are at work.
+    /// The shim and the runtime are creating the process.
     Creating,
     /// There is a process.
     Live {
@@ -27,38 +27,38 @@ pub(crate) enum State {
         /// Whether it has its shim.
         shim: Shim,
     },
-    /// The process has ended, and its status is being waited for or looked for.
+    /// The process has exited. The supervisor waits for its exit status, or looks for it.
     Exiting {
         /// What it did before.
         activity: Activity,
         /// Whether it has its shim.
         shim: Shim,
     },
-    /// It has ended, and this is how. Nothing changes any more.
+    /// The process has exited, and this is its exit status. Final.
     Stopped(ExitRecord),
-    /// The start came to nothing and has been cleared away. Nothing changes any more.
+    /// The start has failed, and what was left of it has been removed. Final.
     Abandoned,
 }
 
-/// What a live process does. Those in -ing last as long as the runtime is at work; should it be
-/// unknown what came of that, the runtime is asked.
+/// What a live process does. The activities whose names end in -ing last while a runtime command
+/// runs. If its result is unknown, the runtime is asked for the state of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activity {
     /// It waits for its start.
     Created,
-    /// The runtime has been told to start it.
+    /// The runtime was called to start it.
     Starting,
     /// Its program runs.
     Running,
-    /// The runtime has been told to freeze it.
+    /// The runtime was called to freeze it.
     Pausing,
     /// It is frozen.
     Paused,
-    /// The runtime has been told to thaw it.
+    /// The runtime was called to thaw it.
     Resuming,
 }
 
-/// A change of what a process does that the runtime makes.
+/// A change of the activity that the runtime performs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Start,
@@ -67,7 +67,7 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// From where it leads, what holds meanwhile, and to where it leads.
+    /// Returns the activities before, during and after the change.
     pub(crate) fn path(self) -> [Activity; 3] {
         match self {
             Self::Start => [Activity::Created, Activity::Starting, Activity::Running],
@@ -76,7 +76,7 @@ impl Change {
         }
     }
 
-    /// What is told when it begins and when it is done.
+    /// Returns the events that are published at the beginning and at the end of the change.
     fn events(self) -> [EventKind; 2] {
         match self {
             Self::Start => [EventKind::Starting, EventKind::Started],
@@ -87,7 +87,7 @@ impl Change {
 }
 
 impl Activity {
-    /// The change that is being made.
+    /// Returns the change that is in progress.
     pub(crate) fn change(self) -> Option<Change> {
         match self {
             Self::Starting => Some(Change::Start),
@@ -102,80 +102,82 @@ impl Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shim {
     Present,
-    /// It died, and another one is taking over, at this attempt.
+    /// The shim died, and another one is taking over; the number counts the attempts.
     Adopting(u8),
-    /// It died, and the supervisor watches alone.
+    /// The shim died, and the supervisor watches the process alone.
     Gone,
 }
 
-/// How many adopters in a row may die over a process that has ended before its last output is given
-/// up. Of one that lives there is always a next one, after a pause that its watch decides: nobody else
-/// reads what it writes.
+/// How many adopters in a row may die before the last output of an exited process is given up. For
+/// a live process there is always a next attempt, after a pause that its watch task chooses,
+/// because nobody else reads its output.
 const ADOPTERS: u8 = 5;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// The runtime has made the process, and we hold it.
+    /// The runtime has created the process, and the supervisor holds its pidfd.
     Created {
-        /// The process, as the host counts.
+        /// The pid in the host's pid namespace.
         pid: i32,
     },
-    /// This is on disk as its end. Nothing is told of an exit before that.
+    /// This exit record is on disk. No exit is published before that.
     Recorded(ExitRecord),
-    /// The exit FIFO hung up.
+    /// The exit FIFO reported a hang-up.
     ShimGone,
     /// A new shim has taken over.
     Adopted,
-    /// The pidfd says that the process is a zombie or reaped.
+    /// The pidfd reports that the process is a zombie or was reaped.
     ProcessGone,
-    /// The time that the shim had for recording the exit is over.
+    /// The time that the shim had to record the exit has passed.
     GraceOver,
-    /// This is how it ended, by whatever evidence there was.
+    /// The best evidence available gives this exit record.
     Found(ExitRecord),
-    /// The runtime is about to be told to change it; nobody else does so at the moment.
+    /// The runtime is about to be called for this change. No other change is in progress.
     Begin(Change),
-    /// The runtime did it.
+    /// The runtime has performed the change.
     Done,
-    /// The runtime did not do it.
+    /// The runtime has not performed the change.
     NotDone,
-    /// The kernel killed a process of the container for want of memory.
+    /// The OOM killer killed a process of the container.
     OutOfMemory,
-    /// Its state has been written out.
+    /// A checkpoint of the container was written.
     Checkpointed,
-    /// The start comes to nothing, for this reason.
+    /// The start has failed, for this reason.
     Failed(String),
-    /// What was left of a failed start has been cleared away.
+    /// What was left of a failed start has been removed.
     Cleared,
 }
 
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Append to the journal, then tell everyone.
+    /// Append the event to the journal, then publish it to all listeners.
     Publish(EventKind),
-    /// Give the shim some time to record the exit, then come back with `GraceOver`.
+    /// Give the shim some time to record the exit, then pass the input `GraceOver`.
     AwaitRecord,
-    /// Look for the status on disk and in the kernel, and come back with `Found`.
+    /// Look for the exit status on disk and in the kernel, then pass the input `Found`.
     FindEnding,
-    /// Write the status down, as there is no shim that would, and come back with `Recorded`.
+    /// Write the exit record to disk, because there is no shim that would, then pass the input
+    /// `Recorded`.
     RecordExit(ExitRecord),
-    /// Kill the process that has lost its shim (the seed's policy).
+    /// Kill the process that has lost its shim (the policy of containerd's 2016 shim).
     KillOrphan,
-    /// Start a shim that takes over, and come back with `Adopted`, or with `ShimGone` if it can't.
+    /// Start a shim that takes over, then pass the input `Adopted`, or `ShimGone` if it cannot.
     Adopt,
-    /// Explain the failed start, clear away what is left of it, and come back with `Cleared`.
+    /// Find the reason of the failed start, remove what is left of it, then pass the input
+    /// `Cleared`.
     ClearAway,
 }
 
-/// What about a process never changes.
+/// The properties of a process that never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Nature {
     pub(crate) launch: Launch,
     pub(crate) on_orphan: OrphanPolicy,
 }
 
-/// Decides. An input that means nothing in a state changes nothing.
+/// Returns the next state and the actions. An input that has no meaning in a state changes nothing.
 pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<Action>) {
     use Activity::{Created, Running, Starting};
     match (state, input) {
@@ -189,7 +191,7 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             };
             (State::Live { activity, shim: Shim::Present }, actions)
         }
-        // Found on disk without a pid, and yet it was there.
+        // A process on disk that has an exit record, but no pid.
         (State::Creating, Input::Recorded(record)) => {
             let actions = publish_exit(Activity::Running, &record);
             (State::Stopped(record), actions)
@@ -250,7 +252,7 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
             let (shim, actions) = shim_gone(nature, *shim, None);
             (State::Live { activity: *activity, shim }, actions)
         }
-        // Its last output may still be in the pipes, so it is adopted all the same.
+        // The last output may still be in the pipes, so an exited process is adopted too.
         (State::Exiting { activity, shim }, Input::ShimGone) => {
             let (shim, mut actions) = match (nature.on_orphan, shim) {
                 (OrphanPolicy::Adopt, shim) => shim_gone(nature, *shim, Some(ADOPTERS)),
@@ -279,9 +281,9 @@ pub(crate) fn step(nature: Nature, state: &State, input: Input) -> (State, Vec<A
     }
 }
 
-/// What follows from the death of a shim. Told once; but who was to be killed or adopted and was
-/// not, because we died, is now. An adopter that dies before it has begun is followed by another: what
-/// is in the pipes is lost if nobody takes it.
+/// Returns what follows from the death of a shim. `ShimLost` is published only once. But if the
+/// supervisor died before it killed or adopted the process, it does so now. An adopter that dies
+/// before it has begun is followed by another one: without a reader, what is in the pipes is lost.
 fn shim_gone(nature: Nature, shim: Shim, most: Option<u8>) -> (Shim, Vec<Action>) {
     let mut actions = Vec::new();
     if shim == Shim::Present {
@@ -306,8 +308,8 @@ fn shim_gone(nature: Nature, shim: Shim, most: Option<u8>) -> (Shim, Vec<Action>
     }
 }
 
-/// A process that ended while it was being started did start, as far as anyone can tell; its start
-/// is told before its exit.
+/// Returns the events of an exit. A process that exited while the runtime was starting it counts as
+/// started, so `Started` is published before `Exited`.
 fn publish_exit(activity: Activity, record: &ExitRecord) -> Vec<Action> {
     let exited = EventKind::Exited { status: record.status, evidence: record.evidence };
     match activity {
@@ -396,8 +398,9 @@ mod tests {
 
         #[test]
         fn a_lost_shim_loses_no_exit(nature in natures(), mut inputs in proptest::collection::vec(inputs(), 0..20)) {
-            // Whatever came before: once process, shim and adopter are gone, someone looks for the status;
-            // what was found is written down, and then it is stopped.
+            // Whatever came before: once the process, the shim and the adopters are gone, someone
+            // looks for the exit status; what is found is written to disk; and then the state is
+            // `Stopped`.
             inputs.insert(0, Input::Created { pid: 5 });
             inputs.push(Input::ProcessGone);
             inputs.extend((0..=ADOPTERS).map(|_| Input::ShimGone));

@@ -1,4 +1,5 @@
-//! What containers and processes are: their state, what has happened to them, and what is held of them.
+//! The data model of containers and processes: their state, their events, and the descriptors that
+//! are held for them.
 
 pub(crate) mod container;
 pub(crate) mod copies;

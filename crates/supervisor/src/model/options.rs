@@ -1,4 +1,4 @@
-//! What a caller can ask for.
+//! The options of a container or an exec process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// When a log is set aside that does not say so itself, and how many of its files are kept.
+/// The rotation of logs that do not set their own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rotation {
     pub(crate) max_size: Option<u64>,
@@ -16,7 +16,7 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    /// Refuses what no log could ask for.
+    /// Refuses values that would be invalid for a log.
     pub(crate) fn check(self) -> Result<(), Error> {
         let Self { max_size: Some(max_size), max_files } = self else { return Ok(()) };
         let (max_size, max_files) = (Some(max_size), Some(max_files));
@@ -26,12 +26,12 @@ impl Rotation {
     }
 }
 
-/// Where a container comes from.
+/// Where the root file system and the configuration of a container come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// A bundle of the caller's: a directory with `config.json`.
+    /// The caller's bundle: a directory with `config.json`.
     Bundle(PathBuf),
-    /// A root file system, with a configuration that Holdfast makes.
+    /// A root file system, with a configuration that Holdfast generates.
     Rootfs(PathBuf),
     /// The host's own programs, read-only.
     Host,
@@ -40,26 +40,27 @@ pub(crate) enum Source {
 /// Where the standard input of a process comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stdin {
-    /// Nowhere: it reads as ended.
+    /// No input: the process reads end of file at once.
     #[default]
     Null,
-    /// A FIFO that Holdfast makes, for [`Container::stdin`](crate::Container::stdin). It ends when
-    /// [`close_stdin`](crate::Container::close_stdin) is called and all writers are gone.
+    /// A FIFO that Holdfast creates, for [`Container::stdin`](crate::Container::stdin). The process
+    /// reads end of file once [`close_stdin`](crate::Container::close_stdin) was called and all
+    /// writers are gone.
     Pipe,
-    /// A FIFO of the caller's.
+    /// A FIFO that the caller has created.
     Fifo(PathBuf),
 }
 
-/// The size of a terminal in characters.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
-    /// Columns.
+    /// The number of columns.
     pub width: u16,
-    /// Rows.
+    /// The number of rows.
     pub height: u16,
 }
 
-/// The stdio of a process. The default: no input, and all output into the log.
+/// The standard streams of a process. By default there is no input, and all output goes to the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stdio {
     pub(crate) stdin: Stdin,
@@ -70,43 +71,45 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// The default.
+    /// Returns the default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where the input comes from.
+    /// Sets where the standard input comes from.
     #[must_use]
     pub fn stdin(mut self, stdin: Stdin) -> Self {
         self.stdin = stdin;
         self
     }
 
-    /// Has the output go to a FIFO of the caller's instead of the log. It is opened for reading
-    /// too, so that the process neither waits for a reader nor is killed by the lack of one.
+    /// Sends the standard output to a FIFO of the caller instead of the log. The shim opens the
+    /// FIFO for reading too, so the process neither waits for a reader nor gets a SIGPIPE if there
+    /// is none.
     #[must_use]
     pub fn stdout_fifo(mut self, path: impl Into<PathBuf>) -> Self {
         self.stdout = Some(path.into());
         self
     }
 
-    /// As [`stdout_fifo`](Self::stdout_fifo), for the error output. With a terminal there is none.
+    /// Does the same as [`stdout_fifo`](Self::stdout_fifo) for the standard error. A process with a
+    /// terminal has no separate standard error.
     #[must_use]
     pub fn stderr_fifo(mut self, path: impl Into<PathBuf>) -> Self {
         self.stderr = Some(path.into());
         self
     }
 
-    /// Gives the process a terminal.
+    /// Gives the process a terminal of this size.
     #[must_use]
     pub fn terminal(mut self, size: TerminalSize) -> Self {
         self.terminal = Some(size);
         self
     }
 
-    /// Where the output goes. Default: a log of ours in the CRI's format, of a bounded size: see
-    /// [`Builder::log_rotation`].
+    /// Sets where the output is logged. The default is a log in the CRI format, in the state root,
+    /// with a limited size; see [`Builder::log_rotation`](crate::Builder::log_rotation).
     #[must_use]
     pub fn log(mut self, log: Logging) -> Self {
         self.log = log;
@@ -114,7 +117,7 @@ impl Stdio {
     }
 }
 
-/// What container is wanted.
+/// The options of a new container.
 #[derive(Debug, Clone)]
 pub struct ContainerOptions {
     pub(crate) source: Source,
@@ -149,103 +152,106 @@ impl ContainerOptions {
         }
     }
 
-    /// An OCI bundle: a directory with `config.json` and what that names.
+    /// Uses an OCI bundle: a directory with `config.json` and the files that it refers to.
     #[must_use]
     pub fn bundle(directory: impl Into<PathBuf>) -> Self {
         Self::new(Source::Bundle(directory.into()))
     }
 
-    /// A root file system with a sensible configuration: read-only, private mount, pid, ipc, uts
-    /// and cgroup namespaces, the host's network.
+    /// Uses a root file system, and generates a configuration for it: the root is read-only; the
+    /// mount, pid, ipc, uts and cgroup namespaces are private; the network is the host's.
     #[must_use]
     pub fn rootfs(directory: impl Into<PathBuf>) -> Self {
         Self::new(Source::Rootfs(directory.into()))
     }
 
-    /// The same without any image: the host's `/usr`, `/bin`, `/lib*` and `/etc`, read-only, and
-    /// an empty `/tmp`.
+    /// Uses no image: the host's `/usr`, `/bin`, `/lib*` and `/etc`, read-only, and an empty
+    /// `/tmp`. The rest is as for [`rootfs`](Self::rootfs).
     #[must_use]
     pub fn host_rootfs() -> Self {
         Self::new(Source::Host)
     }
 
-    /// The container's id. Default: twelve random hexadecimal digits.
+    /// Sets the container's id. The default is twelve random hexadecimal digits.
     #[must_use]
     pub fn id(mut self, id: ContainerId) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// What to run, instead of what a bundle says. Default without a bundle: `sh`.
+    /// Sets the command to run, in place of the bundle's. Without a bundle, the default is `sh`.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.args = args.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The OCI runtime, by name or path.
+    /// Sets the OCI runtime, by name or path.
     #[must_use]
     pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
         self.runtime = Some(runtime.into());
         self
     }
 
-    /// Further global arguments of the runtime.
+    /// Sets additional global arguments of the runtime.
     #[must_use]
     pub fn runtime_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.runtime_args = args.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Has the runtime not use `pivot_root(2)`, for root file systems on a ramdisk.
+    /// Makes the runtime not use `pivot_root(2)`, for root file systems on a ramdisk.
     #[must_use]
     pub fn no_pivot_root(mut self) -> Self {
         self.no_pivot_root = true;
         self
     }
 
-    /// How long its start may take, instead of the supervisor's setting.
+    /// Sets how long the start may take, in place of the supervisor's setting.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);
         self
     }
 
-    /// Its stdio. Default: no input, and all output into the log.
+    /// Sets the standard streams. By default there is no input, and all output goes to the log.
     #[must_use]
     pub fn stdio(mut self, stdio: Stdio) -> Self {
         self.stdio = stdio;
         self
     }
 
-    /// Has it restored from what [`Container::checkpoint`](crate::Container::checkpoint) wrote
-    /// there, with the same bundle. It runs at once.
+    /// Restores the container from the directory that
+    /// [`Container::checkpoint`](crate::Container::checkpoint) wrote. The bundle must be the same.
+    /// The program runs at once, without a call of [`Container::start`](crate::Container::start).
     #[must_use]
     pub fn checkpoint(mut self, directory: impl Into<PathBuf>) -> Self {
         self.checkpoint = Some(directory.into());
         self
     }
 
-    /// What happens to it when its shim dies. Default: [`OrphanPolicy::Adopt`].
+    /// Sets what happens to the container when its shim dies. The default is
+    /// [`OrphanPolicy::Adopt`].
     #[must_use]
     pub fn on_orphan(mut self, policy: OrphanPolicy) -> Self {
         self.on_orphan = policy;
         self
     }
 
-    /// Which group its processes belong to: one shim looks after all of a group, which costs a
-    /// process a few KiB where a shim of its own costs tens. Should that shim die, another takes
-    /// over all of them. Default: the supervisor's.
+    /// Sets the shim group of the container's processes. One shim serves all processes of a group,
+    /// which costs a few KiB of memory per process; a separate shim costs tens of KiB. If the shim
+    /// dies, another one takes over all processes of the group. The default is the supervisor's
+    /// setting.
     ///
-    /// A process whose output a shim hands on to a FIFO keeps a shim of its own all the same.
+    /// A process whose output a shim forwards to a FIFO still gets a separate shim.
     #[must_use]
     pub fn shim_group(mut self, group: GroupName) -> Self {
         self.shim_group = Some(group);
         self
     }
 
-    /// Has it deleted once it has exited. The exit is told first; who makes a container by the same
-    /// id waits for the deletion.
+    /// Deletes the container automatically after its exit. The exit is published first. A later
+    /// creation of a container with the same id waits for the deletion.
     #[must_use]
     pub fn auto_remove(mut self) -> Self {
         self.auto_remove = true;
@@ -253,7 +259,7 @@ impl ContainerOptions {
     }
 }
 
-/// What further process of a container is wanted.
+/// The options of a new exec process.
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
     pub(crate) id: Option<ProcessId>,
@@ -266,8 +272,8 @@ pub struct ExecOptions {
 }
 
 impl ExecOptions {
-    /// A process with these arguments; environment, user, directory and capabilities are those of
-    /// the container's first one.
+    /// Runs a process with these arguments. Its environment, user, working directory and
+    /// capabilities are those of the container's init process.
     #[must_use]
     pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
@@ -281,42 +287,43 @@ impl ExecOptions {
         }
     }
 
-    /// Its id within the container. Default: twelve random hexadecimal digits.
+    /// Sets the id of the process, which is unique within its container. The default is twelve
+    /// random hexadecimal digits.
     #[must_use]
     pub fn id(mut self, id: ProcessId) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// Adds `NAME=VALUE` to its environment.
+    /// Adds a variable, `NAME=VALUE`, to the environment.
     #[must_use]
     pub fn env(mut self, variable: impl Into<String>) -> Self {
         self.env.push(variable.into());
         self
     }
 
-    /// Its working directory.
+    /// Sets the working directory.
     #[must_use]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.cwd = Some(directory.into());
         self
     }
 
-    /// How long its start may take, instead of the supervisor's setting.
+    /// Sets how long the start may take, in place of the supervisor's setting.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);
         self
     }
 
-    /// Its stdio. Default: no input, and all output into the log.
+    /// Sets the standard streams. By default there is no input, and all output goes to the log.
     #[must_use]
     pub fn stdio(mut self, stdio: Stdio) -> Self {
         self.stdio = stdio;
         self
     }
 
-    /// Has its record and its output deleted once it has exited.
+    /// Deletes the record and the output of the process automatically after its exit.
     #[must_use]
     pub fn auto_remove(mut self) -> Self {
         self.auto_remove = true;

@@ -1,4 +1,4 @@
-//! One container process, as everyone in the library shares it.
+//! One container process, as all parts of the library share it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,22 +24,23 @@ use crate::model::lifecycle::{Action, Activity, Input, Nature, State, step};
 /// Where a process comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// This supervisor made it.
+    /// This supervisor created it.
     Made,
-    /// It was found on disk when this supervisor was opened.
+    /// This supervisor restored it from disk.
     Restored,
 }
 
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) container: ContainerId,
-    /// Which life of that name.
+    /// Identifies one life of the container's name.
     pub(crate) incarnation: Incarnation,
-    /// Which start within that.
+    /// Counts the starts within the incarnation.
     pub(crate) run: u32,
     pub(crate) id: ProcessId,
     pub(crate) nature: Nature,
-    /// Whether it is deleted once it has exited: the container for an init, the record for an exec.
+    /// Whether it is removed after its exit: the container for an init process, the record for an
+    /// exec.
     pub(crate) auto_remove: bool,
     /// How long its start may take.
     pub(crate) start_timeout: Duration,
@@ -48,27 +49,28 @@ pub(crate) struct Process {
     pub(crate) log: Logging,
     /// Whether it has a terminal.
     pub(crate) terminal: bool,
-    /// When it was made; the seed did not write that down.
+    /// The time of creation; containerd's 2016 shim did not record it.
     pub(crate) created: Option<Timestamp>,
-    /// Changed by [`Process::apply`] alone.
+    /// Changed only by [`Process::apply`].
     state: watch::Sender<State>,
-    /// Held for a change of the state, which is told before it is seen.
+    /// Held during a change of the state: the events are published before the new state is visible.
     changing: tokio::sync::Mutex<()>,
-    /// There as long as the process may still be signalled.
+    /// Present while the process may still be signalled.
     handle: Mutex<Option<Arc<Handle>>>,
-    /// Copies of what the shim reads from, for the one that will adopt.
+    /// Copies of the descriptors from which the shim reads, for the shim that adopts the process.
     copies: Mutex<Option<Copies>>,
-    /// Why the start was abandoned; taken by whoever asked for it.
+    /// Why the start was abandoned; taken by the caller of the start.
     failure: Mutex<Option<Error>>,
-    /// Whether it has been told that the start came to nothing.
+    /// Whether the failure of the start was published.
     failure_told: AtomicBool,
-    /// Whether it could not be deleted after its exit.
+    /// Whether the automatic removal after the exit has failed.
     stays: AtomicBool,
-    /// Whether its directory has been removed: its name may be another's.
+    /// Whether its directory has been removed, so that another process may have its name.
     gone: AtomicBool,
-    /// Held while the runtime writes its state out, which may end it: that is told before the end.
+    /// Held while the runtime writes a checkpoint. That may end the process; the checkpoint is
+    /// published before the exit.
     pub(crate) checkpointing: tokio::sync::Mutex<()>,
-    /// Cancelled when nothing is left to watch: the process has ended and its shim is gone.
+    /// Cancelled when there is nothing left to watch: the process has exited and its shim is gone.
     pub(crate) unwatched: CancellationToken,
 }
 
@@ -82,7 +84,7 @@ impl Process {
         origin: Origin,
     ) -> Self {
         let policies = record.holdfast.as_ref();
-        // The seed made containers with `create`, and had no notion of the rest.
+        // containerd's 2016 shim used `create` for containers, and recorded no other policy.
         let of_seed = if record.exec { Launch::Exec } else { Launch::Create };
         Self {
             container: container.clone(),
@@ -114,8 +116,8 @@ impl Process {
         }
     }
 
-    /// Feeds the lifecycle. Events are published before anyone can see the new state, in the order
-    /// of the transitions; what else is to be done is returned.
+    /// Passes an input to the lifecycle. The events are published before the new state is visible,
+    /// in the order of the transitions. Returns the other actions.
     pub(crate) async fn apply(&self, events: &Arc<Events>, input: Input) -> Vec<Action> {
         let _one_at_a_time = self.changing.lock().await;
         let (next, actions) = step(self.nature, &self.state(), input);
@@ -142,14 +144,14 @@ impl Process {
     /// Waits for a state that `wanted` accepts. Cancel safe.
     pub(crate) async fn reached(&self, wanted: impl FnMut(&State) -> bool) -> State {
         let mut receiver = self.state.subscribe();
-        // The sender lives as long as `self`, so this can't fail.
+        // Cannot fail: the sender lives as long as `self`.
         match receiver.wait_for(wanted).await {
             Ok(state) => state.clone(),
             Err(_) => self.state(),
         }
     }
 
-    /// Waits for the end. `None` if there never was a process.
+    /// Waits until the process has exited. Returns `None` if the start failed. Cancel safe.
     pub(crate) async fn ended(&self) -> Option<ExitRecord> {
         match self.reached(|state| matches!(state, State::Stopped(_) | State::Abandoned)).await {
             State::Stopped(record) => Some(record),
@@ -157,22 +159,24 @@ impl Process {
         }
     }
 
-    /// Whether there ever was a process, of which something was told.
+    /// Returns whether there ever was a process, so that events of it were published.
     pub(crate) fn has_been(&self) -> bool {
         !matches!(*self.state.borrow(), State::Creating | State::Abandoned)
     }
 
-    /// The directory of this very process, and not only one of its name.
+    /// Opens the directory of this process. Fails if the directory belongs to a later process of
+    /// the same name.
     pub(crate) fn dir(&self, root: &StateRoot) -> io::Result<ProcessDir> {
         let dir = root.container(&self.container)?.process(&self.id)?;
-        // Asked when it is open: another can only have taken the name after this process was marked.
+        // Checked after the directory was opened: another process can only have taken the name
+        // after this one was marked as gone.
         match self.is_gone() {
-            true => Err(io::Error::new(io::ErrorKind::NotFound, "it has been deleted")),
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "the process has been deleted")),
             false => Ok(dir),
         }
     }
 
-    /// Its directory has been removed.
+    /// Marks the directory as removed.
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Ordering::Release);
     }
@@ -189,17 +193,17 @@ impl Process {
         matches!(*self.state.borrow(), State::Stopped(_) | State::Abandoned)
     }
 
-    /// Whether it has ended and is about to be deleted, or being deleted.
+    /// Returns whether it has exited and is to be removed automatically.
     pub(crate) fn is_to_go(&self) -> bool {
         self.auto_remove && matches!(*self.state.borrow(), State::Stopped(_))
     }
 
-    /// Whether it is as good as deleted.
+    /// Returns whether it counts as deleted: its automatic removal is due and has not failed.
     pub(crate) fn is_going(&self) -> bool {
         self.is_to_go() && !self.stays.load(Ordering::Relaxed)
     }
 
-    /// It could not be deleted.
+    /// Notes that the automatic removal has failed.
     pub(crate) fn stays(&self) {
         self.stays.store(true, Ordering::Relaxed);
     }
@@ -208,14 +212,15 @@ impl Process {
         lock(&self.handle).clone()
     }
 
-    /// Its number; `None` from the moment on that the exit is told. Its handle goes a little later.
+    /// Returns the pid; `None` as soon as the exit is published. The handle is dropped a little
+    /// later.
     pub(crate) fn pid(&self) -> Option<i32> {
         self.handle().filter(|_| !self.is_stopped()).map(|handle| handle.pid)
     }
 
-    /// Sends a signal. `None` if there is no process that could take it.
+    /// Sends a signal. Returns `None` if there is no process that could receive it.
     pub(crate) fn signal(&self, signal: i32) -> Option<Result<(), Error>> {
-        // A zombie would take the signal and do nothing with it.
+        // A zombie would accept the signal and ignore it.
         let handle = self.handle().filter(|_| !self.is_stopped())?;
         match handle.pidfd.send_signal(signal) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => None,
@@ -234,7 +239,8 @@ impl Process {
         *lock(&self.copies) = Some(copies);
     }
 
-    /// Has what we hold of it kept beyond our life.
+    /// Gives the descriptors of the process to the keeper, which holds them beyond the life of this
+    /// process.
     pub(crate) fn have_kept(&self, keeping: &Keeping) {
         if let Some(handle) = self.handle() {
             keeping.keep(self, &handle, lock(&self.copies).as_ref());
@@ -249,17 +255,17 @@ impl Process {
         lock(&self.copies).take()
     }
 
-    /// That its start came to nothing has been told before.
+    /// Notes that the failure of the start was published before.
     pub(crate) fn failure_is_told(&self) {
         self.failure_told.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has; and it is now.
+    /// Returns whether the failure of the start is still to be published, and notes that it now is.
     pub(crate) fn tell_failure(&self) -> bool {
         !self.failure_told.swap(true, Ordering::Relaxed)
     }
 
-    /// Says why the start fails. The first reason stands: later ones are its consequences.
+    /// Stores why the start fails. Only the first reason is kept: later ones are its consequences.
     pub(crate) fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
     }
@@ -268,13 +274,13 @@ impl Process {
         lock(&self.failure).take()
     }
 
-    /// The state in the field's words.
+    /// Returns the state in the terms of the OCI runtime specification.
     pub(crate) fn status(&self) -> Status {
         status_of(&self.state.borrow())
     }
 }
 
-/// Which life of its container's name a process belongs to.
+/// Returns the incarnation of the container to which a process belongs.
 pub(crate) fn incarnation_of(record: &ProcessRecord) -> Incarnation {
     let policies = record.holdfast.as_ref();
     policies.and_then(|policies| policies.incarnation).unwrap_or_else(|| {
@@ -282,20 +288,20 @@ pub(crate) fn incarnation_of(record: &ProcessRecord) -> Incarnation {
     })
 }
 
-/// A state as it is shown.
+/// Converts a state to the status that is shown.
 pub(crate) fn status_of(state: &State) -> Status {
     match state {
         State::Creating => Status::Creating,
         State::Live { activity: Activity::Created | Activity::Starting, .. } => Status::Created,
         State::Live { activity: Activity::Paused | Activity::Resuming, .. } => Status::Paused,
-        // Until the status is known it is not over for anyone.
+        // Until the exit status is known, the process counts as running.
         State::Live { activity: Activity::Running | Activity::Pausing, .. }
         | State::Exiting { .. } => Status::Running,
         State::Stopped(_) | State::Abandoned => Status::Stopped,
     }
 }
 
-/// What a process is at one moment.
+/// A consistent view of a process at one moment.
 pub(crate) struct Moment {
     pub(crate) status: Status,
     pub(crate) pid: Option<i32>,
@@ -304,7 +310,8 @@ pub(crate) struct Moment {
 
 impl Moment {
     pub(crate) fn of(process: &Process) -> Self {
-        // Before the state: by then the process may have ended, and have no handle any more.
+        // Read before the state: afterwards the process may have exited and have no handle any
+        // more.
         let pid = process.handle().map(|handle| handle.pid);
         let state = process.state();
         let status = status_of(&state);
@@ -314,7 +321,7 @@ impl Moment {
     }
 }
 
-/// No code panics while it holds one of these locks half-way through a change.
+/// Ignores poisoning: no code panics in the middle of a change while it holds one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The control groups of a container, read past the runtime: cgroup v1 and v2 (cgroups(7)).
+//! The cgroups of a container, read without the runtime: cgroup v1 and v2 (cgroups(7)).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,35 +11,36 @@ use serde::{Deserialize, Serialize};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// What a container uses at one moment. A figure that this kernel or cgroup does not tell is `None`.
+/// The resource usage of a container at one moment. A value that the kernel or the cgroup does not
+/// report is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// Processor time used since its start, in nanoseconds.
+    /// CPU time used since the start, in nanoseconds.
     pub cpu_nanos: Option<u64>,
     /// Memory in use, page cache included, in bytes.
     pub memory_bytes: Option<u64>,
-    /// The most that it may use, in bytes; `None` if that is not limited.
+    /// The memory limit, in bytes; `None` if there is none.
     pub memory_limit_bytes: Option<u64>,
-    /// Processes and threads.
+    /// The number of processes and threads.
     pub pids: Option<u64>,
-    /// How often the kernel has killed one of its processes for want of memory.
+    /// How often the OOM killer has killed a process of the container.
     pub oom_kills: Option<u64>,
 }
 
-/// Where the cgroups of a process are, by controller; `""` is the unified hierarchy.
+/// The cgroup directories of a process, by controller; `""` stands for the unified hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cgroups(BTreeMap<String, PathBuf>);
 
-/// The hierarchy of a file, and its name there.
+/// A file: the controller of its hierarchy, and its name in the cgroup directory.
 type File = (&'static str, &'static str);
 
 impl Cgroups {
-    /// Those of a process, as far as they are its container's own: a cgroup that it shares with
-    /// this process says nothing of it.
+    /// Returns the cgroups of a process that belong to its container alone. A cgroup that it shares
+    /// with this process gives no information about the container.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let (own, theirs) = (own_lines(), lines(&pid.to_string())?);
-        // Which is soon said of a process without any of its own.
+        // A shortcut for a process without any cgroup of its own.
         if theirs == own {
             return Ok(Self(BTreeMap::new()));
         }
@@ -49,30 +50,31 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// Those of this process.
+    /// Returns the cgroups of this process.
     pub(crate) fn own() -> io::Result<Self> {
         Ok(parse(&lines("self")?, Path::new(MOUNT)))
     }
 
-    /// Removes those of this name below them that have no process.
+    /// Removes the child cgroups of this name, if they have no processes.
     pub(crate) fn remove_empty_below(&self, name: &str) {
         for dir in self.0.values() {
-            // Only an empty one can be removed so.
+            // rmdir(2) fails for a cgroup that has processes or children.
             let _ = fs::remove_dir(dir.join(name));
         }
     }
 
-    /// What of them tells of memory: there is one of these for each container.
+    /// Keeps only the cgroups that account memory. One such value is stored per container, so this
+    /// saves memory.
     pub(crate) fn of_memory(mut self) -> Self {
         self.0.retain(|controller, _| ["memory", ""].contains(&controller.as_str()));
         self
     }
 
-    /// The least that any of them, and of those above, lets there be of processes.
+    /// Returns the lowest process limit of these cgroups and of their ancestors.
     pub(crate) fn pids_max(&self) -> Option<u64> {
         let dirs = ["pids", ""].into_iter().filter_map(|name| self.0.get(name));
         let limits = dirs.flat_map(|dir| dir.ancestors().take_while(|it| it.starts_with(MOUNT)));
-        // `max` is no number.
+        // `max` does not parse as a number: there is no limit.
         let read = |dir: &Path| fs::read_to_string(dir.join("pids.max")).ok()?.trim().parse().ok();
         limits.filter_map(read).min()
     }
@@ -81,7 +83,7 @@ impl Cgroups {
         self.0.get(controller).map(|dir| dir.join(file))
     }
 
-    /// The first of these files that can be read.
+    /// Returns the content of the first of these files that can be read.
     fn read(&self, files: &[File]) -> Option<String> {
         files.iter().find_map(|file| fs::read_to_string(self.path(*file)?).ok())
     }
@@ -90,41 +92,44 @@ impl Cgroups {
         self.read(files)?.trim().parse().ok()
     }
 
-    /// A figure from a file of lines with a name and a number each.
+    /// Returns a value from a file whose lines have a name and a number each.
     fn entry(&self, files: &[File], name: &str) -> Option<u64> {
         let text = self.read(files)?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         value.trim().parse().ok()
     }
 
-    /// How often the kernel has killed one of its processes for want of memory.
+    /// Returns how often the OOM killer has killed a process of these cgroups.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         self.entry(&[("", "memory.events"), ("memory", "memory.oom_control")], "oom_kill")
     }
 
-    /// The file that changes with [`oom_kills`](Self::oom_kills), on cgroup v2.
+    /// Returns the file that changes together with [`oom_kills`](Self::oom_kills), on cgroup v2.
     pub(crate) fn memory_events(&self) -> Option<PathBuf> {
         self.path(("", "memory.events")).filter(|path| path.exists())
     }
 
-    /// The same on v1, and the file by which one is notified of it.
+    /// Returns the files of cgroup v1 for the same purpose: the one with the count, and the one in
+    /// which to register an eventfd for notifications.
     pub(crate) fn oom_control(&self) -> Option<(PathBuf, PathBuf)> {
         let control = self.path(("memory", "memory.oom_control"))?;
         Some((control, self.path(("memory", "cgroup.event_control"))?))
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
-        // The runtime's freezer. Beside one of version 1 the unified hierarchy's is the container's
-        // own plaything.
+        // The freezer that the runtime uses. If there is a v1 freezer, the unified hierarchy beside
+        // it is under the control of the container.
         match self.read(&[("freezer", "freezer.state")]) {
             Some(state) => state.trim() != "THAWED",
             None => self.entry(&[("", "cgroup.events")], "frozen") == Some(1),
         }
     }
 
-    /// All processes in it and in cgroups below it, as the host counts.
+    /// Returns the pids of all processes in these cgroups and their descendants, in the host's pid
+    /// namespace.
     pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
-        // A hybrid layout has an empty unified hierarchy beside the controllers' own.
+        // In a hybrid layout, the unified hierarchy is empty; the processes are in those of the
+        // controllers.
         let dirs =
             ["pids", "memory", "freezer", ""].into_iter().filter_map(|name| self.0.get(name));
         let mut found = Vec::new();
@@ -139,7 +144,7 @@ impl Cgroups {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        // v1 writes "no limit" as a number that no machine reaches.
+        // cgroup v1 reports "no limit" as a number larger than any real memory.
         let limit = self
             .number(&[("", "memory.max"), ("memory", "memory.limit_in_bytes")])
             .filter(|bytes| *bytes < 1 << 60);
@@ -159,23 +164,23 @@ impl Cgroups {
 
 /// Prepares the kernel for moving processes into cgroups.
 ///
-/// The first move after a pause waits for a grace period (RCU), 8 to 16 ms on a small machine, a third
-/// of a container's start; others that follow do not. So the wait is begun when a container is asked
-/// for, by a move of this process to where it is, and goes by while its directory is made and the
-/// runtime starts.
+/// The first move after a pause waits for an RCU grace period: 8 to 16 ms on a small machine, a
+/// third of the start time of a container. Moves that follow soon do not wait. So this process is
+/// "moved" into its own cgroup as soon as a container is requested; the grace period then passes
+/// while the directory of the container is created and the runtime starts.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     begun: AtomicBool,
 }
 
 impl Moves {
-    /// Waits on a thread of its own, one at a time.
+    /// Waits on a separate thread; at most one such wait is in progress.
     pub(crate) fn prepare(self: &Arc<Self>) {
         if !self.begun.swap(true, Ordering::Relaxed) {
             let moves = self.clone();
             tokio::task::spawn_blocking(move || {
-                // Asked each time: somebody may have moved it. Who may not do this has a slower start, and
-                // nothing else.
+                // The cgroup is read each time, because this process may have been moved. Without
+                // the permission for the write, starts are slower, and nothing else is affected.
                 let _ = Cgroups::own().map(|own| {
                     let files = [("pids", "cgroup.procs"), ("", "cgroup.procs")];
                     let mut files = files.into_iter().filter_map(|file| own.path(file));
@@ -190,7 +195,8 @@ impl Moves {
 fn collect(dir: &Path, found: &mut Vec<i32>) -> io::Result<()> {
     match fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
-        // Gone, with all that was in it; or, of threads only, without processes of its own.
+        // The cgroup is gone, with all that was in it; or it is a threaded cgroup, which has no
+        // list of processes.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
         Err(error) => return Err(error),
@@ -208,14 +214,14 @@ fn lines(pid: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Those of this process when they were first asked for: who moves it later moves its containers'
-/// cgroups nowhere.
+/// Returns the cgroups of this process at the time of the first call. If this process is moved
+/// later, the cgroups of its containers stay where they are.
 fn own_lines() -> &'static str {
     static OWN: OnceLock<String> = OnceLock::new();
     OWN.get_or_init(|| lines("self").unwrap_or_default())
 }
 
-/// Reads `/proc/PID/cgroup`: lines `NUMBER:CONTROLLERS:PATH`.
+/// Parses `/proc/PID/cgroup`: lines of the form `NUMBER:CONTROLLERS:PATH`.
 fn parse(text: &str, mount: &Path) -> Cgroups {
     let unified = mount.join("cgroup.controllers").exists();
     let mut found = BTreeMap::new();

@@ -1,8 +1,9 @@
-//! Orphans that come to this process when a shim dies, if it is a subreaper (prctl(2)).
+//! Child processes: those that this library starts, and the orphans that become children of this
+//! process when a shim dies, if it is a subreaper (prctl(2)).
 //!
-//! They are containers' processes, which their watches reap, and strangers that nobody waits for:
-//! what a container without a pid namespace left behind. A process that is no subreaper gets none,
-//! and then nothing here ever has anything to do.
+//! An orphan is either the process of a container, which its watch task reaps, or a stranger for
+//! which nobody waits: a process that a container without a pid namespace left behind. A process
+//! that is not a subreaper gets no orphans, and then nothing is done here for strangers.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,24 +18,24 @@ use tokio::sync::Notify;
 
 use crate::os::tasks::{Tasks, blocking};
 
-/// The children that this library started, and that others wait for.
+/// The child processes that this library started and waits for elsewhere.
 #[derive(Debug, Default)]
 pub(crate) struct Spawned {
     pids: Mutex<HashSet<i32>>,
-    /// Held for reading while a child is between its birth and its entry above.
+    /// Locked for reading between the start of a child process and its entry in `pids`.
     spawning: RwLock<()>,
-    /// A shim has died, so strangers may come.
+    /// Whether strangers may arrive, because a shim has died or a runtime command was killed.
     expecting: AtomicBool,
     expected: Notify,
 }
 
 impl Spawned {
-    /// Starts a command as one of our own.
+    /// Starts a command and registers it as a child of this library.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         self.enter(|| command.spawn(), |child| child.id())
     }
 
-    /// Enters what `start` starts.
+    /// Registers the child process that `start` starts.
     pub(crate) fn enter<T>(
         &self,
         start: impl FnOnce() -> io::Result<T>,
@@ -47,14 +48,15 @@ impl Spawned {
         Ok(child)
     }
 
-    /// One of our own was reaped.
+    /// Removes a child process that has been reaped.
     pub(crate) fn leave(&self, pid: u32) {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid.cast_signed());
     }
 
-    /// Waits for the end of a shim of ours and reaps it. Whether it ended well.
+    /// Waits until a shim of this supervisor exits, and reaps it. Returns whether its exit status
+    /// is 0. Cancel safe.
     pub(crate) async fn ended(&self, shim: &mut Child) -> bool {
-        // Our child keeps its pid until it is reaped, so this is no other process.
+        // A child keeps its pid until it is reaped, so this pidfd is that of the shim.
         if let Ok(pidfd) = PidFd::open(shim.id().cast_signed())
             && let Ok(pidfd) = reactor::pidfd(Arc::new(pidfd))
         {
@@ -65,19 +67,20 @@ impl Spawned {
         ended_well
     }
 
-    /// From now on strangers may come; some may have come already.
+    /// Notes that strangers may arrive from now on, or have arrived already.
     pub(crate) fn expect_strangers(&self) {
         self.expecting.store(true, Ordering::Relaxed);
         self.expected.notify_one();
     }
 
-    /// Reaps zombies that are neither ours nor the process of a container.
+    /// Reaps zombies that are neither children of this library nor processes of a container.
     fn reap_strangers(&self, containers: impl Fn() -> HashSet<i32>) -> io::Result<()> {
         let _nobody_is_born = self.spawning.write().unwrap_or_else(PoisonError::into_inner);
         let mut strangers = own_children()?;
         strangers
             .retain(|pid| !self.pids.lock().unwrap_or_else(PoisonError::into_inner).contains(pid));
-        // After the children: who is taken hold of meanwhile is one of these by now.
+        // Read after the list of children: a container process of which the supervisor has taken
+        // hold in between is in this set by now.
         let containers = containers();
         for pid in &strangers {
             let is_zombie = || Stat::read(*pid).is_ok_and(|stat| stat.state == b'Z');
@@ -90,7 +93,8 @@ impl Spawned {
     }
 }
 
-/// Begins to adopt and reap. `containers` tells the numbers of all processes that are no strangers.
+/// Makes this process a subreaper, and begins to reap strangers. `containers` returns the pids of
+/// all container processes.
 pub(crate) fn become_subreaper(
     spawned: &Arc<Spawned>,
     tasks: &Tasks,
@@ -110,7 +114,7 @@ pub(crate) fn become_subreaper(
                 let (spawned, containers) = (spawned.clone(), containers.clone());
                 let reaped = blocking(move || spawned.reap_strangers(&*containers)).await;
                 if let Err(error) = reaped {
-                    tracing::warn!(%error, "orphans not reaped");
+                    tracing::warn!(%error, "orphans were not reaped");
                 }
             }
         }
@@ -118,12 +122,12 @@ pub(crate) fn become_subreaper(
     Ok(())
 }
 
-/// What our manager says to the service that we are, and to nobody below it: runc would take it for the
-/// container's.
+/// Environment variables by which our service manager addresses this service. Processes that we
+/// start must not inherit them: runc would apply them to the container.
 const OF_OUR_OWN_MANAGER: [&str; 4] =
     ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// Keeps that from what a command starts.
+/// Removes these variables from the environment of a command.
 pub(crate) fn hide_our_own_manager(command: &mut Command) {
     for name in OF_OUR_OWN_MANAGER {
         command.env_remove(name);

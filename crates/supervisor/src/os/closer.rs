@@ -1,11 +1,11 @@
-//! A process that closes descriptors for this one.
+//! A helper process that closes descriptors for this one.
 //!
-//! Whoever is last to close a pipe or a terminal waits for its lock, uninterruptibly, and a container
-//! can hold that for as long as it likes: splice(2) from a silent socket into its standard output is
-//! enough. A thread that waits so can't be killed, and a process with such a thread never ends. So
-//! what a container can write to is handed to a process that nobody waits for. One that hangs is
-//! replaced; it ends when the container lets go, or is gone. One that has nothing to do for a second
-//! ends as well.
+//! Closing the last descriptor of a pipe or a terminal waits for its lock, uninterruptibly, and a
+//! container can hold that lock as long as it likes: splice(2) from a silent socket into its
+//! standard output is enough. A thread that waits like this cannot be killed, and a process with
+//! such a thread never exits. So descriptors that a container can write to are sent to a helper
+//! process for which nobody waits. If the helper hangs, it is replaced; it exits when the container
+//! releases the lock or is gone. A helper that has had nothing to do for a second exits too.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,23 +20,24 @@ use holdfast_sys::fd_passing;
 
 use crate::os::children::{Spawned, hide_our_own_manager};
 
-/// How long a closer may take before another one is begun for what follows.
+/// How long a closer may take before another one is started for the descriptors that follow.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Closes descriptors without waiting for that.
+/// Closes descriptors without blocking this process.
 #[derive(Debug)]
 pub(crate) struct Closer {
     shim: PathBuf,
     spawned: Arc<Spawned>,
-    /// The one that gets what is to be closed, as far as is known; begun when there is something.
+    /// The helper process to use, as far as is known; started when there is something to close.
     current: Mutex<Option<Current>>,
 }
 
 #[derive(Debug)]
 struct Current {
-    /// It ends when this is closed, unless it hangs.
+    /// The helper exits when this socket is closed, unless it hangs.
     socket: UnixStream,
-    /// How many messages it has not closed yet, and since when that number has not become smaller.
+    /// How many messages it has not confirmed as closed yet, and since when that number has not
+    /// decreased.
     pending: usize,
     since: Instant,
 }
@@ -46,23 +47,23 @@ impl Closer {
         Self { shim, spawned, current: Mutex::default() }
     }
 
-    /// Has these closed. Does not wait; at most a process is begun.
+    /// Has the descriptors closed. Does not wait for that; starts a process if necessary.
     pub(crate) fn close(&self, fds: Vec<OwnedFd>) {
         if fds.is_empty() {
             return;
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // The second attempt is with one that has just begun.
+        // The second attempt is made with a new helper.
         for _ in 0..2 {
             match self.send(&mut current, &fds) {
-                // Its copies are the last ones now, or will be.
+                // The copies in the helper are the last ones now, or will be when `fds` is dropped.
                 Ok(()) => return,
-                // It hangs; or it has ended, as it had nothing to do.
-                Err(error) => tracing::debug!(%error, "another closer is begun"),
+                // The helper hangs, or has exited because it had nothing to do.
+                Err(error) => tracing::debug!(%error, "another closer is started"),
             }
             *current = None;
         }
-        tracing::warn!("no process to close a container's pipes by: closed here");
+        tracing::warn!("no helper process to close a container's pipes; they are closed here");
     }
 
     fn send(&self, current: &mut Option<Current>, fds: &[OwnedFd]) -> io::Result<()> {
@@ -72,7 +73,7 @@ impl Closer {
         };
         current.hear();
         if current.pending > 0 && current.since.elapsed() > PATIENCE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it hangs"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the closer hangs"));
         }
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         fd_passing::send(&current.socket, b"x", &borrowed)?;
@@ -92,7 +93,8 @@ impl Closer {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = self.spawned.spawn(&mut command)?;
         let spawned = self.spawned.clone();
-        // It may end at any time, and long after this has been dropped.
+        // A thread waits for the helper, which may exit at any time, also long after this `Closer`
+        // is dropped.
         std::thread::Builder::new().name("closer".to_owned()).spawn(move || {
             let _ = child.wait();
             spawned.leave(child.id());
@@ -102,7 +104,7 @@ impl Closer {
 }
 
 impl Current {
-    /// Reads how many messages it has closed since.
+    /// Reads how many messages the helper has closed since the last call.
     fn hear(&mut self) {
         let mut done = [0; 256];
         while let Ok(count @ 1..) = self.socket.read(&mut done) {

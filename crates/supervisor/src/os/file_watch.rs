@@ -1,4 +1,4 @@
-//! One inotify instance for all files that someone follows: the system allows 128 instances a user.
+//! One inotify instance for all watched files. The kernel allows 128 instances per user by default.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,27 +16,28 @@ use tokio::sync::futures::Notified;
 
 use crate::os::tasks::Tasks;
 
-/// What is to be told of a file: that it grew, was renamed, or that one of its names was taken away.
+/// The events to report for a file: it grew, it was renamed, or one of its names was removed.
 pub(crate) const OF_FILE: AddWatchFlags =
     AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_ATTRIB);
-/// What is to be told of a directory: that there is a new name in it.
+/// The events to report for a directory: it has a new name.
 pub(crate) const OF_DIRECTORY: AddWatchFlags =
     AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_MOVED_TO);
 
-/// Tells when files change. Costs nothing until someone asks.
+/// Reports when files change. The inotify instance is created on first use.
 #[derive(Debug, Default)]
 pub(crate) struct FileWatch(Mutex<Option<Arc<Shared>>>);
 
 #[derive(Debug)]
 struct Shared {
     inotify: Inotify,
-    /// The same inotify instance, in the reactor.
+    /// A duplicate of the inotify descriptor, registered with the Tokio runtime.
     ready: AsyncFd<OwnedFd>,
-    /// Several may follow one file, for which the kernel has one descriptor.
+    /// The watched files. Several readers may follow one file, for which the kernel has only one
+    /// watch descriptor.
     files: Mutex<HashMap<WatchDescriptor, Weak<Watched>>>,
 }
 
-/// A file that someone follows. Dropped by the last who does, it is watched no more.
+/// A watched file. The watch ends when its last follower drops this.
 #[derive(Debug)]
 pub(crate) struct Watched {
     changed: Notify,
@@ -45,7 +46,7 @@ pub(crate) struct Watched {
 }
 
 impl FileWatch {
-    /// Watches the file or directory of this path.
+    /// Watches the file or directory at this path.
     pub(crate) fn watch(
         &self,
         path: &Path,
@@ -61,7 +62,7 @@ impl FileWatch {
         };
         let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
         let descriptor = shared.inotify.add_watch(path, flags).map_err(|error| match error {
-            // As it stands it would read as a full disk.
+            // Without this, the message would say that the disk is full.
             Errno::ENOSPC => io::Error::other(
                 "no more files can be watched for this user; raise fs.inotify.max_user_watches",
             ),
@@ -95,10 +96,12 @@ impl Shared {
         while let Ok(mut ready) = self.ready.readable().await {
             let Ok(events) = ready.try_io(|_| Ok(self.inotify.read_events()?)) else { continue };
             let events = events.unwrap_or_default();
-            // Held past the lock: the last of a file takes the lock when it is dropped.
+            // Dropped only after the lock is released: dropping the last reference to a file takes
+            // the same lock.
             let concerned: Vec<Arc<Watched>> = {
                 let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-                // After an overflow nobody knows which files changed: everyone looks.
+                // After an overflow it is unknown which files changed, so all followers are
+                // notified.
                 if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
                     files.values().filter_map(Weak::upgrade).collect()
                 } else {
@@ -111,7 +114,8 @@ impl Shared {
 }
 
 impl Watched {
-    /// Completes when the file has changed after this was called (not after it is first polled).
+    /// Returns a future that completes when the file changes after this call (not only after the
+    /// first poll).
     pub(crate) fn changed(&self) -> Pin<Box<Notified<'_>>> {
         let mut notified = Box::pin(self.changed.notified());
         notified.as_mut().enable();
@@ -123,10 +127,10 @@ impl Drop for Watched {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
         let mut files = shared.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another may have begun to watch the file since the last one of this was dropped.
+        // Another follower may have begun to watch the file since its last reference was dropped.
         if files.get(&self.descriptor).is_some_and(|watched| watched.strong_count() == 0) {
             files.remove(&self.descriptor);
-            // The kernel has removed it already where the file is gone.
+            // Fails if the file was removed, because then the kernel has removed the watch.
             let _ = shared.inotify.rm_watch(self.descriptor);
         }
     }

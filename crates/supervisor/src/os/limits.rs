@@ -1,4 +1,4 @@
-//! What this kernel can do, and how many containers this machine lets one supervisor have.
+//! What this kernel supports, and how many containers this machine allows for one supervisor.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,27 +9,29 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::os::cgroup::Cgroups;
 
-/// How many files stay free for what is no container: clients, runtimes at work, records.
+/// How much of each resource is kept free for other purposes: clients, running runtimes, records.
 const RESERVE: u64 = 128;
-/// A container and its shim.
+/// The number of processes per container: one process and its shim.
 const PROCESSES: u64 = 2;
 
-/// What this kernel can do for Holdfast; see docs/reliability.md for what follows.
+/// The kernel features that Holdfast uses; docs/reliability.md describes their effects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Abilities {
-    /// The kernel's release, as in `6.18`.
+    /// The release of the kernel, for example `6.18`.
     pub kernel: String,
-    /// It tells how a process ended after someone else has reaped it (Linux 6.15+).
+    /// Whether the kernel reports the exit status of a process that someone else has reaped (Linux
+    /// 6.15 or later).
     pub tells_endings: bool,
-    /// It has handles of processes that can be written down (Linux 6.14+).
+    /// Whether the kernel has process handles that can be stored on disk (pidfs, Linux 6.14 or
+    /// later).
     pub process_handles: bool,
-    /// `v2`, `v1`, or `hybrid`: v1 with an empty v2 beside it.
+    /// `v2`, `v1`, or `hybrid`: v1 with an empty v2 hierarchy beside it.
     pub cgroups: String,
 }
 
 impl Abilities {
-    /// Asks the kernel.
+    /// Probes the kernel.
     pub(crate) fn probe() -> Self {
         let (major, minor) = holdfast_sys::kernel::release();
         let exists = |path: &str| std::path::Path::new(path).exists();
@@ -49,21 +51,22 @@ impl Abilities {
     }
 }
 
-/// Something that a container takes, and of which there is only so much.
+/// A limited resource that containers use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limit {
-    /// Of what.
+    /// The resource.
     pub of: String,
-    /// How much there may be.
+    /// The limit, in units of the resource.
     pub most: u64,
-    /// For how many containers that is enough, as long as nobody else takes it.
+    /// For how many containers that is enough, if nothing else uses the resource.
     pub containers: u64,
-    /// What raises it.
+    /// The setting that raises the limit.
     pub raise: String,
 }
 
-/// All limits, the tightest first. Those that cannot be read are left out.
+/// Returns all limits, the lowest number of containers first. Limits that cannot be read are
+/// omitted.
 pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
     let limit = |of: &str, most: Option<u64>, each: u64, raise: &str| {
         let most = most?;
@@ -71,7 +74,8 @@ pub(crate) fn read(abilities: &Abilities) -> Vec<Limit> {
         Some(Limit { of: of.to_owned(), most, containers, raise: raise.to_owned() })
     };
     let v2 = abilities.cgroups == "v2";
-    // The exit FIFO, the process, and copies of its two pipes; on v1, what tells of a lack of memory.
+    // Per container: the exit FIFO, the pidfd, and copies of its two pipes; on v1 also the eventfd
+    // for OOM notifications.
     let files = if v2 { 4 } else { 5 };
     let own = |resource| getrlimit(resource).ok().map(|(soft, _)| soft);
     let kernel = |name: &str| number(&format!("/proc/sys/{name}"));
@@ -99,9 +103,9 @@ const OPEN_FILES: &str = "open files of this process";
 const RAISE_FILES: &str = "LimitNOFILE= of the unit, or ulimit -Hn";
 const RAISE_PROCESSES: &str = "LimitNPROC= of the unit, or ulimit -Hu";
 
-/// Refuses a container for which there are too few files, while there still are some to do all else
-/// with. The kernel gives the lowest free number, so that of a file just opened is about how many
-/// there are.
+/// Returns an error if this process has too few free descriptors for another container. It does so
+/// while there are still enough for all other work. The kernel assigns the lowest free number, so
+/// the number of a newly opened descriptor is about the number of open ones.
 pub(crate) fn check_files(just_opened: &impl AsFd) -> Result<(), Error> {
     let Ok((most, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     let number = u64::try_from(just_opened.as_fd().as_raw_fd()).unwrap_or_default();

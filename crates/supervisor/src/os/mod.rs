@@ -1,4 +1,4 @@
-//! What the kernel gives: threads and tasks, children, cgroups, files that change.
+//! Wrappers of kernel interfaces: threads and tasks, child processes, cgroups, file watches.
 
 pub(crate) mod cgroup;
 pub(crate) mod children;

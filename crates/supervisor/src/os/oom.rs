@@ -1,4 +1,4 @@
-//! Learning that the kernel killed a process of a container for want of memory.
+//! Detects that the OOM killer killed a process of a container.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use crate::os::cgroup::Cgroups;
 use crate::os::file_watch::{FileWatch, OF_FILE, Watched};
 use crate::os::tasks::Tasks;
 
-/// A container's count of such kills, and how its growth is noticed.
+/// The OOM kill count of a container, and how its changes are noticed.
 #[derive(Debug)]
 pub(crate) struct OomWatch {
     cgroups: Cgroups,
@@ -23,14 +23,14 @@ pub(crate) struct OomWatch {
     /// The count when the watch began.
     before: u64,
     notice: Notice,
-    /// How often the kernel has given notice. It may not have counted the kill yet.
+    /// How many notifications the kernel has sent. It may not have counted the kill yet.
     noticed: AtomicU64,
-    /// How many of those are no reason to look any more.
+    /// How many of these notifications are done with: they are no reason to read the count again.
     looked: AtomicU64,
 }
 
-/// After how much time each the count is looked at, once there was notice. What is counted later shows
-/// with the next notice, or at the end of the process.
+/// The pauses before each reading of the count after a notification. A kill that is counted later
+/// is found at the next notification, or at the exit of the process.
 const LOOKS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(2)];
 
@@ -40,19 +40,20 @@ enum Notice {
     File(Arc<Watched>),
     /// cgroup v1: an eventfd that the kernel writes to.
     Event(AsyncFd<OwnedFd>),
-    /// Neither; the count is looked at when the process has ended.
+    /// Neither; the count is read when the process has exited.
     None,
 }
 
 impl OomWatch {
-    /// Begins with the count as it is: what was before has been told, or is not ours.
+    /// Begins with the current count: earlier kills were published before, or do not belong to this
+    /// container.
     pub(crate) fn begin(files: &FileWatch, tasks: &Tasks, pid: i32) -> io::Result<Self> {
         let cgroups = Cgroups::of(pid)?.of_memory();
         let notice = match (cgroups.memory_events(), cgroups.oom_control()) {
             (Some(file), _) => Notice::File(files.watch(&file, OF_FILE, tasks)?),
             (None, Some((control, register))) => match register_event(&control, &register) {
                 Ok(event) => Notice::Event(event),
-                // A kernel that has the files and not this old interface.
+                // A kernel that has the files, but not this old interface.
                 Err(error) => {
                     tracing::debug!(%error, "no notification of OOM kills");
                     Notice::None
@@ -71,13 +72,13 @@ impl OomWatch {
         })
     }
 
-    /// Completes when there are kills that [`take_new`](Self::take_new) has not seen.
+    /// Completes when there are kills that [`take_new`](Self::take_new) has not reported.
     pub(crate) async fn happened(&self) {
         loop {
             match &self.notice {
                 Notice::File(watched) => {
                     let changed = watched.changed();
-                    // Between the last look and this line it may have changed.
+                    // The file may have changed between the last reading and the call of `changed`.
                     if self.is_new() {
                         return;
                     }
@@ -116,20 +117,21 @@ impl OomWatch {
         self.kills() > self.told
     }
 
-    /// v1 gives notice when memory is wanting and the kernel begins to look for whom to kill, perhaps
-    /// twice before it kills one; of the kill itself nothing tells, so what counts is the count.
-    /// Kernels before 4.13 have none, and there each notice is taken for a kill.
+    /// Returns the number of kills. cgroup v1 sends a notification when memory runs out and the
+    /// kernel begins to choose a process to kill, perhaps twice before it kills one. It sends none
+    /// for the kill itself, so the count decides. Kernels before 4.13 have no count; there each
+    /// notification is taken for a kill.
     fn kills(&self) -> u64 {
         let noticed = || self.before + self.noticed.load(Ordering::Relaxed);
         self.cgroups.oom_kills().unwrap_or_else(noticed)
     }
 
-    /// Whether there are kills that were not told yet, which then count as told.
+    /// Returns whether there are kills that were not reported yet, and marks them as reported.
     pub(crate) fn take_new(&mut self) -> bool {
         let kills = self.kills();
         let new = kills.saturating_sub(self.told);
         self.told += new;
-        // Each kill answers one notice.
+        // Each kill accounts for one notification.
         let noticed = self.noticed.load(Ordering::Relaxed);
         let looked = self.looked.load(Ordering::Relaxed);
         self.looked.store(noticed.min(looked + new), Ordering::Relaxed);
@@ -137,7 +139,8 @@ impl OomWatch {
     }
 }
 
-/// `EVENTFD CONTROL` into `cgroup.event_control` (the kernel's cgroup-v1/memory.rst, section 10).
+/// Writes `EVENTFD CONTROL` to `cgroup.event_control` (section 10 of the kernel's
+/// cgroup-v1/memory.rst).
 fn register_event(
     control: &std::path::Path,
     register: &std::path::Path,
@@ -145,7 +148,7 @@ fn register_event(
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let control = File::open(control)?;
     let mut register = File::options().write(true).open(register)?;
-    // In one write: the kernel takes each for a whole line.
+    // In one write(2), because the kernel takes each write for a whole line.
     let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
     register.write_all(line.as_bytes())?;
     reactor::readable(event.as_fd().try_clone_to_owned()?)

@@ -1,4 +1,4 @@
-//! Where a supervisor's tasks live, and when they end.
+//! The tasks of a supervisor: where they run, and when they end.
 
 use std::io;
 
@@ -9,22 +9,24 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 
-/// The runtime on which a supervisor was opened, whoever calls; all of its tasks; and the sign to end.
+/// The Tokio runtime on which the supervisor was opened, whichever thread calls it; all of its
+/// tasks; and the token that ends them.
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks {
-    /// What waits for descriptors is registered there.
+    /// The Tokio runtime with which all descriptors are registered.
     pub(crate) reactor: Handle,
     tracker: TaskTracker,
-    /// Cancelled by a shutdown, when the last handle is dropped, and with the runtime.
+    /// Cancelled by a shutdown, when the last handle is dropped, and when the Tokio runtime ends.
     pub(crate) stop: CancellationToken,
 }
 
 impl Tasks {
-    /// On the runtime of the caller.
+    /// Uses the Tokio runtime of the caller.
     pub(crate) fn new() -> Self {
         let stop = CancellationToken::new();
         let reactor = Handle::current();
-        // Dropped with the runtime, whatever it has come to by then.
+        // This task is dropped with the Tokio runtime, in whatever state it is, and so cancels
+        // `stop`.
         let (gone, stopped) = (stop.clone().drop_guard(), stop.clone());
         reactor.spawn(async move {
             stopped.cancelled().await;
@@ -33,7 +35,7 @@ impl Tasks {
         Self { reactor, tracker: TaskTracker::new(), stop }
     }
 
-    /// Begins a task.
+    /// Spawns a task.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -41,34 +43,35 @@ impl Tasks {
         self.tracker.spawn_on(task, &self.reactor)
     }
 
-    /// Runs work to its end even if the caller stops waiting for it.
+    /// Runs `work` to completion even if the caller drops the future.
     pub(crate) async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let stop = self.stop.clone();
         let work = async move {
-            // Asked within the task: a shutdown waits for every task, and one that it did not wait
-            // for begins after it, when the root may be another's.
+            // Checked within the task: a shutdown waits for every registered task. A task that was
+            // registered too late runs after the shutdown, when the state root may belong to
+            // another supervisor.
             if stop.is_cancelled() { Err(Error::Closed) } else { work.await }
         };
         Error::joined(self.spawn(work).await)
     }
 
-    /// Waits until all have ended. They do once `stop` is cancelled.
+    /// Waits until all tasks have ended, which they do once `stop` is cancelled.
     pub(crate) async fn ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 }
 
-/// Runs file work that may wait for a disk on a thread made for that.
+/// Runs file operations that may block on the disk on a thread for blocking work.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let done = match Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.map_err(io::Error::other),
-        // The caller has an executor of another kind.
+        // The caller uses an executor other than Tokio.
         Err(_) => {
             let (done, result) = tokio::sync::oneshot::channel();
             std::thread::spawn(move || done.send(work()));

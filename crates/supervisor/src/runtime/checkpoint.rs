@@ -1,5 +1,5 @@
-//! Checkpoints: what the runtime's CRIU is told when a container's state is written out, kept
-//! beside it in the seed's form, so that the restore is told the same.
+//! Checkpoints. The options of a checkpoint are stored beside its images, in the format of
+//! containerd's 2016 shim, so that the restore passes the same options to CRIU.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// The file beside the images that says how they were made.
+/// The file beside the images that stores the options.
 const CONFIG: &str = "config.json";
-/// Where CRIU works and writes its logs.
+/// The directory in which CRIU works and writes its logs.
 const WORK: &str = "criu.work";
 
-/// How a container's state is to be written out (criu(8)).
+/// The options of a checkpoint (criu(8)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointOptions {
     pub(crate) path: PathBuf,
@@ -23,7 +23,7 @@ pub struct CheckpointOptions {
     config: Config,
 }
 
-/// `config.json` of a checkpoint, the seed's.
+/// The `config.json` of a checkpoint, as containerd's 2016 shim wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
@@ -38,21 +38,23 @@ struct Config {
 }
 
 impl CheckpointOptions {
-    /// Into this directory, which is made if need be. The container ends with it.
+    /// Writes the checkpoint to this directory, which is created if necessary. By default the
+    /// container ends with the checkpoint.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         let config = Config { exit: true, ..Config::default() };
         Self { path: directory.into(), work_path: None, config }
     }
 
-    /// Where CRIU works and writes its logs. Default: `criu.work` in the directory.
+    /// Sets the directory in which CRIU works and writes its logs. The default is `criu.work` in
+    /// the directory of the checkpoint.
     #[must_use]
     pub fn work_path(mut self, directory: impl Into<PathBuf>) -> Self {
         self.work_path = Some(directory.into());
         self
     }
 
-    /// Lets the container run on.
+    /// Keeps the container running after the checkpoint.
     #[must_use]
     pub fn leave_running(mut self) -> Self {
         self.config.exit = false;
@@ -66,28 +68,28 @@ impl CheckpointOptions {
         self
     }
 
-    /// Allows Unix sockets whose other end is outside.
+    /// Allows Unix sockets whose other end is outside the container.
     #[must_use]
     pub fn unix_sockets(mut self) -> Self {
         self.config.unix_sockets = true;
         self
     }
 
-    /// Allows a session or terminal that was inherited from outside.
+    /// Allows a session or terminal that was inherited from outside the container.
     #[must_use]
     pub fn shell_job(mut self) -> Self {
         self.config.shell = true;
         self
     }
 
-    /// Leaves out the content of a kind of namespace, as in `network`.
+    /// Omits the content of a namespace of this type, for example `network`.
     #[must_use]
     pub fn empty_namespace(mut self, kind: impl Into<String>) -> Self {
         self.config.empty_ns.push(kind.into());
         self
     }
 
-    /// The options of the runtime's `checkpoint`.
+    /// Returns the options of the runtime's `checkpoint` command.
     pub(crate) fn args(&self) -> Vec<OsString> {
         let work = self.work_path.clone().unwrap_or_else(|| self.path.join(WORK));
         let mut args = self.config.args(&self.path, &work);
@@ -97,13 +99,13 @@ impl CheckpointOptions {
         args
     }
 
-    /// Makes the directory, before the runtime is told.
+    /// Creates the directory, before the runtime is called.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
         let failed = |cause| Error::Io { attempt: format!("make {}", self.path.display()), cause };
         fs::create_dir_all(&self.path).map_err(failed)
     }
 
-    /// Writes down how the images were made, once they are.
+    /// Stores the options, once the images are written.
     pub(crate) fn save(&self) -> Result<(), Error> {
         let path = self.path.join(CONFIG);
         let config = Config { created: Some(Timestamp::now()), ..self.config.clone() };
@@ -131,15 +133,15 @@ impl Config {
     }
 }
 
-/// A checkpoint's directory by its absolute path.
+/// Returns the absolute path of a checkpoint's directory.
 pub(crate) fn find(path: &Path) -> Result<PathBuf, Error> {
     let bad = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
     let path = path.canonicalize().map_err(|error| bad(error.to_string()))?;
     if path.is_dir() { Ok(path) } else { Err(bad("not a directory".to_owned())) }
 }
 
-/// The options of the runtime's `restore`. Images that were made by hand have no `config.json`, and
-/// are restored without any option.
+/// Returns the options of the runtime's `restore` command. Images without a `config.json`, which
+/// were written by hand, are restored without any option.
 pub(crate) fn restore_args(images: &Path) -> Result<Vec<OsString>, Error> {
     let bad = |reason: String| Error::Checkpoint { path: images.to_owned(), reason };
     let config = match fs::read(images.join(CONFIG)) {

@@ -1,4 +1,4 @@
-//! The OCI runtime's command line: the one that runc made the standard, and crun and youki speak.
+//! The command line of the OCI runtime, which runc has established and which crun and youki share.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::os::children::{Spawned, hide_our_own_manager};
 use crate::runtime::{checkpoint, programs};
 
-/// How much of a runtime's error output is kept.
+/// How many bytes of each output stream of a runtime command are kept.
 const ERROR_LIMIT: u64 = 64 * 1024;
 
 /// The runtime of one container.
@@ -28,34 +28,36 @@ const ERROR_LIMIT: u64 = 64 * 1024;
 pub(crate) struct Runtime {
     program: PathBuf,
     root: PathBuf,
-    /// Further global arguments of the user's, for every command.
+    /// The user's additional global arguments, for every command.
     args: Vec<String>,
     spawned: Arc<Spawned>,
 }
 
-/// All runtimes of a supervisor.
+/// Creates the runtimes of a supervisor.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
-    /// Where they keep their states.
+    /// The state root, which contains the state directories of the runtimes.
     pub(crate) root: Arc<StateRoot>,
-    /// Who counts what is started of them.
+    /// The register of child processes.
     pub(crate) spawned: Arc<Spawned>,
 }
 
 impl Runtimes {
-    /// Finds a runtime by name or by path.
+    /// Finds a runtime by name or path.
     pub(crate) fn find(&self, name: &str) -> Result<Runtime, Error> {
         Ok(self.at(programs::find_runtime(name)?))
     }
 
-    /// The runtime of a container of the seed's, whose state is where the seed had it.
+    /// Returns the runtime of a container of containerd's 2016 shim. Its state stays in that shim's
+    /// directory.
     pub(crate) fn of_seed(&self, state: &SeedState) -> Result<Runtime, Error> {
         let program = programs::find_runtime(&state.runtime)?;
         let spawned = self.spawned.clone();
         Ok(Runtime { program, root: state.runtime_root.clone(), args: vec![], spawned })
     }
 
-    /// The runtime at this path. Its state is kept apart by its name.
+    /// Returns the runtime at this path. Runtimes with different names have separate state
+    /// directories.
     pub(crate) fn at(&self, program: PathBuf) -> Runtime {
         let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
         let root = self.root.runtime_root(&name);
@@ -64,7 +66,7 @@ impl Runtimes {
 }
 
 impl Runtime {
-    /// With these arguments at every command.
+    /// Adds these arguments to every command.
     pub(crate) fn with_args(mut self, args: &[String]) -> Self {
         self.args = args.to_vec();
         self
@@ -74,16 +76,16 @@ impl Runtime {
         &self.program
     }
 
-    /// The beginning of a command that logs.
+    /// Returns the first arguments of a command that writes a log.
     fn global(&self, log: &Path) -> Vec<OsString> {
         let mut args = self.plain();
         let log_args = ["--log".into(), log.into(), "--log-format".into(), "json".into()];
-        // Before the user's, which may say otherwise.
+        // Inserted before the user's arguments, so that these can override them.
         args.splice(3..3, log_args);
         args
     }
 
-    /// The whole command that brings a process to life; the shim runs it.
+    /// Returns the complete command that creates a process; the shim runs it.
     pub(crate) fn launch(
         &self,
         id: &ContainerId,
@@ -130,7 +132,8 @@ impl Runtime {
         self.run("start", args, id, limit).await.map(drop)
     }
 
-    /// Freezes or thaws a container, or writes its state out: a command with options of its own.
+    /// Runs a command with options of its own, for example to pause, resume, update or checkpoint a
+    /// container.
     pub(crate) async fn command(
         &self,
         verb: &str,
@@ -144,8 +147,8 @@ impl Runtime {
         self.run(verb, args, id, limit).await.map(drop)
     }
 
-    /// Removes what the runtime keeps of a container, killing what is left of it. That it knows no
-    /// such container is fine.
+    /// Deletes the runtime's state of a container, and kills what is left of it. Succeeds if the
+    /// runtime does not know the container.
     pub(crate) async fn delete(&self, id: &ContainerId, limit: Duration) -> Result<(), Error> {
         if !self.root.join(id.as_str()).exists() {
             return Ok(());
@@ -154,16 +157,16 @@ impl Runtime {
         args.extend(["delete".into(), "--force".into()]);
         let deleted = self.run("delete", args, id, limit).await.map(drop);
         match deleted {
-            // It failed, and is done all the same.
+            // The command has failed after it had deleted the container.
             Err(error) if !self.root.join(id.as_str()).exists() => {
-                tracing::warn!(container = %id, %error, "deleted; the runtime failed afterwards");
+                tracing::warn!(container = %id, %error, "the container is deleted; the runtime failed afterwards");
                 Ok(())
             }
             deleted => deleted,
         }
     }
 
-    /// What the runtime says of a container: `created`, `running`, `paused`, `stopped`.
+    /// Returns the runtime's status of a container: `created`, `running`, `paused` or `stopped`.
     pub(crate) async fn status(&self, id: &ContainerId, limit: Duration) -> Result<String, Error> {
         let mut args = self.plain();
         args.push("state".into());
@@ -173,7 +176,7 @@ impl Runtime {
         Ok(state["status"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// The beginning of a command.
+    /// Returns the first arguments of a command.
     fn plain(&self) -> Vec<OsString> {
         let mut args = vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
         args.extend(self.args.iter().map(OsString::from));
@@ -192,8 +195,8 @@ impl Runtime {
     }
 }
 
-/// Runs a runtime command and returns its output. One that takes too long is killed with all it
-/// started that stayed in its process group.
+/// Runs a runtime command and returns its output. If it exceeds the time limit, it is killed with
+/// all its children that stayed in its process group.
 async fn run(
     spawned: &Spawned,
     command: String,
@@ -223,12 +226,13 @@ async fn run(
         Ok(result) => result.map_err(Error::io(format!("run {command}")))?,
         Err(_elapsed) => {
             if let Some(group) = group {
-                // Not reaped yet, so the group's number is still its own.
+                // The leader of the group is not reaped yet, so the group's number still belongs to
+                // it.
                 let _ = killpg(group, Signal::SIGKILL);
             }
             let _ = child.wait().await;
             spawned.leave(pid);
-            // What it left in other process groups may come to us.
+            // Processes that the command left in other process groups may become our children.
             spawned.expect_strangers();
             return Err(Error::RuntimeTimeout { command, after: limit });
         }
@@ -246,7 +250,8 @@ async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> io::Result<Vec
     if let Some(from) = from {
         let mut from = from.take(ERROR_LIMIT);
         from.read_to_end(&mut bytes).await?;
-        // What is more is read all the same: a runtime must not end for what it says.
+        // The rest is read and dropped: a runtime must not block or die because of the size of its
+        // output.
         tokio::io::copy(&mut from.into_inner(), &mut tokio::io::sink()).await?;
     }
     Ok(bytes)

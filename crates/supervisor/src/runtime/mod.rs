@@ -1,4 +1,4 @@
-//! The OCI runtime: where it is found, and its command line.
+//! The OCI runtime: where its executable is found, and its command line.
 
 pub(crate) mod checkpoint;
 pub(crate) mod command;

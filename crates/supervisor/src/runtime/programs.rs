@@ -1,4 +1,4 @@
-//! Where the programs are that Holdfast starts: its own, and the OCI runtimes.
+//! Finds the executables that Holdfast starts: its own, and the OCI runtimes.
 
 use std::path::{Path, PathBuf};
 
@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// The name that stands for whichever runtime is there.
+/// The name that selects an installed runtime automatically.
 pub(crate) const AUTO: &str = "auto";
-/// The runtime that comes with Holdfast.
+/// The runtime that is part of Holdfast.
 const EMBEDDED: &str = "holdfast-oci";
 
-/// Which runtime `auto` means on this machine at this moment.
+/// The runtime that `auto` selects on this machine at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeChoice {
-    /// Its executable; `None` if there is none at all.
+    /// The path of its executable; `None` if there is no runtime.
     pub program: Option<PathBuf>,
-    /// Why this one.
+    /// Why this runtime was selected.
     pub reason: String,
 }
 
-/// An executable by path, or by name in `PATH`; for `auto` the first of runc, crun and our own.
+/// Finds a runtime by path, or by name in `PATH`; for `auto`, the first of runc, crun and
+/// `holdfast-oci`.
 pub(crate) fn find_runtime(name: &str) -> Result<PathBuf, Error> {
     let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
     if name == AUTO {
@@ -41,13 +42,13 @@ pub(crate) fn find_runtime(name: &str) -> Result<PathBuf, Error> {
     search_path(name).ok_or_else(|| missing("PATH".to_owned()))
 }
 
-/// What `auto` means now.
+/// Returns the runtime that `auto` selects now.
 pub(crate) fn choose_runtime() -> RuntimeChoice {
     choose(search_path, || find_own(EMBEDDED, None))
 }
 
-/// runc before crun, and our own if there is neither: one that somebody has installed is one that
-/// they know.
+/// Prefers runc to crun, and both to the embedded runtime: users know the runtime that they have
+/// installed.
 fn choose(
     search: impl Fn(&str) -> Option<PathBuf>,
     own: impl FnOnce() -> Result<PathBuf, Error>,
@@ -71,11 +72,13 @@ fn choose(
     }
 }
 
-/// An executable of ours: what the caller said, else beside the running one, in libexec, in `PATH`.
+/// Finds an executable of Holdfast: the given path, else in the directory of the running
+/// executable, in libexec, and in `PATH`.
 pub(crate) fn find_own(name: &str, given: Option<&Path>) -> Result<PathBuf, Error> {
     let missing = |looked: String| Error::NotInstalled { name: name.to_owned(), looked };
     if let Some(path) = given {
-        // Made absolute: it is started later, when the working directory may be another.
+        // Made absolute, because it is started later, when the working directory may be another
+        // one.
         let absolute = path.canonicalize().ok().filter(|path| is_executable(path));
         return absolute.ok_or_else(|| missing(path.display().to_string()));
     }
@@ -95,7 +98,7 @@ pub(crate) fn find_own(name: &str, given: Option<&Path>) -> Result<PathBuf, Erro
     search_path(name).ok_or_else(|| missing(looked.join(", ")))
 }
 
-/// The first executable of this name in `PATH`.
+/// Returns the first executable of this name in `PATH`.
 fn search_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -104,7 +107,7 @@ fn search_path(name: &str) -> Option<PathBuf> {
         .find(|path| is_executable(path))
 }
 
-/// Whether this process may execute the file.
+/// Returns whether this process may execute the file.
 fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
@@ -113,7 +116,7 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// What is chosen where these are in `PATH`.
+    /// Returns the choice, and its reason, when these runtimes are in `PATH`.
     fn with(there: &[&str], own: Option<&str>) -> (Option<String>, String) {
         let search = |name: &str| there.contains(&name).then(|| Path::new("/path").join(name));
         let missing = || Error::NotInstalled { name: EMBEDDED.into(), looked: "/here".into() };
