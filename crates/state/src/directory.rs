@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
@@ -123,6 +123,23 @@ impl Directory {
                 format!("{name} is larger than {limit} bytes"),
             ));
         }
+        Ok(content)
+    }
+
+    /// Reads the first bytes of a regular file, at most so many.
+    pub fn read_front(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let (file, _) = self.open_with_length(name, OFlag::O_RDONLY)?;
+        let mut content = Vec::new();
+        file.take(most).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    /// Reads the last bytes of a regular file, at most so many.
+    pub fn read_back(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let (mut file, length) = self.open_with_length(name, OFlag::O_RDONLY)?;
+        file.seek(io::SeekFrom::Start(length.saturating_sub(most)))?;
+        let mut content = Vec::new();
+        file.take(most).read_to_end(&mut content)?;
         Ok(content)
     }
 

@@ -4,6 +4,7 @@
 //! for itself.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -108,6 +109,17 @@ impl LogSpec {
             LogDriver::Fifo | LogDriver::Journald | LogDriver::None => return None,
         };
         Some(self.path.as_deref().unwrap_or(Path::new(own)))
+    }
+
+    /// All names under which it has files, with those of files that are set aside.
+    fn all_files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let stderr = self.file().and(self.stderr.as_deref());
+        // As long as the bound is not known it may be any; a name with a high number is nobody's.
+        let most = if self.can_rotate() { self.files().min(100) } else { 1 };
+        self.file().into_iter().chain(stderr).flat_map(move |path| {
+            let aside = move |number| PathBuf::from(set_aside(&path.to_string_lossy(), number));
+            std::iter::once(path.to_owned()).chain((1..most).map(aside))
+        })
     }
 
     /// Whether it has files that can be set aside.
@@ -398,12 +410,15 @@ impl Logging {
             let reason = "there is another fifo".to_owned();
             return Err(InvalidLog { text: second.to_string(), reason });
         }
-        for (index, spec) in specs.iter().enumerate() {
-            let same = |other: &LogSpec| other.file().is_some() && other.file() == spec.file();
-            if specs[..index].iter().any(same) {
+        let mut written = HashSet::new();
+        for spec in &specs {
+            // One place may write both streams to one file, and each file once.
+            let own: HashSet<_> = spec.all_files().collect();
+            if !own.is_disjoint(&written) || own.len() < spec.all_files().count() {
                 let reason = "another log is the same file".to_owned();
                 return Err(InvalidLog { text: spec.to_string(), reason });
             }
+            written.extend(own);
         }
         Ok(if specs.is_empty() { Self::default() } else { Self(specs) })
     }
@@ -775,6 +790,10 @@ mod tests {
             (["none", "none"], "not to be had together"),
             (["cri:/x", "json-file:/x"], "the same file"),
             (["file", "file"], "the same file"),
+            // Seen before: both wrote to one file, or one was renamed over by the other.
+            (["file:/a,stderr=/b", "cri:/b"], "the same file"),
+            (["cri:/x,max-size=1m", "file:/x.1"], "the same file"),
+            (["file:/x.4", "cri:/x"], "the same file"),
             (["fifo:/x", "fifo:/y"], "another fifo"),
         ] {
             let specs = texts.iter().map(|text| text.parse().unwrap()).collect();

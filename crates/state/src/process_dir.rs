@@ -45,8 +45,8 @@ pub const ABANDONED: &str = "abandoned";
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 /// A status, a pid.
 const SMALL_LIMIT: u64 = 4096;
-/// Enough of a log to find the first error in it.
-const LOG_LIMIT: u64 = 1024 * 1024;
+/// The part of a log that is looked at for an error: a runtime may be told to say much more.
+const LOG_PART: u64 = 1024 * 1024;
 
 /// An open process directory.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl ProcessDir {
     /// The error that explains a failed start: the shim's own first, then the runtime's.
     #[must_use]
     pub fn start_error(&self) -> Option<StartError> {
-        let first_error = |name| crate::log::first_error(&self.0.read(name, LOG_LIMIT).ok()?);
+        let first_error = |name| crate::log::first_error(&self.0.read_front(name, LOG_PART).ok()?);
         first_error(SHIM_LOG)
             .map(StartError::Shim)
             .or_else(|| first_error(RUNTIME_LOG).map(StartError::Runtime))
@@ -246,7 +246,7 @@ impl ProcessDir {
     /// standard error.
     #[must_use]
     pub fn stderr_tail(&self) -> String {
-        let log = self.0.read(OUTPUT_LOG, LOG_LIMIT).unwrap_or_default();
+        let log = self.0.read_back(OUTPUT_LOG, LOG_PART).unwrap_or_default();
         let mut text = Vec::new();
         for entry in log.split(|&b| b == b'\n').filter_map(crate::cri::decode) {
             if entry.stream == crate::cri::Stream::Stderr {
@@ -518,5 +518,20 @@ mod tests {
         let tail = dir.stderr_tail();
         assert!(tail.ends_with("error 998\nerror 999") && !tail.contains("out"), "{tail}");
         assert!((2000..=STDERR_TAIL).contains(&tail.len()), "{}", tail.len());
+    }
+
+    /// Seen before: a log of more than a megabyte was not looked at at all.
+    #[test]
+    fn a_start_that_fails_is_explained_however_much_was_logged() {
+        let (temp, dir) = scratch();
+        let much = "x".repeat(1000);
+        let noise = crate::log::line("debug", &much).repeat(1500);
+        let log = format!("{}{noise}", crate::log::line("error", "no such file"));
+        std::fs::write(temp.path().join(RUNTIME_LOG), log).unwrap();
+        assert_eq!(dir.start_error(), Some(StartError::Runtime("no such file".into())));
+        let line = |text: &str| format!("2016-10-06T00:17:09.669794202Z stderr F {text}\n");
+        let log = format!("{}{}", line(&much).repeat(1500), line("the reason"));
+        std::fs::write(temp.path().join(OUTPUT_LOG), log).unwrap();
+        assert!(dir.stderr_tail().ends_with("the reason"), "{}", dir.stderr_tail());
     }
 }

@@ -72,9 +72,12 @@ impl Reader {
         while self.next <= upto && found.len() < most {
             let event = match self.ahead.take() {
                 Some(event) => event,
-                None => match self.next_event(&mut found)? {
-                    Some(event) => event,
-                    None => break,
+                None => match self.next_event(&mut found) {
+                    Ok(Some(event)) => event,
+                    Ok(None) => break,
+                    // The next call finds out again.
+                    Err(_) if !found.is_empty() => break,
+                    Err(error) => return Err(error),
                 },
             };
             self.skip_to(event.seq.min(upto.saturating_add(1)), GapReason::Unclean, &mut found);
