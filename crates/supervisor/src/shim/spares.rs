@@ -132,7 +132,7 @@ impl Spare {
 impl Drop for Spare {
     fn drop(&mut self) {
         let Some(mut shim) = self.shim.take() else { return };
-        // The shim has no process, so nothing is lost, and it ends at once.
+        // The shim has no process, so nothing is lost, and it ends quickly.
         let _ = shim.kill().and_then(|()| shim.wait());
         self.spawned.leave(shim.id());
     }
