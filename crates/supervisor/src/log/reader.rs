@@ -327,7 +327,10 @@ fn not_readable(process: &Process) -> Error {
             }
             LogDriver::Fifo => {
                 let path = spec.path.as_deref().unwrap_or(Path::new("its FIFO"));
-                format!("its log driver is {name}; its output goes to the reader of {}", path.display())
+                format!(
+                    "its log driver is {name}; its output goes to the reader of {}",
+                    path.display()
+                )
             }
             _ => format!("its log driver is {name}, which keeps nothing"),
         }

@@ -42,7 +42,10 @@ pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
             if is_its(pid) {
                 ended = false;
                 if !process.ends_by(give_up_at)? {
-                    tracing::warn!(pid, "runtime killed: its shim died, and the runtime does not end");
+                    tracing::warn!(
+                        pid,
+                        "runtime killed: its shim died, and the runtime does not end"
+                    );
                     kill(&process)?;
                 }
             }

@@ -102,7 +102,9 @@ async fn cut_start_short(core: &Core, container: &ContainerState) -> Result<(), 
         // The directory is gone, so the start is being cleared away already.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            return Err(Error::io(format!("cancel the start of container {}", container.id))(error));
+            return Err(Error::io(format!("cancel the start of container {}", container.id))(
+                error,
+            ));
         }
     };
     vanished(&container.init).await
