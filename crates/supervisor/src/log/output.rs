@@ -88,7 +88,8 @@ pub struct LogLine {
 }
 
 /// Returns the lines of a process's output, of both streams, in the order in which the lines end in
-/// the log. It ends when the process has ended and all its output has been read.
+/// the log. There is no order between streams that have separate files. It ends when the process
+/// has ended and all its output has been read.
 ///
 /// An item is an error if the log can't be read, or if the supervisor is shut down before the end.
 /// The stream ends after an error.

@@ -63,7 +63,7 @@ pub(crate) fn default_config(
         .bounding(capabilities.clone())
         .effective(capabilities.clone())
         .permitted(capabilities)
-        // A program that another user runs gets none of them by itself.
+        // A program that another user runs gets none of them automatically.
         .inheritable(HashSet::new())
         .ambient(HashSet::new())
         .build()?;

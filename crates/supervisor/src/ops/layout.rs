@@ -162,8 +162,7 @@ pub(crate) fn exec(
     Ok(Job { process, dir, record, command, timeout })
 }
 
-/// Returns the policies that every record has. Those that depend on the caller's options have
-/// default values.
+/// Returns the policies that every record has. All other fields have default values.
 fn policies(
     core: &Core,
     launch: Launch,

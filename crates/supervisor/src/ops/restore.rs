@@ -105,7 +105,7 @@ fn tell_the_past(
         events.extend(events::of_process(&restored.process, restored.missing.clone()));
     }
     core.events.append(events);
-    // The old files of the events are removed only after the events are safe in the journal.
+    // The old event files of a container are removed only after the journal was synced.
     if !imported_from.is_empty() {
         core.events.sync_now()?;
     }
@@ -277,9 +277,8 @@ fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
 }
 
 /// Completes what a supervisor did not record because it died just after a process or its shim had
-/// appeared: the identity, or the shim. The shim is alive, and had recorded no exit after the
-/// process was opened, so this is the right process. Returns the copies of its pipes that could be
-/// taken.
+/// appeared: the identity, or the shim. The shim is alive, and no exit is on disk after the process
+/// was opened, so this is the right process. Returns the copies of its pipes that could be taken.
 fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
     let Some(handle) = process.handle() else { return Ok(None) };
     let dir = process.dir(&core.root)?;

@@ -40,7 +40,7 @@ pub(crate) async fn adopt(
         let is_grouped = record.holdfast.as_ref().is_some_and(|it| it.shim_group.is_some());
         let alone = alone || (is_grouped && !has_ended(&record)?);
         if dir.control_writer().is_ok() {
-            // The shim is alive although its exit FIFO hung up, which may have been removed. Two
+            // The shim is alive although its exit FIFO hung up: the FIFO may have been removed. Two
             // shims would split the output between them.
             return Err(io::Error::other("its shim is alive, but can't be heard"));
         }

@@ -44,7 +44,7 @@ pub(crate) async fn clear_away(
         leftovers::end_runtime(dir)?;
         leftovers::end_process(dir)
     };
-    // A shim that gives up a start ends the process before.
+    // A shim that gave up the start has already ended all its processes.
     if given_up.is_none()
         && let Ok(dir) = dir
         && let Err(error) = blocking(move || ended(&dir)).await
