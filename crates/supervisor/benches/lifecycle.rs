@@ -1,11 +1,12 @@
-//! The function that decides, over a whole life: `cargo bench -p holdfast-supervisor`.
+//! Measures the decision function of the lifecycle, over the whole life of a process: `cargo bench
+//! -p holdfast-supervisor`.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use holdfast_state::{Evidence, ExitRecord, ExitStatus, Launch, OrphanPolicy};
 
-// It is private to the library, and stands on nothing of it.
+// The module is private to the library, and uses nothing else of it.
 #[allow(dead_code, unused_imports)]
 #[path = "../src/model/lifecycle.rs"]
 mod lifecycle;

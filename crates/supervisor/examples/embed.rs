@@ -1,7 +1,8 @@
 //! A service that hosts three containers in its own process.
 //!
 //! `cargo run --example embed -p holdfast-supervisor` starts them. Kill it with any signal, wait,
-//! and run it again: it picks up those that still run, and reports those that ended meanwhile.
+//! and run it again: it restores those that still run, and reports the exit of those that ended
+//! meanwhile.
 
 use futures::future::join_all;
 use holdfast_supervisor::{Container, ContainerOptions, Error, Supervisor};

@@ -1,9 +1,10 @@
-//! The folders of this crate stand on each other in one order, and each uses only what is below it.
+//! Tests that the folders of this crate form layers, and that each uses only what is below it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the lowest. What stands in no folder is the face, and may use all of them.
+/// The layers, the lowest first. A file in no folder is part of the public interface, and may use
+/// all of them.
 const LAYERS: [&str; 9] =
     ["error", "os", "runtime", "model", "shim", "core", "log", "watch", "ops"];
 
@@ -22,7 +23,7 @@ fn sources(folder: &Path, all: &mut Vec<PathBuf>) {
     }
 }
 
-/// The first names behind `crate::` in a line of code, without what is commentary.
+/// Returns the first names after `crate::` in a line of code. A comment has none.
 fn used(line: &str) -> impl Iterator<Item = &str> {
     let code = if line.trim_start().starts_with("//") { "" } else { line };
     code.split("crate::").skip(1).map(|rest| {
@@ -45,7 +46,8 @@ fn each_folder_uses_only_those_below_it() {
         let text = fs::read_to_string(&path).expect("a source");
         for (number, line) in text.lines().enumerate() {
             for name in used(line) {
-                // What the crate exports stands at its top, as the face does.
+                // The names that the crate exports rank above all layers, like the public
+                // interface.
                 if rank(name) > own {
                     wrong.push(format!("{}:{}: {name}", inner.display(), number + 1));
                 }

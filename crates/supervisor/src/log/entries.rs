@@ -1,4 +1,4 @@
-//! The entries of a log: one line each, in either format, forwards and backwards.
+//! The entries of a log file: how a line is decoded, and how the last lines of a file are found.
 
 use std::fs::File;
 use std::io;
@@ -11,35 +11,37 @@ use holdfast_state::{LogDriver, json_file};
 
 use crate::log::holes;
 
-/// A piece of output: what a container wrote, byte for byte.
+/// A piece of output, byte for byte as the container wrote it, or a notice by Holdfast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogChunk {
-    /// Where it was written.
+    /// The stream to which it was written.
     pub stream: Stream,
-    /// When the shim read it (RFC 3339); a log of the very bytes does not have that.
+    /// The time at which the shim read it (RFC 3339). `None` for a log of the driver `file`, which
+    /// stores the bytes alone.
     pub time: Option<String>,
-    /// Whether it is the container's, and for certain.
+    /// Whether the container wrote it, and whether it may be a repetition.
     pub mark: Mark,
-    /// The bytes; with the line feed, if one ended them.
+    /// The bytes, including the line feed if one ended them.
     pub bytes: Bytes,
 }
 
-/// How much of a log is read at once.
+/// How many bytes of a log are read at once.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
-/// Longer than any entry that a shim writes. What is longer is none, and is not kept in memory.
+/// A length in bytes above that of any entry that a shim writes. A longer line is not an entry, and
+/// is not kept in memory.
 pub(crate) const MAX_ENTRY: usize = 2 * 1024 * 1024;
 
-/// What the bytes of a file are.
+/// The format of a log file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Cri,
     JsonFile,
-    /// Nothing but what was written to this stream.
+    /// Only the bytes that were written to this stream, without entries.
     Raw(Stream),
 }
 
 impl Format {
-    /// That of a driver's file.
+    /// Returns the format of the file that this driver writes.
     pub(crate) fn of(driver: LogDriver) -> Self {
         match driver {
             LogDriver::JsonFile => Self::JsonFile,
@@ -48,7 +50,7 @@ impl Format {
         }
     }
 
-    /// Takes one line, without its line feed. `None` for one that is no entry.
+    /// Decodes one line, given without its line feed. Returns `None` if it is not an entry.
     pub(crate) fn decode(self, line: &[u8]) -> Option<LogChunk> {
         match self {
             Self::Cri => {
@@ -66,24 +68,25 @@ impl Format {
     }
 }
 
-/// Bytes of which nothing more is known.
+/// Returns a chunk of raw bytes, which have no time and no mark.
 pub(crate) fn raw(stream: Stream, bytes: Bytes) -> LogChunk {
     LogChunk { stream, time: None, mark: Mark::Plain, bytes }
 }
 
-/// How many kinds of lines there are that go on independently of each other; see
+/// The number of lanes. The lines of a lane are independent of those of the others; see
 /// [`LogChunk::lane`].
 pub(crate) const LANES: usize = 3;
 
 impl LogChunk {
-    /// Whether it ends a line.
+    /// Returns whether this chunk ends a line.
     #[must_use]
     pub fn ends_line(&self) -> bool {
         self.bytes.ends_with(b"\n")
     }
 
-    /// The pieces of a line are of one lane. A notice may stand between the pieces of a line of the
-    /// container's, and is no part of it.
+    /// Returns the lane of this chunk. All pieces of a line are in the same lane. Notices have a
+    /// lane of their own: a notice can stand between two pieces of a line of the container, and is
+    /// not part of that line.
     pub(crate) fn lane(&self) -> usize {
         match (self.mark, self.stream) {
             (Mark::Notice, _) => 2,
@@ -93,8 +96,9 @@ impl LogChunk {
     }
 }
 
-/// Reads once: less than was asked for is the end of the file. A second call could read on in
-/// another line, if the one at the end was cut off meanwhile.
+/// Reads with one system call (repeated only after EINTR), so a short read means the end of the
+/// file. A second call could continue inside another line, if the line at the end was cut off in
+/// between.
 pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match file.read_at(buffer, offset) {
@@ -104,8 +108,9 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     }
 }
 
-/// The block of a file that ends there, and where it begins. Shorter than a block at the
-/// beginning; cut off where the file has become shorter meanwhile.
+/// Returns the block of a file that ends at `end`, and the offset at which the block begins. The
+/// block is shorter at the beginning of the file, and also if the file has become shorter
+/// meanwhile.
 fn block_before(file: &File, end: u64) -> io::Result<(u64, Vec<u8>)> {
     let from = end.saturating_sub(READ_SIZE as u64);
     let mut block = vec![0; usize::try_from(end - from).unwrap_or(READ_SIZE)];
@@ -114,7 +119,7 @@ fn block_before(file: &File, end: u64) -> io::Result<(u64, Vec<u8>)> {
     Ok((from, block))
 }
 
-/// Where the last line ends that ends before this.
+/// Returns the offset at which the last complete line before `end` ends; 0 if there is none.
 pub(crate) fn end_of_lines(file: &File, mut end: u64) -> io::Result<u64> {
     while end > 0 {
         let (from, block) = block_before(file, end)?;
@@ -126,13 +131,13 @@ pub(crate) fn end_of_lines(file: &File, mut end: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Where the last so many lines begin of what stands before this, and how many they are. What follows the
-/// last line feed counts as a line.
+/// Returns the offset at which the last `lines` lines before `end` begin, and how many lines were
+/// found. The bytes after the last line feed count as a line.
 pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<(u64, u64)> {
     if lines == 0 || end == 0 {
         return Ok((end, 0));
     }
-    // The line feed at the very end begins no further line.
+    // A line feed at the very end does not begin another line.
     let mut line_feeds = 0;
     let mut last = true;
     while end > 0 {
@@ -157,15 +162,16 @@ pub(crate) fn last_lines(file: &File, mut end: u64, lines: u64) -> io::Result<(u
     Ok((0, line_feeds + 1))
 }
 
-/// Shows the lines that end before `end`, itself the end of a line, the last one first, each with
-/// the place at which it begins. Lines that are too long for an entry are passed over.
+/// Calls `see` with each line that ends at or before `end`, which itself must be the end of a line.
+/// The last line comes first. Each line comes with the offset at which it begins. Lines that are
+/// too long for an entry are skipped.
 pub(crate) fn backwards(
     file: &File,
     end: u64,
     mut see: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<()>> {
-    // What stands from `from` on and was not shown: a line whose beginning is still to be read. Of
-    // one that is too long nothing is kept.
+    // `rest` holds the bytes from `from` on that were not passed to `see` yet: a line whose
+    // beginning is still to be read. Nothing is kept of a line that is too long.
     let (mut from, mut rest, mut too_long) = (end, Vec::new(), false);
     while from > 0 {
         let (begin, mut block) = block_before(file, from)?;

@@ -1,5 +1,5 @@
-//! The files of one log: the one that is written, and those that were set aside as `NAME.1`,
-//! `NAME.2`, … They are read the oldest first, and on from each to the next newer one.
+//! The files of one log: the one that is being written, and the rotated ones `NAME.1`, `NAME.2`, …
+//! They are read from the oldest to the newest.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,39 +20,43 @@ use crate::log::holes::{self, Stretch};
 use crate::log::place::{From, Identity, Place};
 use crate::log::reader::LogOptions;
 
-/// How many files are held at once. Of a log of more, the rest is opened when it is their turn, and
-/// the last lines are looked for in so many.
+/// How many files of a log are held open at once. If it has more, the others are opened when their
+/// turn comes, and the last lines are searched for in this many files only.
 const HELD: usize = 64;
-/// So far back, in bytes of output, the beginnings of the last lines are looked for.
+/// How far back, in bytes of output, the beginnings of the last lines are searched for.
 const MAX_LINE: usize = 16 * 1024 * 1024;
-/// Zeros that nobody has written are left out from so many bytes on.
+/// A hole of at least this many bytes is left out, and a notice stands in its place.
 const HOLE: u64 = 64 * 1024;
-/// A modification time is that of the last tick of the clock, and may lag behind an entry's.
+/// A modification time is that of the last tick of the clock, so it may lag behind the time of an
+/// entry by up to this.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The files of one log, and how far they are read.
+/// The files of one log, and how far they have been read.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     place: Place,
-    /// The oldest first. What is held stays readable when its name goes to another.
+    /// The files that are held open, the oldest first. A held file stays readable when its name
+    /// passes to another file.
     held: VecDeque<Held>,
-    /// Where to read on in the first of them: at the beginning of a line. An incomplete one is not
-    /// kept but read again, for it may be cut off, and another come in its place.
+    /// The offset in the first of them at which the next read begins: the beginning of a line. An
+    /// incomplete line is not kept but read again, because it may be cut off, and another line may
+    /// take its place.
     offset: u64,
-    /// Where the line began in whose middle `offset` is, since it is too long to be an entry.
+    /// The beginning of the line that `offset` is in the middle of, if that line is too long to be
+    /// an entry.
     too_long: Option<u64>,
-    /// Up to here what is read as it comes is known to have no hole.
+    /// Raw output is known to have no hole up to this offset.
     data_end: u64,
-    /// Whether the newest of them was the one of the plain name when that was last looked at.
+    /// Whether the newest of them was the file with the plain name at the last check.
     is_current: bool,
-    /// Whether there was no file of it yet when that was last looked for.
+    /// Whether the log had no file at the last check.
     was_first: bool,
     next_serial: u64,
-    /// The last lines that are still to be looked for.
+    /// How many last lines are wanted, until the search for them begins.
     tail: Option<u64>,
-    /// Where each lane's entries begin to count.
+    /// The first wanted entry of each lane: the serial number of its file, and the offset.
     from: Option<[(u64, u64); LANES]>,
-    /// As text, by which it can be compared with an entry's time.
+    /// The earliest wanted time, as text that can be compared with the time of an entry.
     since: Option<String>,
 }
 
@@ -60,28 +64,30 @@ pub(crate) struct LogFiles {
 struct Held {
     file: File,
     id: Identity,
-    /// Its number among all that were ever held, the oldest first.
+    /// The position of this file among all files that were ever held; the oldest file has the
+    /// lowest number.
     serial: u64,
-    /// How long it was when it began to be held.
+    /// The length in bytes at the moment from which the file has been held.
     length: u64,
-    /// Whether files between the one before and this one are missing, which is still to be told.
+    /// Whether files between the previous one and this one are missing, and this is still to be
+    /// reported.
     after_gap: bool,
 }
 
-/// What one step of reading came to.
+/// The result of one reading step.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// Something was read, and this is what it held, if anything.
+    /// Something was read. These are the chunks in it, if any.
     Read(Vec<LogChunk>),
-    /// All that is there so far was read.
+    /// Everything written so far has been read.
     End,
 }
 
 impl LogFiles {
-    /// Stands for the directory where files are told apart.
+    /// Identifies the directory of the log, among the identities of files.
     pub(crate) const DIRECTORY: Identity = (0, 0);
 
-    /// Opens all that is there. Nothing need be there yet.
+    /// Opens all files of a log. There may be none yet.
     pub(crate) fn open(place: Place, options: &LogOptions) -> io::Result<Self> {
         let mut files = Self {
             place,
@@ -103,24 +109,26 @@ impl LogFiles {
         Ok(files)
     }
 
-    /// What a change of which tells that there may be more, with names to tell them apart.
+    /// Returns the descriptors to watch, each with its identity. A change of one of them means that
+    /// there may be more to read.
     pub(crate) fn awaited(&self) -> Vec<(Identity, BorrowedFd<'_>)> {
         let mut awaited: Vec<_> =
             self.held.iter().map(|held| (held.id, held.file.as_fd())).collect();
         if !self.is_current {
-            // The next one is to come: its directory tells.
+            // The next file does not exist yet. Its creation changes the directory.
             awaited.push((Self::DIRECTORY, self.place.directory.as_fd()));
         }
         awaited
     }
 
-    /// Reads on by one step.
+    /// Performs one reading step.
     pub(crate) fn read(&mut self) -> io::Result<Progress> {
         if let Some(lines) = self.tail.take() {
             self.begin_at_last(lines)?;
         }
         self.look_for_more(From::Oldest)?;
-        // Asked before the reading: when something is in the next file, all is in this one.
+        // This is checked before the read: once the next file has content, nothing more is written
+        // to this one.
         let is_over = self.held.len() > 2
             || match self.held.get(1) {
                 Some(next) => next.file.metadata()?.len() > 0,
@@ -146,11 +154,11 @@ impl LogFiles {
         }
     }
 
-    /// Reads a block, or as much more as a line takes, and takes its lines apart.
+    /// Reads a block, or as much more as one line needs, and decodes the lines in it.
     fn read_lines(&mut self) -> io::Result<Progress> {
         let Some(Held { file, serial, .. }) = self.held.front() else { return Ok(Progress::End) };
-        // With the end of the line before: if that is not there, the file was emptied and has grown
-        // beyond this place again.
+        // The block begins with the line feed of the line before. If that is not there, the file
+        // was truncated and has grown beyond this offset again.
         let before = usize::from(self.offset > 0 && self.too_long.is_none());
         let mut size = READ_SIZE;
         loop {
@@ -179,20 +187,20 @@ impl LogFiles {
         }
     }
 
-    /// What Holdfast itself says at this place.
+    /// Returns a notice by Holdfast for this place in the output.
     fn notice(&self, text: &str) -> LogChunk {
         let has_times = !matches!(self.place.format, Format::Raw(_));
         notice(text.to_owned(), has_times.then(|| self::text(SystemTime::now())))
     }
 
-    /// At the end of a file: has it become shorter than what was read of it?
+    /// Checks, at the end of a file, whether it has become shorter than what was read of it.
     fn was_cut_off(&mut self) -> io::Result<Progress> {
         let Some(first) = self.held.front() else { return Ok(Progress::End) };
         let length = first.file.metadata()?.len();
         if length >= self.offset {
             return Ok(Progress::End);
         }
-        // A shim cuts off incomplete lines only.
+        // A shim cuts off incomplete lines only, so this is no reason for a notice.
         if let Some(begin) = self.too_long.take().filter(|begin| *begin <= length) {
             self.offset = begin;
             return Ok(Progress::Read(Vec::new()));
@@ -200,7 +208,7 @@ impl LogFiles {
         Ok(self.begin_anew())
     }
 
-    /// Somebody has emptied the file.
+    /// Starts again at the beginning of the file, because somebody has truncated it.
     fn begin_anew(&mut self) -> Progress {
         (self.offset, self.too_long, self.from) = (0, None, None);
         Progress::Read(vec![self.notice(CUT_OFF)])
@@ -231,9 +239,10 @@ impl LogFiles {
         is_in_tail && is_recent
     }
 
-    /// Takes hold of the files that have come since.
+    /// Opens and holds the files that have appeared since the last check.
     fn look_for_more(&mut self, from: From) -> io::Result<()> {
-        // One that lags behind holds no more on the disk than twice what the log may take.
+        // A held file takes space on the disk even after it was rotated away. So a reader that lags
+        // behind holds at most about twice the space that the log may take.
         if self.held.len() > HELD / 2 || self.held.len() > self.place.set_aside as usize + 1 {
             return Ok(());
         }
@@ -247,10 +256,11 @@ impl LogFiles {
         let than = newest.map(|held| io::Result::Ok((held.id, written(held)?))).transpose()?;
         let found = self.place.newer(than, HELD - self.held.len(), from)?;
         let was_removed = match newest {
-            // Rotation takes the last name away. Who else moves files may give them any name, and has
-            // lost nothing.
+            // Rotation takes the last name from a file. If somebody else moved it to another name,
+            // nothing is lost.
             Some(newest) => !found.joined && newest.file.metadata()?.nlink() == 0,
-            // This was here before the log, and of that there are so many files that some may be gone.
+            // This reader was opened before the log had a file. Now the log has as many files as it
+            // may have, so older ones may have been removed already.
             None => {
                 self.was_first
                     && self.place.set_aside > 0
@@ -270,8 +280,8 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Files that were last written before that moment hold nothing of interest; the newest may be
-    /// written again.
+    /// Drops the files that were last written before `since`, because nothing in them is wanted.
+    /// The newest one stays, because it may be written again.
     fn pass_over_older_than(&mut self, since: SystemTime) -> io::Result<()> {
         while self.held.len() > 1
             && let Some(first) = self.held.front()
@@ -282,7 +292,8 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Goes to where the last lines begin of what was there when this was opened.
+    /// Moves to the beginning of the last `lines` lines. Only those count that existed when this
+    /// was opened.
     fn begin_at_last(&mut self, lines: u64) -> io::Result<()> {
         let Some(newest) = self.held.back() else { return Ok(()) };
         let end = newest.length.min(newest.file.metadata()?.len());
@@ -313,7 +324,7 @@ impl LogFiles {
         Ok(())
     }
 
-    /// The same of raw bytes, which have no times: by their line feeds alone.
+    /// Does the same for raw bytes, which have no entries, by counting line feeds.
     fn begin_at_last_raw(&mut self, mut end: u64, mut lines: u64) -> io::Result<()> {
         for index in (0..self.held.len()).rev() {
             let (begin, found) = last_lines(&self.held[index].file, end, lines)?;
@@ -329,7 +340,7 @@ impl LogFiles {
     }
 }
 
-/// Raw bytes are handed on as they come, but for holes.
+/// Reads raw bytes. They are returned as they are, except for holes.
 fn read_raw(
     file: &File,
     offset: &mut u64,
@@ -343,7 +354,8 @@ fn read_raw(
     }
     let mut size = READ_SIZE as u64;
     if *offset < length && *offset >= *data_end {
-        // Asked once for each stretch: some file systems look at every page up to its end.
+        // The file system is asked once for each stretch, because some look at every page up to its
+        // end.
         match holes::stretch(file, *offset, length)? {
             Stretch::Data { end } => *data_end = end,
             Stretch::Hole { end } if end - *offset >= HOLE => {
@@ -367,25 +379,26 @@ fn read_raw(
     Ok(Progress::Read(vec![raw(stream, block.into())]))
 }
 
-/// The last lines of a log while it is read backwards. A line counts where it ends, and all its
-/// pieces belong to it, however much of another stream stands between them.
+/// The search for the last lines of a log, which reads the log backwards. A line counts at the
+/// place where it ends. All its pieces belong to it, however much output of another stream stands
+/// between them.
 struct Tail {
-    /// How many are still to be found.
+    /// How many lines are still to be found.
     lines: u64,
     lanes: [Lane; LANES],
-    /// The first entry of each lane that belongs to one of them.
+    /// The first entry of each lane that belongs to one of these lines.
     from: [(u64, u64); LANES],
-    /// How many bytes were looked through since the last of them was found.
+    /// How many bytes of output were searched since the last of these lines was found.
     beyond: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lane {
-    /// No entry of it was seen yet: the first one is the end of a line, complete or not.
+    /// No entry of the lane was seen yet. The first one seen is the end of a line, complete or not.
     Unseen,
-    /// What comes belongs to a line that counts, until one ends.
+    /// The entries that follow belong to a line that counts, until one of them ends another line.
     Wanted,
-    /// What comes does not count any more.
+    /// The entries that follow do not count any more.
     Done,
 }
 
@@ -407,7 +420,7 @@ impl Tail {
         if self.lines > 0 {
             return ControlFlow::Continue(());
         }
-        // A stream of which there is no earlier line must not have all of the log searched for it.
+        // The whole log must not be searched for an earlier line of a stream that has none.
         self.beyond += chunk.bytes.len();
         if self.lanes.contains(&Lane::Wanted) && self.beyond < MAX_LINE {
             return ControlFlow::Continue(());
@@ -416,12 +429,12 @@ impl Tail {
     }
 }
 
-/// What stands where files were rotated away before they were read.
+/// The notice in place of files that were removed by rotation before they were read.
 const MISSING: &str = "output may be missing here: its file was rotated away before it was read";
-/// What stands where a file had become shorter than what was read of it.
+/// The notice at the place where a file had become shorter than what was read of it.
 const CUT_OFF: &str = "the log was cut off here; what follows is read from its new beginning";
 
-/// What stands in place of zeros that nobody has written.
+/// Returns the notice in place of a hole.
 fn hole(length: u64) -> String {
     format!("{length} bytes are left out here: a hole in the log, which was never written")
 }
@@ -435,7 +448,8 @@ fn text(time: SystemTime) -> String {
     String::from_utf8_lossy(&time::format(time)).into_owned()
 }
 
-/// RFC 3339 in UTC with however many digits of a second, so that texts are ordered as times are.
+/// Returns a time (RFC 3339 in UTC, with any number of fractional digits) as text that sorts in the
+/// order of time.
 fn comparable(time: &str) -> &str {
     let time = time.trim_end_matches('Z');
     if time.contains('.') { time.trim_end_matches('0').trim_end_matches('.') } else { time }
@@ -471,7 +485,7 @@ mod tests {
             file.write_all(bytes).unwrap();
         }
 
-        /// As the shim does it: up to the first hole, the highest first.
+        /// Rotates as the shim does: the files up to the first hole, the highest number first.
         fn rotate(&self, files: u32) {
             if files == 1 {
                 return fs::remove_file(self.path(0)).unwrap();
@@ -499,7 +513,7 @@ mod tests {
         }
     }
 
-    /// An entry of the second of that number.
+    /// Returns an entry with the time of this second since the epoch.
     fn entry(second: u64, stream: Stream, piece: &str) -> Vec<u8> {
         let mut out = Vec::new();
         let time = time::format(UNIX_EPOCH + Duration::from_secs(second));
@@ -588,7 +602,8 @@ mod tests {
         scratch.append(0, &line("a"));
         let mut files = scratch.open(LogOptions::new());
         assert_eq!(rest(&mut files), "a\n");
-        // Renamed by hand, with another made in its place; the writer has not opened that yet.
+        // The file was renamed by hand, and another one created in its place, which the writer has
+        // not opened yet.
         scratch.rotate(5);
         scratch.append(0, b"");
         assert_eq!(rest(&mut files), "");
@@ -607,7 +622,7 @@ mod tests {
             scratch.rotate(5);
             scratch.append(0, &line(&number.to_string()));
         }
-        // What it held was kept for it.
+        // The file that the reader held was still readable.
         assert_eq!(rest(&mut files), "a\n[notice]2\n3\n4\n5\n6\n");
     }
 
@@ -720,7 +735,7 @@ mod tests {
         assert_eq!(rest(&mut files), "a\n");
         size(8 << 40);
         let Progress::Read(mut chunks) = files.read().unwrap() else { panic!("nothing") };
-        // Up to the end of what the file system keeps in one piece there may be zeros.
+        // There may be zeros up to the end of the block of the file system.
         if chunks[0].mark == Mark::Plain {
             assert!(chunks[0].bytes.len() < 65_536 && chunks[0].bytes.iter().all(|b| *b == 0));
             let Progress::Read(more) = files.read().unwrap() else { panic!("nothing") };
@@ -745,7 +760,7 @@ mod tests {
         assert_eq!(rest(&mut files), "[notice]");
         scratch.append(0, b"c\n");
         assert_eq!(rest(&mut files), "c\n");
-        // A small one is what a program may leave that moves about in its output.
+        // A program that seeks in its output may leave a small hole, which is returned as zeros.
         size(40_000);
         assert_eq!(rest(&mut files), "\0".repeat(40_000 - 2));
     }
@@ -813,7 +828,7 @@ mod tests {
         assert_eq!(scratch.all(since(2001)), "3\n4\n");
         assert_eq!(scratch.all(since(2000).tail(1)), "4\n");
         assert_eq!(scratch.all(since(9000).tail(1)), "");
-        // A file that was written last before that is not even opened.
+        // A file that was last written before that moment is not held.
         let mtime = UNIX_EPOCH + Duration::from_secs(2);
         File::options().write(true).open(scratch.path(1)).unwrap().set_modified(mtime).unwrap();
         assert_eq!(scratch.open(since(3500)).held.len(), 1);
@@ -833,7 +848,7 @@ mod tests {
     #[test]
     fn ten_lines_of_a_large_log_take_no_reading_of_it_all() {
         let scratch = Scratch::new();
-        // A hole of a tebibyte before them, which nobody could read through.
+        // A hole of one tebibyte precedes the lines. Nobody could read through it.
         File::create(scratch.path(0)).unwrap().set_len(1 << 40).unwrap();
         scratch.append(0, b"\n");
         for number in 0..20 {
@@ -862,7 +877,7 @@ mod tests {
             }
             assert_eq!(rest(&mut files), "");
             scratch.append(0, &line("d"));
-            // Whatever the clock says.
+            // The modification time must not matter.
             let file = File::options().write(true).open(scratch.path(0)).unwrap();
             file.set_modified(UNIX_EPOCH).unwrap();
             assert_eq!(rest(&mut files), if is_moved { "d\n" } else { "[notice]d\n" });
@@ -880,12 +895,13 @@ mod tests {
                 scratch.append(3 - number, &line(&number.to_string()));
             }
             assert_eq!(rest(&mut reader), expected);
-            // Who comes later is not told of what has always been removed.
+            // A reader that is opened later gets no notice of what was removed before.
             assert_eq!(scratch.all(LogOptions::new()), "0\n1\n2\n3\n");
         }
     }
 
-    /// Reads while another writes and rotates all the time, and tells how many notices there were.
+    /// Reads while another thread writes and rotates all the time, and returns the number of
+    /// notices.
     fn race(files: u32, lines: u64, lines_a_file: u64, pause: impl Fn(u64)) -> u32 {
         let scratch = Scratch::new();
         scratch.append(0, &line("1"));

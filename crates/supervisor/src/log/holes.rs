@@ -1,5 +1,6 @@
-//! Holes of a file: stretches that were never written, which read as zeros and take no room on the
-//! disk. A container that writes its own log can make one of many tebibytes with one ftruncate(2).
+//! Holes of a file: ranges that were never written. They read as zeros and take no space on the
+//! disk. A container that writes its own log can create a hole of many tebibytes with one
+//! ftruncate(2).
 
 use std::fs::File;
 use std::io;
@@ -7,15 +8,15 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-/// What a file has at some place, up to where that ends.
+/// Whether a file has data or a hole at some offset, and where that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stretch {
     Data { end: u64 },
     Hole { end: u64 },
 }
 
-/// Says what a file of that length has at `offset`, which is below its length. A file system that
-/// does not know has data only.
+/// Returns whether a file of this length has data or a hole at `offset`, which must be below the
+/// length. On a file system that does not support SEEK_DATA, everything counts as data.
 pub(crate) fn stretch(file: &File, offset: u64, length: u64) -> io::Result<Stretch> {
     Ok(match seek(file, offset, Whence::SeekData)? {
         Found::At(data) if data > offset => Stretch::Hole { end: data.min(length) },
@@ -28,8 +29,8 @@ pub(crate) fn stretch(file: &File, offset: u64, length: u64) -> io::Result<Stret
     })
 }
 
-/// Returns where the hole begins that reaches from `from` at the latest to `end`, or `None` if
-/// there is data between the two.
+/// Returns the offset at which the hole begins that covers `from` to `end`, or `None` if there is
+/// data between the two.
 pub(crate) fn begin_of_hole(file: &File, from: u64, end: u64) -> io::Result<Option<u64>> {
     let is_hole = |from| {
         Ok::<_, io::Error>(match seek(file, from, Whence::SeekData)? {
@@ -41,7 +42,8 @@ pub(crate) fn begin_of_hole(file: &File, from: u64, end: u64) -> io::Result<Opti
     if !is_hole(from)? {
         return Ok(None);
     }
-    // No system call looks backwards. What is behind a place that is in the hole is so, too.
+    // No system call searches backwards, so this is a binary search. It works because every offset
+    // between one in the hole and `end` is in the hole as well.
     let (mut low, mut high) = (0, from);
     while low < high {
         let middle = low + (high - low) / 2;

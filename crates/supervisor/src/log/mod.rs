@@ -1,4 +1,4 @@
-//! Output, read back from its log.
+//! Reads the output of a process back from its log.
 
 pub(crate) mod entries;
 pub(crate) mod files;

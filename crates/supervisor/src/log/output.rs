@@ -1,4 +1,4 @@
-//! The output of a process for programs that want bytes or lines.
+//! The output of a process, as a stream of bytes or of lines.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,12 +17,16 @@ use crate::log::entries::LANES;
 use crate::log::entries::LogChunk;
 use crate::log::reader::LogReader;
 
-/// A longer line is given in pieces of at least this size, rather than kept in memory.
+/// The length in bytes from which a line without end is returned in pieces, so that it does not
+/// fill the memory.
 const MAX_LINE: usize = 16 * 1024 * 1024;
 
-/// One stream of a process's output, as it was written. It ends when the process has ended and all
-/// is read. What Holdfast says of output that is missing has no place in it: that is in
-/// [`LogReader`] and [`LogLines`].
+/// Reads one stream of a process's output, byte for byte as its log holds it. The end of file comes
+/// when the process has ended and all its output has been read. A read fails if the log can't be
+/// read, or if the supervisor is shut down before the end.
+///
+/// The notices by which Holdfast reports missing output are left out. [`LogReader`] and
+/// [`LogLines`] return them.
 pub struct OutputReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
 
 impl OutputReader {
@@ -66,24 +70,29 @@ impl AsyncBufRead for OutputReader {
     }
 }
 
-/// A line of output.
+/// A line of output, or a notice by Holdfast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// Where it was written.
+    /// The stream to which it was written.
     pub stream: cri::Stream,
-    /// When the shim read its beginning (RFC 3339); a log of the very bytes does not have that.
+    /// The time at which the shim read the beginning of the line (RFC 3339). `None` for a log of
+    /// the driver `file`, which stores the bytes alone.
     pub time: Option<String>,
-    /// Whether it is the container's, and for certain.
+    /// Whether the container wrote it, and whether it may be a repetition.
     pub mark: Mark,
-    /// Its bytes, without the line feed.
+    /// The bytes of the line, without the line feed.
     pub bytes: Bytes,
-    /// Whether a line feed ended it. Otherwise it was the last of its stream, or it is longer than
-    /// 16 MiB and goes on in the next.
+    /// Whether a line feed ended the line. If not, the line is the last one of its stream, or it is
+    /// longer than 16 MiB and continues in the next item.
     pub complete: bool,
 }
 
-/// The lines of a process's output, of both streams, in the order of their ends. They end when the
-/// process has ended and all is read.
+/// Returns the lines of a process's output, of both streams, in the order in which the lines end in
+/// the log. There is no order between streams that have separate files. It ends when the process
+/// has ended and all its output has been read.
+///
+/// An item is an error if the log can't be read, or if the supervisor is shut down before the end.
+/// The stream ends after an error.
 pub struct LogLines(BoxStream<'static, io::Result<LogLine>>);
 
 impl LogLines {
@@ -125,14 +134,14 @@ async fn next_line((mut log, mut lines): Reading) -> Option<(io::Result<LogLine>
     }
 }
 
-/// Lines that are being put together.
+/// The lines that are being assembled from their pieces.
 #[derive(Debug, Default)]
 struct Assembly {
     ready: VecDeque<LogLine>,
     begun: [Option<Begun>; LANES],
 }
 
-/// The first piece of a line without its bytes, and those of all pieces.
+/// The first piece of a line, without its bytes, and the bytes of all pieces so far.
 #[derive(Debug)]
 struct Begun {
     first: LogChunk,
@@ -141,7 +150,7 @@ struct Begun {
 
 impl Assembly {
     fn add(&mut self, mut chunk: LogChunk) {
-        // Entries end where lines do; the very bytes come in blocks of many lines.
+        // An entry contains at most one line; raw bytes come in blocks of many lines.
         while let Some(place) = memchr::memchr(b'\n', &chunk.bytes)
             && place + 1 < chunk.bytes.len()
         {
@@ -167,7 +176,7 @@ impl Assembly {
         }
     }
 
-    /// No more comes.
+    /// Finishes the lines that have no end: no more output will come.
     fn end(&mut self) {
         let rest = self.begun.iter_mut().filter_map(Option::take);
         self.ready.extend(rest.map(|line| line.finish(false)));

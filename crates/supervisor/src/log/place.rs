@@ -1,9 +1,9 @@
-//! Where the files of a log are.
+//! Finds the files of a log, whose names may change during the search.
 //!
-//! A file is known by its device and inode: names change under a reader's eyes. They change upwards
-//! only, from each number to the next, and the order of the files stays. So who looks at the names
-//! upwards finds each file that stays, and what stands next below a file that has not moved meanwhile is
-//! the one that came after it.
+//! A file is identified by its device and inode. Names change upwards only, from each number to the
+//! next, and the order of the files stays the same. So a search from low to high numbers finds
+//! every file that is not removed, and the file directly below one that has not moved during the
+//! search is its successor.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,34 +18,35 @@ use nix::sys::stat::fstatat;
 
 use crate::log::entries::Format;
 
-/// A crash leaves one hole in the numbers. After so many in a row nothing more is looked for.
+/// More numbers without a file in a row than this end the search. A crash leaves one such hole.
 const MAX_HOLES: u32 = 100;
 
-/// Device and inode. A file that is held keeps its own.
+/// The device and inode of a file. No other file can get them while the file is held open.
 pub(crate) type Identity = (u64, u64);
 
-/// Which log, of which kind.
+/// The location and the kind of a log.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) directory: Directory,
     pub(crate) name: String,
     pub(crate) format: Format,
-    /// How many may have been set aside as `NAME.1`, `NAME.2`, …
+    /// How many rotated files there can be: `NAME.1`, `NAME.2`, …
     pub(crate) set_aside: u32,
-    /// Whether it is the shim that sets them aside.
+    /// Whether the shim rotates the log. If not, somebody else may.
     pub(crate) rotates: bool,
 }
 
-/// What was found of the files of a log.
+/// The files of a log that a search found.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The oldest first.
+    /// The files, the oldest first.
     pub(crate) files: VecDeque<(File, Identity)>,
     /// Whether we found the file that these are newer than.
     pub(crate) joined: bool,
 }
 
-/// A file and where it was found. Held, so that its identity stays its own.
+/// A file and the number under which it was found. It is held open, so that no other file can get
+/// its identity.
 #[derive(Debug)]
 struct Numbered {
     file: File,
@@ -53,17 +54,17 @@ struct Numbered {
     number: u32,
 }
 
-/// What comes after a file.
+/// The successor of a file.
 #[derive(Debug)]
 enum Next {
     File(Numbered),
-    /// Nothing: it is the newest.
+    /// There is none: the file is the newest one.
     Nothing,
-    /// It has no name any more, so nobody knows.
+    /// The file has no name any more, so its successor can't be determined.
     Unknown,
 }
 
-/// From which side on files are opened.
+/// The end of the log from which files are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
     Oldest,
@@ -75,7 +76,7 @@ impl Place {
         if number == 0 { self.name.clone() } else { logging::set_aside(&self.name, number) }
     }
 
-    /// Which file has this number; 0 is the one that is written.
+    /// Returns the identity of the file with this number; 0 is the file that is being written.
     pub(crate) fn identity(&self, number: u32) -> io::Result<Option<Identity>> {
         match fstatat(&self.directory, self.name(number).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some((found.st_dev, found.st_ino))),
@@ -84,8 +85,9 @@ impl Place {
         }
     }
 
-    /// Opens the files that are newer than this one, which was last written at that time, or all; up
-    /// to so many from that side on. They come the oldest first.
+    /// Opens the files that are newer than `than`, which is given with the time of its last write,
+    /// or all files. Returns at most `most` of them, counted from the end `from`. The oldest comes
+    /// first.
     pub(crate) fn newer(
         &self,
         than: Option<(Identity, SystemTime)>,
@@ -101,15 +103,16 @@ impl Place {
         if !joined {
             next = self.oldest()?.map_or(Next::Nothing, Next::File);
         }
-        // So many there are at the most at a time; a writer may be quicker than this is.
+        // There are at most this many files at a time. The bound ends the loop if the writer
+        // rotates faster than this follows.
         for _ in 0..=self.set_aside.saturating_add(1) {
             if from == From::Oldest && files.len() == most {
                 break;
             }
             let Next::File(Numbered { file, id, number }) = next else { break };
             next = self.next(id, number)?;
-            // Where the one before is gone, there may be others that are older than it was. The one that
-            // is written is none of them, whatever the clock says.
+            // If `than` was not found, some of these files may be older than it was. The file that
+            // is being written (number 0) is never older, whatever its modification time says.
             let is_older = match than {
                 Some((_, written)) if !joined && number > 0 => {
                     file.metadata()?.modified()? < written
@@ -126,10 +129,11 @@ impl Place {
         Ok(Found { files, joined })
     }
 
-    /// Finds what comes after a file that has this number or a higher one, and is held.
+    /// Finds the successor of the file `than`, which has this number or a higher one. The caller
+    /// holds that file open.
     fn next(&self, than: Identity, mut number: u32) -> io::Result<Next> {
-        // Each further turn means that files were renamed: after some this one has a higher number, and
-        // in the end none.
+        // Each further iteration means that files were renamed. Some of these renames give `than` a
+        // higher number, and in the end it has no name, so the loop ends.
         loop {
             let mut found = None;
             self.walk(number, |number, id| {
@@ -145,7 +149,8 @@ impl Place {
                     break;
                 }
             }
-            // One between the two may have slipped past, upwards; it can't have gone further than this.
+            // A file between the two may have passed this search, which goes downwards while names
+            // change upwards. It has then a number below that of `than`, which it can't pass.
             let between = below.as_ref().map_or(0, |below| below.number + 1)..number;
             if self.are_missing(between)? && self.identity(number)? == Some(than) {
                 return Ok(below.map_or(Next::Nothing, Next::File));
@@ -153,7 +158,7 @@ impl Place {
         }
     }
 
-    /// Opens the file of the highest number.
+    /// Opens the file with the highest number.
     fn oldest(&self) -> io::Result<Option<Numbered>> {
         loop {
             let mut highest = None;
@@ -163,7 +168,7 @@ impl Place {
             })?;
             let Some(highest) = highest else { return Ok(None) };
             let opened = self.open(highest)?;
-            // Renamed meanwhile, it has the next number, or was removed.
+            // If the file was renamed meanwhile, it has the next number, or it was removed.
             let higher = highest.saturating_add(1);
             if opened.is_some() && (highest >= self.set_aside || self.identity(higher)?.is_none()) {
                 return Ok(opened);
@@ -171,7 +176,7 @@ impl Place {
         }
     }
 
-    /// Shows all files from this number on upwards, until one is the one that was wanted.
+    /// Calls `see` with each file, from this number upwards, until it returns true.
     fn walk(&self, from: u32, mut see: impl FnMut(u32, Identity) -> bool) -> io::Result<()> {
         let mut holes = 0;
         for number in from..=self.set_aside {

@@ -1,4 +1,4 @@
-//! The output of a process, read from its log.
+//! Reads the output of a process from its log.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +22,7 @@ use crate::log::place::{Identity, Place};
 use crate::model::process::Process;
 use crate::os::file_watch::{OF_DIRECTORY, OF_FILE, Watched};
 
-/// Which part of a log is read. The default: all of it.
+/// The part of a log to read. The default is all of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogOptions {
     pub(crate) since: Option<SystemTime>,
@@ -30,21 +30,24 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
-    /// The default.
+    /// Returns the default options: all of the log.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only what was written at that moment or later, by the system's clock.
+    /// Selects only the output that was read from the container at this moment or later, by the
+    /// system's clock. A log of the driver `file` has no times; it can't be opened with this option
+    /// ([`Error::NoTimes`]).
     #[must_use]
     pub fn since(mut self, since: SystemTime) -> Self {
         self.since = Some(since);
         self
     }
 
-    /// Of what is there when it is opened, only so many lines at the end; 0 for none of it. Where
-    /// standard error has a file of its own, that has as many.
+    /// Selects only the last `lines` lines of what the log contains when it is opened; 0 selects
+    /// none of them. If standard error has a file of its own, the number applies to each of the two
+    /// files. Output that is written later is not affected.
     #[must_use]
     pub fn tail(mut self, lines: u64) -> Self {
         self.tail = Some(lines);
@@ -52,27 +55,33 @@ impl LogOptions {
     }
 }
 
-/// Reads the output of a process, from its beginning unless something else was asked for. It stays
-/// readable after the container was deleted.
+/// Reads the output of a process from its log: from the beginning, unless [`LogOptions`] select
+/// less.
+///
+/// The reader holds up to 64 files of a log open. These stay readable after the container was
+/// deleted.
 #[derive(Debug)]
 pub struct LogReader {
     core: Arc<Core>,
     process: Arc<Process>,
     state: State,
     ready: VecDeque<LogChunk>,
-    /// The process had ended before the files were last read to their end: there is no more to come.
+    /// Whether the process had ended before the files were last read to their end, so that no more
+    /// output can come.
     complete: bool,
-    /// What is watched, so that it stays so from one wait to the next.
+    /// The watches of the last wait. They are kept, so that they stay registered until the next
+    /// wait.
     watched: Vec<Arc<Watched>>,
 }
 
-/// The files of a log: one with its predecessors, or one for each stream.
+/// The files of a log: a single file with its predecessors, or one such sequence per stream.
 type Files = Vec<LogFiles>;
 
 #[derive(Debug)]
 enum State {
     Idle(Files),
-    /// A thread has them. Kept here, so that who stops waiting for it loses nothing.
+    /// A blocking thread has the files. Its handle is kept here, so that a caller that stops
+    /// waiting for it loses nothing.
     Reading(JoinHandle<(Files, io::Result<Progress>)>),
 }
 
@@ -90,13 +99,15 @@ impl LogReader {
         Ok(Self::of(core, process, files))
     }
 
-    /// For a process that is about to be started. What can't be read back reads as empty.
+    /// Opens the log of a process that is about to be started. A log that can't be read back reads
+    /// as empty.
     pub(crate) fn attached(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
         let Some(spec) = process.log.readable() else {
             return Ok(Self::of(core, process, Vec::new()));
         };
         if let Some(own) = own_name(spec) {
-            // So that this holds the file, should the process soon end and be deleted.
+            // The file is created now, so that this reader holds it even if the process soon ends
+            // and is deleted.
             let dir = process.dir(&core.root).map_err(failed(process))?;
             let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
             dir.directory().open_file(own, flags).map_err(failed(process))?;
@@ -104,8 +115,8 @@ impl LogReader {
         match open_files(core, process, spec, &LogOptions::new()) {
             Ok(files) => Ok(Self::of(core, process, files)),
             Err(error) if own_name(spec).is_none() => {
-                // It may be a device. Should it be nothing at all, the shim will say so.
-                tracing::debug!(container = %process.container, log = %spec, %error, "not read back");
+                // The path may be a device. If it can't be used at all, the shim will report that.
+                tracing::debug!(container = %process.container, log = %spec, %error, "the log can't be read back");
                 Ok(Self::of(core, process, Vec::new()))
             }
             Err(error) => Err(failed(process)(error)),
@@ -123,8 +134,13 @@ impl LogReader {
         }
     }
 
-    /// The next piece that is there, or `None` at the end of what has been written so far. Cancel
-    /// safe.
+    /// Returns the next chunk, or `None` at the end of what has been written so far.
+    ///
+    /// Cancel safe: no output is lost if the returned future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the log can't be read.
     pub async fn next(&mut self) -> io::Result<Option<LogChunk>> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
@@ -137,8 +153,15 @@ impl LogReader {
         }
     }
 
-    /// The next piece, waiting for it if need be; `None` when the process has ended and all that
-    /// it wrote was read. An error if the supervisor is shut down before that. Cancel safe.
+    /// Returns the next chunk, and waits for it if necessary. Returns `None` when the process has
+    /// ended and all its output has been read.
+    ///
+    /// Cancel safe: no output is lost if the returned future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the log can't be read or watched, or if the supervisor is shut down before the end
+    /// of the output.
     pub async fn follow(&mut self) -> io::Result<Option<LogChunk>> {
         loop {
             if let Some(chunk) = self.next().await? {
@@ -154,7 +177,7 @@ impl LogReader {
                 none if none.is_empty() => Either::Left(pending()),
                 some => Either::Right(select_all(some)),
             };
-            // Between the last read and this line there may have come more, or other files.
+            // More output, or other files, may have come between the last read and this line.
             if let Some(chunk) = self.next().await? {
                 return Ok(Some(chunk));
             }
@@ -163,7 +186,8 @@ impl LogReader {
             }
             tokio::select! {
                 _ = changed => {}
-                // The output is in the log before the exit is told: one more reading gets it all.
+                // The output is in the log before the exit is reported, so one more read returns
+                // all of it.
                 _ = self.process.ended() => self.complete = true,
                 () = self.core.tasks.stop.cancelled() => {
                     return Err(io::Error::other(Error::Closed));
@@ -172,13 +196,15 @@ impl LogReader {
         }
     }
 
-    /// Whether what it gives has times: all logs have them but those of the very bytes.
+    /// Returns whether the chunks have times. Those of every driver do, except `file`, which stores
+    /// the bytes alone.
     #[must_use]
     pub fn has_times(&self) -> bool {
         self.process.log.readable().is_none_or(|spec| spec.driver != LogDriver::File)
     }
 
-    /// What [`follow`](Self::follow) gives, as a stream.
+    /// Returns a stream of the chunks that [`follow`](Self::follow) returns. It ends after an
+    /// error.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<LogChunk>> + Send {
         futures::stream::unfold(Some(self), async |reader| {
             let mut reader = reader?;
@@ -190,27 +216,30 @@ impl LogReader {
         })
     }
 
-    /// The names of what would tell that there may be more.
+    /// Returns the identities of the files and directories whose change means that there may be
+    /// more to read.
     fn awaited(&self) -> Vec<Identity> {
         let State::Idle(files) = &self.state else { return Vec::new() };
         files.iter().flat_map(LogFiles::awaited).map(|(id, _)| id).collect()
     }
 
-    /// Watches all that is held, and where it is missing the directory in which it is to appear.
+    /// Watches all files that are held, and for a log whose next file does not exist yet, its
+    /// directory.
     fn watch(&self) -> io::Result<(Vec<Identity>, Vec<Arc<Watched>>)> {
         let State::Idle(files) = &self.state else { return Ok(Default::default()) };
         let mut all = (Vec::new(), Vec::new());
         for (id, open) in files.iter().flat_map(LogFiles::awaited) {
             let flags = if id == LogFiles::DIRECTORY { OF_DIRECTORY } else { OF_FILE };
             all.0.push(id);
-            // Through the descriptor: the name may be another's by now, or gone.
+            // The watch uses the descriptor, because the name may be gone or belong to another file
+            // by now.
             let path = format!("/proc/self/fd/{}", open.as_raw_fd());
             all.1.push(self.core.files.watch(path.as_ref(), flags, &self.core.tasks)?);
         }
         Ok(all)
     }
 
-    /// Reads on by one step.
+    /// Performs one reading step on a blocking thread.
     async fn read(&mut self) -> io::Result<Progress> {
         if let State::Idle(files) = &mut self.state {
             let files = std::mem::take(files);
@@ -225,7 +254,8 @@ impl LogReader {
     }
 }
 
-/// Reads on by one step in the first log that has something, which then is the last in turn.
+/// Performs one reading step in the first log that has something to read. That log is then the last
+/// in turn, so that none has to wait for the other.
 fn read(mut files: Files) -> (Files, io::Result<Progress>) {
     for index in 0..files.len() {
         match files[index].read() {
@@ -246,7 +276,8 @@ fn failed(process: &Process) -> impl FnOnce(io::Error) -> Error + use<'_> {
     }
 }
 
-/// The name of a log of ours; `None` if it is the caller's.
+/// Returns the name of a log in the directory of the process, or `None` if the log is a file of the
+/// caller.
 fn own_name(spec: &LogSpec) -> Option<&str> {
     spec.file().filter(|file| file.is_relative()).and_then(Path::to_str)
 }
@@ -264,7 +295,7 @@ fn open_files(
         let (directory, name) = locate(core, process, path)?;
         let rotates = spec.bound().is_some();
         let set_aside = match format {
-            // Nobody rotates it; what has a similar name is another's.
+            // Nobody rotates this log. Files with similar names are not part of it.
             Format::Raw(_) if !rotates => 0,
             _ => spec.files().saturating_sub(1),
         };
@@ -274,9 +305,9 @@ fn open_files(
     opened.collect()
 }
 
-/// The directory of a log, and its name there.
+/// Returns the directory of a log, and the name of the log in it.
 fn locate(core: &Core, process: &Process, path: &Path) -> io::Result<(Directory, String)> {
-    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "names no file");
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_file)?;
     let directory = match path.parent() {
         Some(parent) if path.is_absolute() => Directory::open(parent)?,
@@ -285,7 +316,7 @@ fn locate(core: &Core, process: &Process, path: &Path) -> io::Result<(Directory,
     Ok((directory, name.to_owned()))
 }
 
-/// Says where the output goes instead.
+/// Returns the error for a log that can't be read, which says where the output goes instead.
 fn not_readable(process: &Process) -> Error {
     let id = &process.container;
     let place = |spec: &LogSpec| {
@@ -296,7 +327,10 @@ fn not_readable(process: &Process) -> Error {
             }
             LogDriver::Fifo => {
                 let path = spec.path.as_deref().unwrap_or(Path::new("its FIFO"));
-                format!("its log driver is {name}; whoever reads {} has it", path.display())
+                format!(
+                    "its log driver is {name}; its output goes to the reader of {}",
+                    path.display()
+                )
             }
             _ => format!("its log driver is {name}, which keeps nothing"),
         }

@@ -1,5 +1,5 @@
-//! The bundle that the runtime is given: the caller's own, a changed copy of its configuration, or
-//! one made from a root file system.
+//! The bundle that is passed to the runtime: the caller's own, a changed copy of its configuration,
+//! or one created for a root file system.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -14,22 +14,22 @@ use crate::error::Error;
 use crate::model::options::{ContainerOptions, Source, TerminalSize};
 use crate::ops::default_config::{default_config, mount, nofile};
 
-/// A bundle ready for the runtime.
+/// A bundle that is ready for the runtime.
 #[derive(Debug)]
 pub(crate) struct Bundle {
-    /// Its directory.
+    /// The directory of the bundle.
     pub(crate) path: PathBuf,
-    /// The `process` of its configuration.
+    /// The `process` object of its configuration.
     pub(crate) process: Map<String, Value>,
-    /// The host's uid and gid of the container's root.
+    /// The uid and gid, on the host, of the container's root user.
     pub(crate) root_ids: (u32, u32),
 }
 
-/// A configuration larger than this is none.
+/// The largest size in bytes of a file that is accepted as a configuration.
 const CONFIG_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// Prepares the bundle. What must be written goes to `scratch`, which will be known to the runtime
-/// as `own` once the container is published.
+/// Prepares the bundle. New files are written to `scratch`, which the runtime will know as `own`
+/// once the container is published.
 pub(crate) fn prepare(
     id: &ContainerId,
     options: &ContainerOptions,
@@ -70,7 +70,7 @@ pub(crate) fn prepare(
     Ok(Bundle { path, process, root_ids: (mapped("uidMappings"), mapped("gidMappings")) })
 }
 
-/// Writes a configuration of our own.
+/// Writes a configuration that we generated. Returns its bundle and the configuration.
 fn made(
     spec: Result<Spec, OciSpecError>,
     terminal: Option<TerminalSize>,
@@ -86,7 +86,7 @@ fn made(
     Ok((write(scratch, own, &config)?, config))
 }
 
-/// The caller's bundle: used as it is where nothing about it has to change.
+/// Prepares the caller's bundle. It is used as it is if nothing in it has to change.
 fn given(
     path: &Path,
     options: &ContainerOptions,
@@ -101,13 +101,14 @@ fn given(
     if !options.args.is_empty() {
         config["process"]["args"] = json!(options.args);
     }
-    // Whether there is a terminal is for the caller to say at each start, not for the bundle:
-    // `runc spec` always writes true.
+    // The caller decides at each start whether there is a terminal, and not the bundle: `runc spec`
+    // always writes true.
     set_terminal(&mut config["process"], options.stdio.terminal);
     if config["process"] == before {
         return Ok((bundle, config));
     }
-    // Paths in a configuration are relative to its bundle, which the copy has left.
+    // Relative paths in a configuration refer to the directory of its bundle, and the copy is
+    // elsewhere.
     absolute(&mut config["root"]["path"], &bundle);
     for mount in config["mounts"].as_array_mut().into_iter().flatten() {
         let bind = mount["options"]
@@ -120,13 +121,13 @@ fn given(
     Ok((write(scratch, own, &config)?, config))
 }
 
-/// Says whether an OCI process has a terminal, and its size.
+/// Sets whether an OCI process has a terminal, and the size of the terminal.
 pub(crate) fn set_terminal(process: &mut Value, terminal: Option<TerminalSize>) {
     let Some(process) = process.as_object_mut() else { return };
     if let Some(size) = terminal {
         process.insert("terminal".to_owned(), json!(true));
         process.insert("consoleSize".to_owned(), json!(size));
-        // Programs ask it what the terminal can do; without an answer many refuse to work.
+        // TERM tells programs what the terminal can do. Many refuse to work without it.
         let env = process.entry("env").or_insert_with(|| json!([])).as_array_mut();
         if let Some(env) = env
             && !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
@@ -176,11 +177,13 @@ fn write(scratch: &Path, own: &Path, config: &Value) -> Result<PathBuf, Error> {
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {
-    // Others must be able to pass: a container's user may be nobody's.
+    // All users must be able to search this directory: the container's user may have any uid of the
+    // host.
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-/// The host's id of a container's id, by the mappings of a configuration.
+/// Returns the id on the host of an id in the container, by the mappings of a configuration. An id
+/// without a mapping is returned as it is.
 pub(crate) fn host_id(mappings: &Value, id: u32) -> u32 {
     let number =
         |mapping: &Value, name: &str| mapping[name].as_u64().and_then(|n| u32::try_from(n).ok());
@@ -196,9 +199,9 @@ pub(crate) fn host_id(mappings: &Value, id: u32) -> u32 {
     id
 }
 
-/// An empty root, mount points in it, and the mounts that show the host's programs there.
+/// Creates an empty root with mount points. Returns the mounts that show the host's programs there.
 fn host_rootfs(rootfs: &Path) -> Result<Vec<Mount>, Error> {
-    let failed = |cause| Error::Io { attempt: format!("make {}", rootfs.display()), cause };
+    let failed = |cause| Error::Io { attempt: format!("create {}", rootfs.display()), cause };
     make_dir(rootfs).map_err(failed)?;
     for name in ["proc", "dev", "sys", "tmp"] {
         make_dir(&rootfs.join(name)).map_err(failed)?;
@@ -212,7 +215,8 @@ fn host_rootfs(rootfs: &Path) -> Result<Vec<Mount>, Error> {
             continue;
         }
         if entry.file_type().map_err(failed)?.is_symlink() {
-            // A merged /usr: /bin is a link to usr/bin, here as there.
+            // On a host with a merged /usr, /bin is a link to usr/bin. It is the same in the
+            // container.
             let target = fs::read_link(entry.path()).map_err(failed)?;
             symlink(target, rootfs.join(name)).map_err(failed)?;
         } else {

@@ -1,4 +1,4 @@
-//! The configuration of a container that has no bundle of its own.
+//! The OCI configuration of a container that has no bundle of its own.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,10 +16,12 @@ use oci_spec::runtime::{
 
 use crate::ops::layout::random_hex;
 
-/// Where programs are looked for in the container.
+/// The search path for programs in the container.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a container's root may do: enough for the usual services, nothing that reaches the host.
+/// The capabilities of the container's root user: Docker's default set, which is enough for the
+/// usual services. A container that shares the host's network uses NET_RAW and NET_BIND_SERVICE
+/// there.
 const CAPABILITIES: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
@@ -37,14 +39,17 @@ const CAPABILITIES: [Capability; 14] = [
     Capability::SysChroot,
 ];
 
-/// How many files programs may open: as many as this process, or as the soft limit says that was asked for.
+/// Returns the soft and the hard limit of open files for the container's programs. The hard limit
+/// is that of this process. The soft limit is `soft`, or else that of this process, and at most the
+/// hard limit.
 pub(crate) fn nofile(soft: Option<u64>) -> io::Result<(u64, u64)> {
     let (own, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok((soft.unwrap_or(own).min(hard), hard))
 }
 
-/// Read-only root; private mount, pid, ipc and uts namespaces, and a cgroup one where the kernel
-/// has them; the host's network; its own cgroup.
+/// Returns the default configuration: a read-only root; private mount, pid, ipc and uts namespaces,
+/// and a private cgroup namespace where the kernel supports it; the host's network; a cgroup of its
+/// own.
 pub(crate) fn default_config(
     id: &ContainerId,
     args: &[String],
@@ -58,7 +63,7 @@ pub(crate) fn default_config(
         .bounding(capabilities.clone())
         .effective(capabilities.clone())
         .permitted(capabilities)
-        // None of them goes to a program by itself that another user runs.
+        // A program that another user runs gets none of them automatically.
         .inheritable(HashSet::new())
         .ambient(HashSet::new())
         .build()?;
@@ -70,7 +75,8 @@ pub(crate) fn default_config(
         .cwd("/")
         .capabilities(capabilities)
         .no_new_privileges(true)
-        // A runtime may have raised its own before it starts the program.
+        // The limit is set here because a runtime may have raised its own before it starts the
+        // program.
         .rlimits([PosixRlimitBuilder::default()
             .typ(PosixRlimitType::RlimitNofile)
             .soft(nofile.0)
@@ -89,7 +95,8 @@ pub(crate) fn default_config(
         .linux(
             LinuxBuilder::default()
                 .namespaces(namespaces()?)
-                // Never the name of an earlier container's cgroup, which a crash may have left.
+                // The random part makes it unlikely that this is the cgroup of an earlier
+                // container, which a crash may have left.
                 .cgroups_path(PathBuf::from(format!("/holdfast/{id}.{}", random_hex(4))))
                 .masked_paths(get_default_maskedpaths())
                 .readonly_paths(get_default_readonly_paths())
@@ -111,7 +118,7 @@ fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, OciSpecError> 
     kinds.into_iter().map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
 }
 
-/// A mount by destination, type, source and options.
+/// Returns a mount with this destination, type, source and options.
 pub(crate) fn mount(
     to: impl AsRef<Path>,
     kind: &str,

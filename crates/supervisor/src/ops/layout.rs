@@ -1,5 +1,5 @@
-//! A new process on disk: its record, its FIFOs and, for a container, its bundle, in a directory
-//! that appears in one step.
+//! Creates a new process on disk: its record, its FIFOs and, for a container, its bundle. The
+//! directory appears in one step.
 
 use std::ffi::OsString;
 use std::io;
@@ -27,19 +27,19 @@ use crate::ops::bundle;
 use crate::os::limits;
 use crate::runtime::checkpoint;
 
-/// What a shim is to be started with.
+/// What is needed to start a process by a shim.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) process: Arc<Process>,
     pub(crate) dir: ProcessDir,
     pub(crate) record: ProcessRecord,
-    /// The runtime's command.
+    /// The command line of the runtime.
     pub(crate) command: Vec<OsString>,
-    /// How long that may take.
+    /// The start timeout.
     pub(crate) timeout: Duration,
 }
 
-/// Lays out a container.
+/// Creates the directory of a container.
 pub(crate) fn container(
     core: &Core,
     options: &ContainerOptions,
@@ -55,7 +55,7 @@ pub(crate) fn container(
         None => random_hex(12).parse()?,
     };
     let failed =
-        |cause| Error::Io { attempt: format!("make the directory of container {id}"), cause };
+        |cause| Error::Io { attempt: format!("create the directory of container {id}"), cause };
     let home = core.root.path().join(id.as_str());
     let init = ProcessId::init();
     let checkpoint = options.checkpoint.as_deref().map(checkpoint::find).transpose()?;
@@ -89,14 +89,15 @@ pub(crate) fn container(
     };
     let dir = staged.directory().create_dir(init.as_str()).map_err(failed)?;
     fill(dir, &mut record, &options.stdio)?;
-    // Before the container is to be seen: a checkpoint that can't be read must not leave one.
+    // This comes before the container is published: a checkpoint that can't be read must not leave
+    // a container.
     let command = runtime.launch(&id, &record, launch, &bundle.path)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
     })?;
     let dir = published.process(&init).map_err(|error| {
-        // Nobody knows of it yet who would clear it away.
+        // Nobody else knows of the container yet, so it must be removed here.
         let _ = core.root.remove_container(&id);
         failed(error)
     })?;
@@ -107,7 +108,7 @@ pub(crate) fn container(
     Ok((container, Job { process, dir, record, command, timeout }))
 }
 
-/// Lays out a further process of a running container.
+/// Creates the directory of an exec in a running container.
 pub(crate) fn exec(
     core: &Core,
     container: &ContainerState,
@@ -118,7 +119,7 @@ pub(crate) fn exec(
         None => random_hex(12).parse()?,
     };
     let failed = |cause| Error::Io {
-        attempt: format!("make the directory of process {id} of container {}", container.id),
+        attempt: format!("create the directory of process {id} of container {}", container.id),
         cause,
     };
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
@@ -161,7 +162,7 @@ pub(crate) fn exec(
     Ok(Job { process, dir, record, command, timeout })
 }
 
-/// What every record has beside its own; the rest is as if nothing had been asked for.
+/// Returns the policies that every record has. All other fields have default values.
 fn policies(
     core: &Core,
     launch: Launch,
@@ -189,7 +190,7 @@ fn policies(
     }
 }
 
-/// The OCI process of an exec: the container's first one with other arguments.
+/// Returns the OCI process of an exec: that of the container's init, with other arguments.
 fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<String, Value> {
     process.insert("args".to_owned(), json!(options.args));
     if let Some(cwd) = &options.cwd {
@@ -198,7 +199,7 @@ fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<S
     if let Some(env) = process.entry("env").or_insert_with(|| json!([])).as_array_mut() {
         env.extend(options.env.iter().map(|variable| json!(variable)));
     }
-    // A list of capabilities is the seed's form, of 2016, which no runtime of today reads.
+    // containerd's 2016 shim stored the capabilities as a list, which no current runtime reads.
     if process.get("capabilities").is_some_and(Value::is_array) {
         process.remove("capabilities");
     }
@@ -207,10 +208,10 @@ fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<S
     process.as_object().cloned().unwrap_or_default()
 }
 
-/// Makes what stands in the directory of a process before its shim is started.
+/// Creates what must be in the directory of a process before its shim begins.
 fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Result<(), Error> {
     let own_stdin = Path::new(&record.root).join(STDIN);
-    let failed = |cause| Error::Io { attempt: format!("make {}", record.root), cause };
+    let failed = |cause| Error::Io { attempt: format!("create {}", record.root), cause };
     let dir = ProcessDir::new(directory);
     dir.make_fifos().map_err(failed)?;
     if stdio.stdin == Stdin::Pipe {
@@ -227,10 +228,12 @@ fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Resu
     record.stdin = stdin.unwrap_or_default();
     record.stdout = stdout.unwrap_or_default();
     record.stderr = stderr.unwrap_or_default();
-    dir.save(record).map_err(|cause| Error::Io { attempt: format!("make {}", record.root), cause })
+    dir.save(record)
+        .map_err(|cause| Error::Io { attempt: format!("create {}", record.root), cause })
 }
 
-/// A FIFO of the caller's by its absolute path; anything else is refused, as the seed did.
+/// Returns the absolute path of a FIFO of the caller. Anything else is refused, as by containerd's
+/// 2016 shim.
 fn given_fifo(path: &Path) -> Result<String, Error> {
     let is_fifo = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
     match std::path::absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)) {
@@ -243,16 +246,17 @@ fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// A limit in whole milliseconds, as records and shims have it.
+/// Returns a limit in whole milliseconds, the unit of records and of a shim's command line.
 pub(crate) fn millis(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `length` random hexadecimal digits, for names that must not repeat.
+/// Returns `length` random hexadecimal digits, for names that must not repeat.
 pub(crate) fn random_hex(length: usize) -> String {
     let mut bytes = vec![0; length.div_ceil(2)];
     if let Err(error) = holdfast_sys::random::fill(&mut bytes) {
-        // The kernel always has some; if not, names repeat and the second is refused as taken.
+        // The kernel always has random numbers. Without them names would repeat, and the second use
+        // of a name would be refused.
         tracing::error!(%error, "no random numbers");
     }
     let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,4 +1,4 @@
-//! From options to a container at work, and from what is on disk back to that.
+//! Creates and starts containers from their options, and restores them from what is on disk.
 
 mod bundle;
 mod default_config;

@@ -1,5 +1,5 @@
-//! From what is on disk back to tasks. No shim is asked anything: files are read, descriptors
-//! opened and watched.
+//! Restores containers from what is on disk, and resumes their watches. No shim is asked for
+//! anything: files are read, and descriptors are opened and watched.
 
 use std::collections::HashSet;
 use std::io;
@@ -39,26 +39,27 @@ use crate::shim::exit_fifo::ExitFifo;
 use crate::watch::Watch;
 use crate::watch::change;
 
-/// How many threads take copies of what shims read from.
+/// How many threads copy the descriptors that shims read from.
 const COPYING: usize = 2;
 
-/// A process as it was found.
+/// A process as it was found on disk.
 struct Restored {
     process: Arc<Process>,
     exit: Option<ExitFifo>,
-    /// What the journal lacks of what happened.
+    /// The events that happened and are missing in the journal.
     missing: Vec<EventKind>,
-    /// What an earlier build kept of the container's events, with its first process.
+    /// The container's events that an earlier build stored elsewhere; set for the init only.
     imported: Vec<Event>,
-    /// Whether the runtime must be asked what came of a change that was begun.
+    /// Whether the runtime must be asked for the outcome of a change that was begun.
     doubtful: bool,
-    /// Its shim, if that lives.
+    /// Its shim, if that is alive.
     shim: Option<ShimRecord>,
-    /// Whether what we hold of it has been kept before.
+    /// Whether the keeper already has our descriptors of it.
     kept: bool,
 }
 
-/// Takes up every container in the state root and returns what could not be.
+/// Restores every container in the state root. Returns the problems of those that could not be
+/// restored.
 pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     let restored = {
         let core = core.clone();
@@ -70,7 +71,8 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             core.events.append(journal::import_exits(&core.root)?);
             let restored = restore_all(&core, &names, &mut problems);
             tell_the_past(&core, &names, &restored)?;
-            // When all are there: a task that begins is in the way of who restores the rest.
+            // The watches begin only now, because their tasks would slow down the threads that
+            // restore.
             let turns = Arc::new(Semaphore::new(COPYING));
             for (container, restored) in restored {
                 take_up(&core, &container, restored, &turns);
@@ -86,7 +88,7 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     Ok(problems)
 }
 
-/// Tells what the journal lacks, in one write.
+/// Appends the events that are missing in the journal, in one write.
 fn tell_the_past(
     core: &Core,
     names: &[String],
@@ -103,7 +105,7 @@ fn tell_the_past(
         events.extend(events::of_process(&restored.process, restored.missing.clone()));
     }
     core.events.append(events);
-    // What stood elsewhere goes only when it is here.
+    // The old event files of a container are removed only after the journal was synced.
     if !imported_from.is_empty() {
         core.events.sync_now()?;
     }
@@ -114,8 +116,8 @@ fn tell_the_past(
     Ok(())
 }
 
-/// Restores by as many threads as there are processors: each takes the next name, opens what is
-/// there, and has closed it again before it goes on.
+/// Restores with as many threads as there are processors. Each of them takes the next name, opens
+/// what is there, and has closed it again before it continues.
 fn restore_all(
     core: &Arc<Core>,
     names: &[String],
@@ -159,7 +161,8 @@ fn restore_container(
         found.processes.into_iter().partition(|(id, _)| id.is_init());
     let init_dir = match inits.into_iter().next() {
         Some((_, init_dir)) => init_dir,
-        // Opened once more: the scan passes over what is no directory, and tells no reason.
+        // The directory is opened again to get the reason: the scan skips whatever is not a
+        // directory, and gives none.
         None => found.directory.process(&ProcessId::init()).map_err(no_init)?,
     };
     let record = init_dir.load()?;
@@ -182,7 +185,7 @@ fn restore_container(
     for (id, dir) in execs {
         let restored = dir.load().map_err(Trouble::from).and_then(|mut record| {
             if let Some(policies) = &mut record.holdfast {
-                // Earlier builds wrote none.
+                // Earlier builds did not store the incarnation.
                 policies.incarnation.get_or_insert(incarnation);
             }
             Ok(restore(&id, &dir, &record)?)
@@ -192,7 +195,7 @@ fn restore_container(
                 container.execs().insert(id, restored.process.clone());
                 all.push(restored);
             }
-            // The container itself is well.
+            // The container itself is fine.
             Err(trouble) => {
                 problems.push(set_aside::process(core, &found.id, &known, &id, trouble));
             }
@@ -210,13 +213,14 @@ fn no_init(error: io::Error) -> Trouble {
     }
 }
 
-/// The seed wrote the runtime down beside the processes; without that it is taken for the default.
+/// Returns the runtime of a container of containerd's 2016 shim. It is recorded in a file beside
+/// the processes. If that is missing, it is the default runtime.
 fn runtime_of_seed(core: &Core, directory: &ContainerDir) -> Result<Runtime, Error> {
     let state = SeedState::load(directory).map_err(Error::io("read state.json"))?;
     state.map_or_else(|| core.runtimes.find(&core.runtime), |state| core.runtimes.of_seed(&state))
 }
 
-/// Begins to watch what is not over.
+/// Begins to watch a process, and to settle a change whose outcome is unknown.
 fn take_up(
     core: &Arc<Core>,
     container: &Arc<ContainerState>,
@@ -228,7 +232,7 @@ fn take_up(
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
     let has_shim = exit.is_some();
-    // Its shim keeps the limit, if it is well.
+    // A shim that works enforces the start timeout. This deadline is for one that does not.
     let limit = match process.start_timeout {
         Duration::ZERO => core.start_timeout,
         limit => limit,
@@ -239,7 +243,8 @@ fn take_up(
     core.tasks.spawn(async move {
         let needs_copies = has_shim && !process.has_copies();
         if !process.is_stopped() && (needs_copies || (!kept && of.keeping.is_any())) {
-            // After all containers are there; nobody waits for this. Never closed, so this is no error.
+            // This happens after all containers were restored, because nobody waits for it. The
+            // semaphore is never closed, so this does not fail.
             let _turn = turns.acquire().await;
             let held = blocking(move || {
                 if needs_copies {
@@ -256,7 +261,7 @@ fn take_up(
     });
 }
 
-/// Takes copies of what a shim reads from.
+/// Copies the descriptors that a shim reads from.
 fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
     let copies = match shim.map(|shim| Copies::of_shim(&shim, &core.closer)) {
         Some(Ok(copies)) => Ok(Some(copies)),
@@ -271,9 +276,9 @@ fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
     }
 }
 
-/// What a supervisor that died just when a process or its shim was there had no time for: it wrote
-/// down no identity, or no shim. The shim lives, and has not recorded the end after the process was
-/// opened, so that is the one. Returns what can be had of its pipes.
+/// Completes what a supervisor did not record because it died just after a process or its shim had
+/// appeared: the identity, or the shim. The shim is alive, and no exit is on disk after the process
+/// was opened, so this is the right process. Returns the copies of its pipes that could be taken.
 fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
     let Some(handle) = process.handle() else { return Ok(None) };
     let dir = process.dir(&core.root)?;
@@ -288,7 +293,7 @@ fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
     Ok(Some(Copies::of_process(&handle, &record, &core.closer)))
 }
 
-/// Finds out whether a change that was begun came about.
+/// Finds out the outcome of a change that was begun.
 async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
     let _operation = container.operation.lock().await;
     let State::Live { activity, .. } = container.init.state() else { return };
@@ -305,7 +310,8 @@ fn restore_process(
     dir: &ProcessDir,
     record: &ProcessRecord,
 ) -> io::Result<Restored> {
-    // First of all: from here on announcements are heard, and what was announced before is on disk.
+    // The FIFO is opened first: from here on announcements are received, and what was announced
+    // before is on disk.
     let reader = match dir.exit_reader() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             dir.make_fifos().and_then(|()| dir.exit_reader())
@@ -314,11 +320,13 @@ fn restore_process(
     };
     let exit = reader.and_then(ExitFifo::restored);
     let exit = match exit {
-        // Something else in the place of a FIFO; of one that has ended nothing is left to hear.
+        // Something else is in the place of the FIFO. If the process has ended, there is nothing
+        // left to receive.
         Err(error) if is_damage(&error) && dir.exit()?.is_some() => None,
         other => Some(other?),
     };
-    // An exec may have the id of an earlier one, whose end was the last that a power cut has left.
+    // An exec may have the id of an earlier one, whose exit was the last event that survived a
+    // power failure.
     let made = record.holdfast.as_ref().map(|policies| &policies.created);
     if known.exited.as_ref().is_some_and(|exited| made.is_some_and(|made| *made > exited.time)) {
         known = KnownProcess::default();
@@ -340,7 +348,8 @@ fn restore_process(
     }
     let policies = record.holdfast.as_ref();
     let shim = policies.and_then(|policies| policies.shim.clone());
-    // The group of a build that told numbers alone may have used them again.
+    // The group of an earlier build announced bare descriptor numbers, and may have reused them
+    // since.
     let is_in_group = policies.is_some_and(|policies| policies.shim_group.is_some());
     let shim = shim.filter(|shim| !is_in_group || shim.stdio.all().all(|fd| fd.identity.is_some()));
     Ok(Restored {
@@ -354,7 +363,7 @@ fn restore_process(
     })
 }
 
-/// Where a process stands, by the files, the kernel and the journal, in this order.
+/// Determines the state of a process from the files, the kernel and the journal, in this order.
 fn state_of(
     core: &Core,
     dir: &ProcessDir,
@@ -366,44 +375,48 @@ fn state_of(
     let stopped = |record: ExitRecord| Ok((State::Stopped(record), None));
     let recorded = |record: ExitRecord| {
         if let Err(error) = dir.record_exit(&record) {
-            // What says it now says it again next time.
+            // The evidence of the exit is still there at the next restore.
             tracing::warn!(dir = %dir.path().display(), %error, "exit not recorded");
         }
         stopped(record)
     };
     let lost = |reason| recorded(ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None));
-    // A file without sense is no proof of an end: a process that is there is believed before it.
+    // A garbled file is no proof of an exit. If the process exists, that counts more.
     let garbled =
         |record: &ExitRecord| record.status == ExitStatus::Unknown(UnknownReason::UnreadableRecord);
-    // No shim outlives a boot: with one there, it is the record that is wrong.
+    // No shim survives a reboot. If there is a shim, the boot id in the record is wrong.
     let has_shim = exit.is_some_and(ExitFifo::has_shim);
     let told = exit.and_then(ExitFifo::announced_exit).or(known.exited.clone());
-    // Of one that runs it is asked below.
+    // If there is a shim, the exit file is read below, after the process was opened.
     if (!has_shim || told.is_some())
         && let Some(record) = dir.exit()?.filter(|record| !garbled(record))
     {
         return stopped(record);
     }
-    // A shim that could not write (a full disk) has still said it; and what was told stays so.
+    // A shim that could not write (because the disk was full) has still announced the exit. An exit
+    // that was published is final.
     if let Some(record) = told {
         return recorded(record);
     }
     if !has_shim && record.boot_id().is_some_and(|boot_id| boot_id != core.boot_id) {
         return lost(UnknownReason::MachineRebooted);
     }
-    // Nothing was ever told of it, and whoever was about to clear it away died over that.
+    // No event of the process was ever published, and whoever was about to clear it away died
+    // before that was done.
     if !has_shim && known.pid.is_none() && dir.is_abandoned()? {
         return Ok((State::Creating, None));
     }
     let pid = dir.pid();
-    // A pid file that is damaged may still be a number. The start time tells, and then the journal
-    // has the right one; without a start time the journal is no better than the file.
+    // A damaged pid file may still contain a number. The start time shows whether it is the right
+    // one. If it is not, the journal has the right one. Without a start time, the journal is no
+    // more reliable than the file.
     let named = pid.as_ref().ok().copied().flatten();
     let journalled = known.pid.filter(|_| !record.start_time.is_empty());
     let kept = kept.take(FdName::Process).map(PidFd::from);
     let handle = Handle::of_record(record, named.into_iter().chain(journalled), kept)?;
-    // Asked again now that the pid was opened: a shim reaps only after it has recorded, so with a
-    // shim and no record the number was still that of the process.
+    // The exit is read again now that the pid was opened. A shim reaps a process only after it has
+    // recorded the exit, so with a shim and without a record, the pid was still that of the
+    // process.
     let there = has_shim || handle.is_some();
     if let Some(record) = dir.exit()?.filter(|record| !(there && garbled(record))) {
         return stopped(record);
@@ -411,25 +424,25 @@ fn state_of(
     if handle.is_some() {
         let shim = match (known.shim_lost, has_shim) {
             (true, false) => Shim::Gone,
-            // One that took over while nobody heard it say so.
+            // A new shim has taken over, and nobody received its announcement.
             (true, true) => Shim::Adopting(1),
             (false, _) => Shim::Present,
         };
         return Ok((State::Live { activity: activity(known, record), shim }, handle));
     }
     match (pid?, journalled) {
-        // What its shim has yet to say is the best evidence there can be.
+        // The shim has still to report the exit, and its report is the best evidence.
         (Some(_), _) | (_, Some(_)) if has_shim => {
             let (activity, shim) = (activity(known, record), Shim::Present);
             Ok((State::Exiting { activity, shim }, None))
         }
         (Some(_), _) | (_, Some(_)) => lost(UnknownReason::ExitedUnwatched),
         (None, None) if record.holdfast.is_none() => {
-            Err(damaged("the seed's record of a process that was never started"))
+            Err(damaged("a record by containerd's 2016 shim of a process that was never started"))
         }
         (None, None) if known.pid.is_some() || !record.start_time.is_empty() => {
-            // Taken for an unfinished start it would be cleared away.
-            Err(damaged("the pid of a process that was there is gone"))
+            // This must not count as an unfinished start, which would be cleared away.
+            Err(damaged("the pid of a process that has existed is missing"))
         }
         (None, None) => Ok((State::Creating, None)),
     }
@@ -439,9 +452,9 @@ fn damaged(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// What a live process does. Of the seed's containers nothing is known, and they are taken for running.
-/// One of which the journal knows nothing may have been started and may not: nobody may start it twice
-/// or delete it unasked, so the runtime is asked.
+/// Returns the activity of a live process. Nothing is known of the containers of containerd's 2016
+/// shim, so they count as running. A container of which the journal knows nothing may have been
+/// started or not. Nobody may start it twice or delete it unasked, so the runtime is asked.
 fn activity(known: &KnownProcess, record: &ProcessRecord) -> Activity {
     let waits = record.holdfast.as_ref().is_some_and(|policies| policies.launch == Launch::Create);
     match known.doing {
@@ -456,7 +469,7 @@ fn activity(known: &KnownProcess, record: &ProcessRecord) -> Activity {
     }
 }
 
-/// The events that a process in this state has behind it and that were not told yet.
+/// Returns the events that a process in this state has behind it, and that were not published yet.
 fn missing(
     known: &KnownProcess,
     state: &State,
@@ -477,7 +490,8 @@ fn missing(
     {
         missing.push(EventKind::Created { pid });
     }
-    // Its start was begun or came with its making, and it has ended: it was started.
+    // The start was begun, or is part of the creation, and the process has ended. So it was
+    // started.
     let at_once = record.holdfast.as_ref().is_some_and(|policies| policies.launch.starts_at_once());
     let starting = known.doing == Some(Doing::Starting);
     let started = live == Some(Activity::Running)

@@ -1,9 +1,10 @@
-//! What becomes of a container or an exec that can't be taken up again.
+//! Handles a container or an exec that can't be restored.
 //!
-//! A damaged one is moved aside, so that its id is free. Not so if something of it may still run:
-//! it is not killed for a bad file; its runtime, its cgroups and its shim go on under the id, so
-//! the id is not free, whatever its directory is called. It is moved at a later restart. What a
-//! newer build wrote, or what can't be read at the moment, is not damaged and stays untouched.
+//! A damaged one is moved aside, so that its id becomes free. It stays if something of it may still
+//! run: it is not killed because of a bad file, and its runtime, its cgroups and its shim continue
+//! under the id. So the id is not free, whatever the directory is called. It is then moved at a
+//! later restart. What a newer build wrote, or what can't be read at the moment, is not damaged,
+//! and stays untouched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,12 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::model::identity::Handle;
 
-/// Why something on disk was not taken up.
+/// Why something on disk was not restored.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// It is not what it should be.
+    /// Its content is not valid.
     Damaged(String),
-    /// It may be well, but not for us, or not now.
+    /// It may be valid, but this build can't use it, or it can't be read now.
     Refused(String),
 }
 
@@ -56,7 +57,8 @@ impl From<Error> for Trouble {
     }
 }
 
-/// Sets a container aside if that is the thing to do, and says what there is to know.
+/// Sets a container aside if it is damaged and nothing of it may still run. Returns the problem to
+/// report.
 pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) -> Problem {
     let path = core.root.path().join(id.as_str());
     let damage = match trouble {
@@ -66,7 +68,7 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
     let looked = core.root.container(id).and_then(|dir| {
         let (known, _) = core.events.known(&dir, id, None);
         let names = dir.directory().names()?;
-        // Whether its directory is there or not.
+        // The init is checked even if its directory is missing.
         let init = std::iter::once(ProcessId::init());
         let mut processes = init.chain(names.iter().filter_map(|name| name.parse().ok()));
         let living =
@@ -83,7 +85,7 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
     told(outcome(damage, path, moved))
 }
 
-/// As [`container`], for an exec of a container that is well.
+/// Does the same as [`container`], for an exec of a container that was restored.
 pub(crate) fn process(
     core: &Arc<Core>,
     container: &ContainerId,
@@ -112,8 +114,8 @@ pub(crate) fn process(
     told(outcome(damage, path, moved))
 }
 
-/// The execs that the journal knows to have been there, whose end nobody has told, and of which
-/// there is no directory.
+/// Returns a problem for each exec whose directory is missing, although the journal contains its
+/// creation and not its end.
 pub(crate) fn lost(
     directory: &Path,
     execs: &[(ProcessId, ProcessDir)],
@@ -125,7 +127,7 @@ pub(crate) fn lost(
     let lost = |(id, known): (&ProcessId, &KnownProcess)| {
         let pid = known.pid?;
         let reason = format!(
-            "its directory is gone, and its end was never told: it was process {pid}, which is not signalled"
+            "its directory is gone, and its exit was never reported: it was process {pid}, which is not signalled"
         );
         Some(told(Problem { path: directory.join(id.as_str()), reason }))
     };
@@ -134,7 +136,7 @@ pub(crate) fn lost(
 
 fn left(damage: &str, living: &str) -> String {
     format!(
-        "{damage}; {living}, so it stays where it is and its id is taken: it is set aside when the supervisor is opened again after its end"
+        "{damage}; {living}, so it stays where it is and its id remains in use; it is set aside when the supervisor is opened again after its end"
     )
 }
 
@@ -150,8 +152,8 @@ fn told(problem: Problem) -> Problem {
     problem
 }
 
-/// What may still run of a process, as far as its damaged directory and the container's journal
-/// tell. In doubt it runs.
+/// Returns what may still run of a process, as far as its damaged directory and the journal of the
+/// container show. In doubt, the process counts as running.
 fn living(
     container: &ContainerDir,
     id: &ProcessId,
@@ -161,7 +163,7 @@ fn living(
     if let Some(pid) = living_process(dir.as_ref(), known) {
         return Some(format!("process {pid}, which may be its {id}, runs and is not signalled"));
     }
-    // A shim holds the reading end for as long as it lives.
+    // A shim holds the reading end of the control FIFO for as long as it lives.
     let has_shim = dir.is_some_and(|dir| dir.control_writer().is_ok());
     has_shim.then(|| format!("the shim of its {id} runs"))
 }

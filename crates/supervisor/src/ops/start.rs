@@ -1,4 +1,5 @@
-//! From a process on disk to a shim at work, and back where that comes to nothing.
+//! Starts a process that is on disk by a shim, and waits until it exists or the failed start has
+//! been cleared away.
 
 use std::fs::File;
 use std::io;
@@ -18,29 +19,30 @@ use crate::shim::begin::ShimEnds;
 use crate::shim::exit_fifo::ExitFifo;
 use crate::watch::Watch;
 
-/// A start that is under way, if its shim could be begun.
+/// A start that is under way. Its shim may have failed to spawn.
 pub(crate) struct Begun {
     container: Arc<ContainerState>,
     process: Arc<Process>,
-    /// `None` for a limit that no clock reaches.
+    /// The deadline of the start; `None` if the clock can't represent it.
     deadline: Option<Instant>,
     shim: io::Result<(File, Option<Child>)>,
 }
 
-/// Begins the shim. Waits for the disk.
+/// Spawns the shim of a process. This blocks on the disk.
 pub(crate) fn begin(core: &Arc<Core>, container: &Arc<ContainerState>, job: &Job) -> Begun {
     let deadline = Instant::now().checked_add(job.timeout);
     let (container, process) = (container.clone(), job.process.clone());
     Begun { container, process, deadline, shim: begin_shim(core, job) }
 }
 
-/// Has the shim watched, and waits until the process is there or the start has been cleared away again.
+/// Spawns the watch of the process. Waits until the process exists, or the failed start has been
+/// cleared away.
 pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> {
     let Begun { container, process, deadline, shim } = begun;
     let (exit, shim) = shim
         .and_then(|(reader, shim)| Ok((Some(ExitFifo::new(reader)?), shim)))
         .unwrap_or_else(|error| {
-            // Nothing runs yet, so the watch finds nothing but the clearing away to do.
+            // Nothing runs yet, so all that the watch has to do is to clear away.
             process.fail(match error.kind() {
                 io::ErrorKind::TimedOut => {
                     let timeout = process.start_timeout;
@@ -72,7 +74,7 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
 fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
     let mut ends = ShimEnds::open(&job.dir, &job.record)?;
     ends.words.extend(["--timeout-ms".into(), millis(job.timeout).to_string().into()]);
-    // The shim of a group raises its own limit.
+    // The shim of a group raises its own limit, so that of the container must be given.
     let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
     let in_a_group = ends.group.is_some();
     if let Some(soft) = core.container_nofile.or_else(|| own().filter(|_| in_a_group)) {

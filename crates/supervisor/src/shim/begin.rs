@@ -1,4 +1,5 @@
-//! A shim begins: with a process to start, or with one to adopt.
+//! Gives a process to a shim, which starts or adopts it: a new shim, a spare one, or that of a
+//! group.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,9 +16,10 @@ use holdfast_sys::fd_passing;
 
 use crate::shim::Shims;
 
-/// What a shim is to be begun with, still to be completed, and the reader of what it will announce.
+/// What a shim begins with: its command line, which is still to be completed, its descriptors, and
+/// the reader of its announcements.
 pub(crate) struct ShimEnds {
-    /// Its command line.
+    /// The arguments of the shim.
     pub(crate) words: Vec<OsString>,
     pub(crate) group: Option<GroupName>,
     announcements: File,
@@ -26,10 +28,11 @@ pub(crate) struct ShimEnds {
 }
 
 impl ShimEnds {
-    /// What the command lines of all shims have in common.
+    /// Opens the descriptors, and assembles the arguments that all shims have in common.
     pub(crate) fn open(dir: &ProcessDir, record: &ProcessRecord) -> io::Result<Self> {
-        // The reader first, or the writer could not be opened; and the writer before there is a
-        // shim, so that from the first moment its death reads as the end of the FIFO.
+        // The reader is opened first, because open(2) of the writer fails without one. The writer
+        // is opened before there is a shim, so that from the first moment on its death reads as the
+        // end of file.
         let reader = dir.exit_reader()?;
         let announcements = dir.exit_writer()?;
         let log = dir.directory().append(SHIM_LOG)?;
@@ -53,20 +56,24 @@ impl ShimEnds {
         Ok(Self { words, group, announcements, log, reader })
     }
 
-    /// It is to be a shim of the process's own.
+    /// Selects a shim of the process's own instead of its group.
     pub(crate) fn leave_group(&mut self) {
         self.group = None;
     }
 
-    /// Begins the shim, or asks that of the group: to start a process, or to adopt the one that left
-    /// these descriptors. `patience` is how long the group may take to make room for the request.
+    /// Spawns the shim, or asks the group: to start a process, or to adopt the one that left the
+    /// descriptors in `adoptee`. `patience` is how long the group may take to make room for the
+    /// request.
+    ///
+    /// Returns the reader of the announcements, and the shim if it is our child.
     pub(crate) fn begin(
         mut self,
         shims: &Arc<Shims>,
         patience: Duration,
         adoptee: Option<Vec<(FdName, BorrowedFd<'_>)>>,
     ) -> io::Result<(File, Option<Child>)> {
-        // A group was asked for that when it began. It stands behind the directory.
+        // The shim of a group has this option on its own command line. Here it follows `--dir` and
+        // its value.
         if self.group.is_none() {
             self.words.insert(2, shim_options::IDENTIFY.into());
         }

@@ -1,4 +1,4 @@
-//! What the shim of a process is told, through its control FIFO.
+//! Messages to the shim of a process, which go through its control FIFO.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::options::TerminalSize;
 use crate::model::process::Process;
 
-/// Sends a line to the shim of a process.
+/// Sends one message to the shim of a process.
 fn control(
     root: &StateRoot,
     process: &Process,
@@ -36,14 +36,15 @@ fn control(
     })
 }
 
-/// Has a shim give up a start, also one that has yet to begin: what is returned keeps the message in the FIFO.
+/// Makes a shim cancel a start, also a shim that has not begun yet: the returned descriptor keeps
+/// the message in the FIFO until the shim reads it.
 pub(crate) fn cancel_start(root: &StateRoot, process: &Process) -> io::Result<File> {
     let mut fifo = process.dir(root)?.control_reader()?;
     fifo.write_all(Control::Signal(nix::libc::SIGKILL).to_string().as_bytes())?;
     Ok(fifo)
 }
 
-/// Has a shim give up the output that waits for a reader.
+/// Makes a shim drop the output that waits for a reader.
 pub(crate) fn cancel(root: &StateRoot, process: &Process) -> Result<(), Error> {
     control(root, process, Control::Signal(nix::libc::SIGKILL), "dropping its output")
 }
@@ -61,5 +62,5 @@ pub(crate) fn resize(root: &StateRoot, process: &Process, size: TerminalSize) ->
 }
 
 pub(crate) fn reopen_logs(root: &StateRoot, process: &Process) -> Result<(), Error> {
-    control(root, process, Control::ReopenLogs, "opening its logs anew")
+    control(root, process, Control::ReopenLogs, "reopening its logs")
 }

@@ -1,4 +1,4 @@
-//! The exit FIFO as a stream of announcements.
+//! The exit FIFO of a process, read as a stream of announcements.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,23 +8,23 @@ use holdfast_state::ExitRecord;
 use holdfast_state::announce::{Announcement, MAX_LINE};
 use tokio::net::unix::pipe::Receiver;
 
-/// The reading end of an exit FIFO, whose other end a shim holds.
+/// The reading end of an exit FIFO. A shim holds the other end.
 #[derive(Debug)]
 pub(crate) struct ExitFifo {
     fifo: Receiver,
     line: Vec<u8>,
-    /// Announcements that were read and not asked for yet.
+    /// The announcements that were read but not returned yet.
     pending: VecDeque<Announcement>,
-    /// The end of file was read.
+    /// Whether the end of file was read.
     ended: bool,
 }
 
 impl ExitFifo {
-    /// Takes the reader. There must be a writer, or have been one since it was opened: to a reader
-    /// that never had one the kernel reports no hang-up.
+    /// Takes the reading end. There must be a writer, or must have been one since this end was
+    /// opened: the kernel reports no hang-up to a reader that never had a writer.
     pub(crate) fn new(reader: File) -> io::Result<Self> {
         Ok(Self {
-            // It was opened as a FIFO, without waiting.
+            // The descriptor was opened as a FIFO and with O_NONBLOCK, so no check is needed.
             fifo: Receiver::from_file_unchecked(reader)?,
             line: Vec::new(),
             pending: VecDeque::new(),
@@ -32,8 +32,8 @@ impl ExitFifo {
         })
     }
 
-    /// Takes the reader of a FIFO that may have lost its writer long ago: reading tells, where
-    /// waiting would not.
+    /// Takes the reading end of a FIFO that may have lost its writer long ago. It reads at once,
+    /// because read(2) reports that, while waiting for readiness would not.
     pub(crate) fn restored(reader: File) -> io::Result<Self> {
         let mut fifo = Self::new(reader)?;
         let mut chunk = [0; 256];
@@ -50,12 +50,12 @@ impl ExitFifo {
         }
     }
 
-    /// Whether a shim held the other end when this was last read.
+    /// Returns whether a shim held the other end at the last read.
     pub(crate) fn has_shim(&self) -> bool {
         !self.ended
     }
 
-    /// An exit that was announced and not asked for yet.
+    /// Returns an exit that was announced and not returned yet.
     pub(crate) fn announced_exit(&self) -> Option<ExitRecord> {
         self.pending.iter().find_map(|announcement| match announcement {
             Announcement::Exited { end, evidence } => {
@@ -67,7 +67,8 @@ impl ExitFifo {
         })
     }
 
-    /// The next announcement, or `None` when the shim is gone. Cancel safe.
+    /// Returns the next announcement, or `None` when the shim is gone. Cancel safe: no announcement
+    /// is lost if the returned future is dropped.
     pub(crate) async fn next(&mut self) -> Option<Announcement> {
         loop {
             if let Some(announcement) = self.pending.pop_front() {
@@ -83,7 +84,8 @@ impl ExitFifo {
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // An error of a FIFO's reading end would be the kernel's; the shim can't be heard any more.
+                // Reading a FIFO fails only if something is wrong in the kernel. The shim can't be
+                // heard any more then.
                 Ok(0) | Err(_) => self.ended = true,
                 Ok(length) => self.take(&chunk[..length]),
             }
@@ -93,13 +95,14 @@ impl ExitFifo {
     fn take(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
-                // A part of a line could be one as well.
+                // A line that reached the limit was cut off. It is ignored, because a part of a
+                // line may be a valid announcement as well.
                 let line = Some(&*self.line).filter(|line| line.len() < MAX_LINE);
                 let text = line.and_then(|line| std::str::from_utf8(line).ok());
                 match text.and_then(Announcement::parse) {
                     Some(announcement) => self.pending.push_back(announcement),
                     None => {
-                        tracing::warn!(line = ?String::from_utf8_lossy(&self.line), "exit FIFO: no announcement")
+                        tracing::warn!(line = ?String::from_utf8_lossy(&self.line), "exit FIFO: a line is not an announcement")
                     }
                 }
                 self.line.clear();

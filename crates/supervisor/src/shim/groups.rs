@@ -1,9 +1,11 @@
-//! Shims that look after many processes each: how they are found, begun and asked.
+//! Shim groups: shims that look after many processes each. This module finds them, spawns them and
+//! sends them requests.
 //!
-//! Each has a socket in the state root, by its name and the version of the messages that it takes, so that
-//! the group of another build, which goes on with the processes that it has, gets no new ones. A group whose
-//! shim is gone refuses connections there, and is begun again with what it is asked: one without any process
-//! ends.
+//! Each group has a socket in the state root. The socket's name consists of that of the group and
+//! the version of the messages that it accepts. So the group of another build keeps the processes
+//! that it has, but gets no new ones. When the shim of a group is gone, its socket refuses
+//! connections. A new shim is then spawned together with the next request, because the shim of a
+//! group without any process ends.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,17 +24,18 @@ use crate::shim::Shims;
 /// How long the shim of a group may take to make room for one more message.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Enough of what a group had to say.
+/// How many bytes of a group's log are copied to our log.
 const LOG_LIMIT: u64 = 64 * 1024;
 
-/// What is known of them: nothing that is not on disk.
+/// The state of all groups. It is only a lock, because everything else is on disk.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    /// Held while one is begun or cleared away.
+    /// Held while the shim of a group is spawned, or a group is cleared away.
     changing: Mutex<()>,
 }
 
-/// Whether there is a group, which has got the message then.
+/// Sends a message to a group. Returns `false` if the shim of the group is gone, so that the
+/// message was not sent.
 fn send(
     home: &Directory,
     group: &str,
@@ -40,7 +43,7 @@ fn send(
     patience: Duration,
 ) -> io::Result<bool> {
     let socket = UnixDatagram::unbound()?;
-    // None at all would stand for ever.
+    // A timeout of zero would stand for an infinite one.
     socket.set_write_timeout(Some(patience.clamp(Duration::from_millis(1), PATIENCE)))?;
     match socket.connect(address(home, group)).and_then(|()| message.send(&socket)) {
         Ok(()) => Ok(true),
@@ -53,14 +56,14 @@ fn send(
     }
 }
 
-/// Whether an error says that the shim of a group is gone, or is about to go.
+/// Returns whether an error means that the shim of a group is gone, or is about to go.
 fn is_gone(error: &io::Error) -> bool {
     let codes = [Errno::ENOENT, Errno::ECONNREFUSED, Errno::EPIPE, Errno::ECONNRESET];
     codes.iter().any(|code| error.raw_os_error() == Some(*code as i32))
 }
 
-/// The path of its socket. It leads through our descriptor of the directory: the directory's own path
-/// may be longer than the address of a socket can be.
+/// Returns the path of a group's socket. The path leads through our descriptor of the directory,
+/// because the directory's own path may be longer than the address of a socket can be.
 fn address(home: &Directory, group: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{group}", home.as_fd().as_raw_fd()))
 }
@@ -70,7 +73,7 @@ fn log_name(group: &str) -> String {
 }
 
 impl Shims {
-    /// Asks a group to start or adopt a process; begins it, if need be.
+    /// Asks a group to start or adopt a process. Spawns the shim of the group if there is none.
     pub(crate) fn ask_group(
         self: &Arc<Self>,
         group: &GroupName,
@@ -78,20 +81,20 @@ impl Shims {
         patience: Duration,
     ) -> io::Result<()> {
         let home = self.root.groups()?;
-        // No group's name has this sign.
+        // The name of a group never contains an `@`.
         let name = format!("{group}@{VERSION}");
         let sent = || send(&home, &name, message, patience);
         if sent()? {
             return Ok(());
         }
         let _alone = self.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have begun it meanwhile.
+        // Another thread may have spawned it meanwhile.
         if sent()? {
             return Ok(());
         }
-        // Under another name until the first message is in it. A group without a process ends, so it
-        // must be there before the group begins; and others would fill the queue, which is short, before
-        // there is anybody who reads it.
+        // The socket has another name until the first message is in it. The shim of a group ends if
+        // it has no process, so the message must be there before the shim begins. And other
+        // requests could fill the queue, which is short, before anybody reads it.
         let staged = format!(".{name}.new");
         home.unlink(&staged)?;
         let inbox = UnixDatagram::bind(address(&home, &staged))?;
@@ -126,7 +129,7 @@ impl Shims {
                 ended_well = this.spawned.ended(&mut shim) => ended_well,
                 () = this.tasks.stop.cancelled() => return,
             };
-            // What it started comes to us, if we are a subreaper.
+            // If we are a subreaper, its children become ours.
             this.spawned.expect_strangers();
             tracing::debug!(group, ended_well, "the shim of a group has ended");
             _ = tokio::task::spawn_blocking(move || this.clear_group_away(&group)).await;
@@ -134,7 +137,8 @@ impl Shims {
         Ok(())
     }
 
-    /// Removes what is left of a group whose shim is gone.
+    /// Removes the socket and the log of a group whose shim is gone, and copies that log to our
+    /// own.
     fn clear_group_away(&self, group: &str) {
         let _alone = self.groups.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let cleared = self.root.groups().and_then(|home| {
@@ -146,20 +150,21 @@ impl Shims {
             let log = log_name(group);
             let said = home.read(&log, LOG_LIMIT).unwrap_or_default();
             for line in String::from_utf8_lossy(&said).lines() {
-                tracing::warn!(group, line, "said by its shim");
+                tracing::warn!(group, line, "from the log of a shim group");
             }
             home.unlink(&log)
         });
         if let Err(error) = cleared {
-            tracing::warn!(group, %error, "left of a group whose shim is gone");
+            tracing::warn!(group, %error, "the files of a group whose shim is gone were not removed");
         }
     }
 
-    /// Removes what is left of all groups whose shims are gone: nobody saw them go.
+    /// Removes what is left of the groups whose shims ended while no supervisor ran.
     pub(crate) fn sweep_groups(&self) -> io::Result<()> {
         if self.root.has_groups()? {
             let names = self.root.groups()?.names()?;
-            // The others are logs, and sockets of groups that were not begun.
+            // Names with a dot belong to logs, and to sockets of groups whose shim was never
+            // spawned.
             for group in names.iter().filter(|name| !name.starts_with('.')) {
                 self.clear_group_away(group);
             }

@@ -1,4 +1,4 @@
-//! Shims: how they are begun, asked and heard.
+//! Shims: how they are spawned, how messages reach them, and how their announcements are read.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,10 +17,10 @@ pub(crate) mod exit_fifo;
 pub(crate) mod groups;
 mod spares;
 
-/// The shim's executable.
+/// The name of the shim's executable.
 pub(crate) const SHIM: &str = "holdfast-shim";
 
-/// All shims of a supervisor.
+/// What a supervisor needs to spawn and reach its shims.
 #[derive(Debug)]
 pub(crate) struct Shims {
     pub(crate) program: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct Shims {
 }
 
 impl Shims {
-    /// `spares` of them are to wait for a start.
+    /// Creates this state. `spares` is the number of spare shims that wait for a start.
     pub(crate) fn new(
         program: PathBuf,
         spares: usize,
@@ -44,7 +44,7 @@ impl Shims {
         Self { program, root, spawned, tasks, groups, spares }
     }
 
-    /// The command of a shim, still without arguments.
+    /// Returns the command of a shim, still without arguments.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         hide_our_own_manager(&mut command);

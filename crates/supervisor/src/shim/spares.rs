@@ -1,5 +1,5 @@
-//! Shims that were begun before there is anything to do: until a program has begun takes longer than
-//! to tell it what to do.
+//! Spare shims, which are spawned before there is anything to do, because the start of a program
+//! takes longer than a message to one that waits.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,20 +19,22 @@ use crate::os::children::Spawned;
 use crate::os::tasks::blocking;
 use crate::shim::{SHIM, Shims};
 
-/// How long after a start others are begun: what was started comes first.
+/// The delay from a start to the spawn of new spare shims. The process that was started comes
+/// first.
 const MOMENT: Duration = Duration::from_millis(2);
 
-/// Those that wait.
+/// The spare shims of a supervisor.
 #[derive(Debug)]
 pub(crate) struct Spares {
-    /// How many are to wait.
+    /// How many spare shims should wait.
     wanted: usize,
     waiting: Mutex<Vec<Spare>>,
-    /// Some are about to be begun.
+    /// Whether spare shims are about to be spawned.
     refilling: AtomicBool,
 }
 
-/// One that waits. It ends by itself when its socket closes, as by our death; dropped, it is killed.
+/// A shim that waits for a start. It ends by itself when its socket closes, for example when we
+/// die. When this value is dropped, the shim is killed.
 #[derive(Debug)]
 struct Spare {
     shim: Option<Child>,
@@ -45,7 +47,7 @@ impl Spares {
         Self { wanted, waiting: Mutex::default(), refilling: AtomicBool::new(false) }
     }
 
-    /// Has one of them start a process. `None` if none can.
+    /// Makes a spare shim start a process. Returns `None` if no spare shim can.
     pub(crate) fn employ<'a>(
         &self,
         words: impl Iterator<Item = &'a OsStr>,
@@ -53,7 +55,8 @@ impl Spares {
     ) -> Option<Child> {
         let mut spare = {
             let mut waiting = self.waiting();
-            // Read, as the connection would else be reset when we close it.
+            // The byte is read and not only peeked at: if it were unread when we close the socket,
+            // the connection would be reset.
             let ready = waiting.iter().position(|spare| matches!(spare.hear(true), Ok(1..)))?;
             waiting.swap_remove(ready)
         };
@@ -61,7 +64,7 @@ impl Spares {
         match Message::new(fds, words).and_then(|message| message.send(&spare.socket)) {
             Ok(()) => spare.shim.take(),
             Err(error) => {
-                tracing::debug!(%error, "a spare shim is of no use");
+                tracing::debug!(%error, "a spare shim did not accept a start");
                 None
             }
         }
@@ -73,7 +76,7 @@ impl Spares {
 }
 
 impl Shims {
-    /// Begins as many spare ones as are missing, after a moment.
+    /// Spawns the missing spare shims, after a moment.
     pub(crate) fn refill_later(self: &Arc<Self>) {
         if self.spares.refilling.swap(true, Ordering::Relaxed) {
             return;
@@ -86,7 +89,7 @@ impl Shims {
             }
             let begun = this.clone();
             if let Err(error) = blocking(move || begun.refill()).await {
-                tracing::warn!(%error, "no spare shim");
+                tracing::warn!(%error, "no spare shim could be spawned");
             }
             this.spares.refilling.store(false, Ordering::Relaxed);
         });
@@ -103,7 +106,7 @@ impl Shims {
         Ok(())
     }
 
-    /// Ends the spare ones.
+    /// Ends the spare shims.
     pub(crate) fn dismiss_spares(&self) {
         self.spares.waiting().clear();
     }
@@ -118,7 +121,8 @@ impl Spare {
         Ok(Self { shim: Some(shim), socket, spawned: shims.spawned.clone() })
     }
 
-    /// Something once it waits, and 0 when it has died.
+    /// Reads the byte by which a shim reports that it waits; without `for_good` it only peeks at
+    /// it. Returns 0 if the shim has died.
     fn hear(&self, for_good: bool) -> nix::Result<usize> {
         let peek = if for_good { MsgFlags::empty() } else { MsgFlags::MSG_PEEK };
         recv(self.socket.as_raw_fd(), &mut [0], peek | MsgFlags::MSG_DONTWAIT)
@@ -128,7 +132,7 @@ impl Spare {
 impl Drop for Spare {
     fn drop(&mut self) {
         let Some(mut shim) = self.shim.take() else { return };
-        // It has nothing to lose, and this can't take long.
+        // The shim has no process, so nothing is lost, and it ends quickly.
         let _ = shim.kill().and_then(|()| shim.wait());
         self.spawned.leave(shim.id());
     }

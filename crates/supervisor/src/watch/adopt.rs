@@ -1,4 +1,5 @@
-//! A process whose shim has died gets a new one, which takes over what that read from.
+//! Adoption: a process whose shim has died gets a new one, which continues to read from the sources
+//! of the old one.
 
 use std::fs::File;
 use std::io;
@@ -20,10 +21,12 @@ use crate::shim::begin::ShimEnds;
 use crate::shim::exit_fifo::ExitFifo;
 use crate::shim::groups;
 
-/// How many are adopted at the same time. Each needs some descriptors for a moment.
+/// How many processes are adopted at the same time. Each adoption needs some descriptors for a
+/// moment.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// Starts a shim that takes over: one of the process's own, if that is said, also where it has a group.
+/// Has a shim adopt the process: that of its group, or a new one if it has no group or `alone` is
+/// set.
 pub(crate) async fn adopt(
     core: &Arc<Core>,
     process: &Arc<Process>,
@@ -31,21 +34,23 @@ pub(crate) async fn adopt(
 ) -> io::Result<(ExitFifo, Option<Child>)> {
     let (core, process) = (core.clone(), process.clone());
     let (reader, child) = blocking(move || {
-        let handle = process.handle().ok_or_else(|| io::Error::other("it has ended"))?;
+        let handle = process.handle().ok_or_else(|| io::Error::other("the process has ended"))?;
         let dir = process.dir(&core.root)?;
         let record = dir.load().map_err(io::Error::other)?;
         let is_grouped = record.holdfast.as_ref().is_some_and(|it| it.shim_group.is_some());
         let alone = alone || (is_grouped && !has_ended(&record)?);
         if dir.control_writer().is_ok() {
-            // Its exit FIFO may have been removed; two shims would tear the output apart.
-            return Err(io::Error::other("its shim lives, and is not heard"));
+            // The shim is alive although its exit FIFO hung up: the FIFO may have been removed. Two
+            // shims would split the output between them.
+            return Err(io::Error::other("its shim is alive, but can't be heard"));
         }
         dir.make_fifos()?;
         let copies = process
             .take_copies()
             .unwrap_or_else(|| Copies::of_process(&handle, &record, &core.closer));
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies, alone);
-        // Should this one die as well, what is in the pipes shall outlive it too.
+        // The copies are kept: if the new shim dies as well, the content of the pipes must survive
+        // that too.
         process.keep_copies(copies);
         spawned
     })
@@ -53,12 +58,14 @@ pub(crate) async fn adopt(
     Ok((ExitFifo::new(reader)?, child))
 }
 
-/// How long the shim of a group may take to end. Then another one is begun for each of its processes.
+/// How long the shim of a group may take to end. After that, each of its processes gets a shim of
+/// its own.
 const END_GRACE: Duration = Duration::from_secs(10);
 
-/// Waits until the shim of a group has ended that is ending. It closes its files one by one: that of the process
-/// may be closed while the group's inbox is open, and what came into that now would be lost. `false` if it hangs
-/// in the kernel, as over a pipe that a container has locked.
+/// Waits until the shim of a group has ended, if it is being killed. It closes its files one by
+/// one, so the FIFO of the process may be closed while the inbox of the group is still open, and a
+/// message to that inbox would be lost now. Returns `false` if the shim hangs in the kernel, for
+/// example at a pipe that a container has locked.
 fn has_ended(record: &ProcessRecord) -> io::Result<bool> {
     let shim = record.holdfast.as_ref().and_then(|policies| policies.shim.as_ref());
     let Some(shim) = shim.filter(|shim| is_being_killed(shim.pid)) else { return Ok(true) };

@@ -1,5 +1,5 @@
-//! Changes of what a container does that its runtime makes: start, pause, resume. And what came of one that
-//! nobody saw the end of.
+//! Changes of a container that its runtime makes: start, pause, resume. Also finds out the outcome
+//! of a change whose end nobody saw.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::os::tasks::blocking;
 
 /// How long a runtime may take to freeze, thaw or limit a container.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(30);
-/// How long it may take to say what it knows of one.
+/// How long a runtime may take to report the state of a container.
 const STATUS_LIMIT: Duration = Duration::from_secs(30);
 
-/// Makes one. The caller holds the container's operation.
+/// Makes a change. The caller holds the operation lock of the container.
 pub(crate) async fn make(
     core: &Core,
     container: &ContainerState,
@@ -34,8 +34,8 @@ pub(crate) async fn make(
     done
 }
 
-/// Takes note of what came of a change. A command that failed or was killed may have done its work
-/// all the same, so then that is asked.
+/// Records the outcome of a change. A command that failed or was killed may have done its work all
+/// the same, so the outcome is then looked up.
 pub(crate) async fn settle(
     core: &Core,
     container: &ContainerState,
@@ -46,15 +46,16 @@ pub(crate) async fn settle(
         Ok(()) => Input::Done,
         Err(error) => {
             let outcome = outcome(container, change).await;
-            tracing::warn!(container = %container.id, ?change, ?outcome, %error, "the runtime failed, and was asked what it has done");
+            tracing::warn!(container = %container.id, ?change, ?outcome, %error, "the runtime failed; the outcome was looked up");
             outcome
         }
     };
     container.init.apply(&core.events, outcome).await;
 }
 
-/// Thaws it for a signal that would otherwise wait for ever: on cgroup v1 a frozen process does
-/// not even die of SIGKILL. Whoever froze it, and whether or not that is known here.
+/// Thaws a container for a signal that would otherwise wait for ever: on cgroup v1, a frozen
+/// process does not even die of SIGKILL. It does not matter who froze the container, or whether the
+/// supervisor knows of it.
 pub(crate) async fn thaw(core: &Core, container: &ContainerState) -> Result<(), Error> {
     if container.init.status() == Status::Paused {
         return make(core, container, Change::Resume, "resume", "paused").await;
@@ -67,10 +68,12 @@ pub(crate) async fn thaw(core: &Core, container: &ContainerState) -> Result<(), 
     Ok(())
 }
 
-/// What came of a change that was begun: its command failed, or whoever gave it died.
+/// Returns the outcome of a change that was begun, when its command failed or the process that gave
+/// the command died.
 ///
-/// The kernel says whether a container is frozen that has a freezer; all else only its runtime knows.
-/// If that does not say, the container counts as started: nobody may start it twice.
+/// The kernel knows whether a container with a freezer is frozen. Only the runtime knows everything
+/// else. If the runtime gives no answer, a container counts as started, because nobody may start it
+/// twice, and as not paused.
 pub(crate) async fn outcome(container: &ContainerState, change: Change) -> Input {
     let frozen = match container.init.pid() {
         Some(pid) if change != Change::Start => {
@@ -82,7 +85,7 @@ pub(crate) async fn outcome(container: &ContainerState, change: Change) -> Input
         "paused".to_owned()
     } else {
         container.runtime.status(&container.id, STATUS_LIMIT).await.unwrap_or_else(|error| {
-            tracing::warn!(container = %container.id, ?change, %error, "the runtime does not say what it has done");
+            tracing::warn!(container = %container.id, ?change, %error, "the runtime does not report the state of the container");
             String::new()
         })
     };

@@ -1,4 +1,4 @@
-//! A start that came to nothing: why, and what is left of it.
+//! Failed starts: finds the reason, and removes what is left of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use crate::os::tasks::blocking;
 use crate::watch::leftovers;
 use crate::watch::remove::{self, Removal};
 
-/// Explains a start that came to nothing and removes all that is left of it.
+/// Finds out why a start failed, and removes everything that is left of it.
 ///
-/// `given_up` is there if its shim has given it up by itself, and says whether it took too long.
+/// `given_up` is set if the shim has given up the start by itself. It says whether the start took
+/// too long.
 pub(crate) async fn clear_away(
     core: &Arc<Core>,
     container: &Arc<ContainerState>,
@@ -34,7 +35,8 @@ pub(crate) async fn clear_away(
         tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
     }
     if process.tell_failure() {
-        // Before anything goes: who dies over that finds it told.
+        // The failure is reported before anything is removed. If we die in between, the next
+        // supervisor knows from the journal that it was reported.
         process.apply(&core.events, Input::Failed(failure.to_string())).await;
     }
     process.fail(failure);
@@ -42,7 +44,7 @@ pub(crate) async fn clear_away(
         leftovers::end_runtime(dir)?;
         leftovers::end_process(dir)
     };
-    // A shim that has given it up has seen to that.
+    // A shim that gave up the start has already ended all its processes.
     if given_up.is_none()
         && let Ok(dir) = dir
         && let Err(error) = blocking(move || ended(&dir)).await
@@ -52,16 +54,16 @@ pub(crate) async fn clear_away(
     if process.id.is_init()
         && let Err(error) = container.runtime.delete(&process.container, remove::DELETE_LIMIT).await
     {
-        tracing::warn!(container = %process.container, %error, "failed start: not deleted from the runtime");
+        tracing::warn!(container = %process.container, %error, "failed start: the container was not deleted from the runtime");
     }
-    // A runtime that was killed over it may have made these, and know nothing of them.
+    // A runtime that was killed during the start may have created cgroups, and not know of them.
     if process.id.is_init()
         && let Ok(own) = Cgroups::own()
     {
         own.remove_empty_below(process.container.as_str());
     }
     if let Err(error) = remove::forget(core, container, process, Removal::OfItself).await {
-        tracing::error!(container = %process.container, process = %process.id, %error, "failed start: directory left");
+        tracing::error!(container = %process.container, process = %process.id, %error, "failed start: its directory was not removed");
     }
 }
 
@@ -78,7 +80,8 @@ fn explain(dir: &ProcessDir, timed_out: bool, timeout: Duration) -> Error {
         Some(StartError::Shim(text)) => Error::Shim(text),
         Some(StartError::Runtime(text)) => Error::Runtime(text),
         None => match dir.stderr_tail() {
-            // A runtime that fails before it has read its log option says so on its standard error.
+            // A runtime that fails before it has read its log option writes the reason to standard
+            // error.
             text if !text.is_empty() => Error::Runtime(text),
             _ => Error::NotStarted(String::new()),
         },

@@ -1,4 +1,4 @@
-//! How a process ended, when its shim can't say.
+//! Finds out how a process ended if its shim can't report that.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::model::identity::Handle;
 
-/// How long whoever is the parent of a zombie whose status we may not see may take to reap it.
+/// How long the parent of a zombie whose status we may not see may take to reap it.
 const REAP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What is on disk of the end of a process.
+/// Returns the exit record that is on disk, if any.
 pub(crate) fn on_disk(dir: &ProcessDir) -> Option<ExitRecord> {
     dir.exit().ok().flatten()
 }
 
-/// What the kernel tells of a process that has ended.
+/// Returns what the kernel reports of a process that has ended.
 pub(crate) async fn from_kernel(handle: Option<&Handle>) -> ExitRecord {
     let unknown = |reason| ExitRecord::now(ExitStatus::Unknown(reason), Evidence::None);
     let Some(handle) = handle else { return unknown(UnknownReason::ExitedUnwatched) };
@@ -30,7 +30,8 @@ pub(crate) async fn from_kernel(handle: Option<&Handle>) -> ExitRecord {
             Ending::Lost => return unknown(UnknownReason::ReapedByAnother),
             Ending::Alive | Ending::Hidden => {}
         }
-        // A zombie's pidfd is ready, and once more when it is reaped.
+        // A pidfd becomes readable when its process becomes a zombie, and again when that is
+        // reaped.
         if reaped.is_none() {
             reaped = reactor::pidfd(handle.pidfd.clone()).ok();
         }

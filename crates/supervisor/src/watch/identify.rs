@@ -1,4 +1,4 @@
-//! A process is taken hold of, and who has it is written down.
+//! Opens handles of processes, and records their identities and their shims.
 
 use std::io;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::model::identity::Handle;
 use crate::model::process::Process;
 use crate::os::tasks::blocking;
 
-/// Takes hold of a process that its shim has just announced, and writes down its start time.
+/// Opens a handle of a process that its shim has just announced, and records its identity.
 ///
-/// The shim reaps a process only after the status is on disk. So if there is no status after the
-/// pid was opened, the pid was still that of the process.
+/// The shim reaps a process only after the exit is on disk. So if there is no exit on disk after
+/// the pid was opened, the pid was still that of the process.
 pub(crate) async fn take_identity(
     core: &Arc<Core>,
     process: &Arc<Process>,
@@ -37,21 +37,22 @@ pub(crate) async fn take_identity(
         written
     });
     if let Err(error) = taken.await {
-        // It runs, and its shim will tell of its exit; what is missing is the proof of identity
-        // after a restart.
+        // The process runs, and its shim will report its exit. Only the proof of its identity after
+        // a restart is missing.
         tracing::error!(%container, process = %id, pid, %error, "identity not recorded");
     }
 }
 
-/// Takes hold of a process once more whose number could not be opened when it was announced. Whether it is
-/// still there.
+/// Opens a handle of a process whose pid could not be opened when it was announced. Returns whether
+/// the process is still there.
 pub(crate) async fn take_again(core: &Arc<Core>, process: &Arc<Process>) -> io::Result<bool> {
     let (core, process) = (core.clone(), process.clone());
     blocking(move || {
         let dir = process.dir(&core.root)?;
         let mut record = dir.load().map_err(io::Error::other)?;
         let found = Handle::of_record(&record, dir.pid()?, None)?;
-        // A shim reaps only after it has recorded: without a record the number was still that of the process.
+        // A shim reaps a process only after it has recorded the exit. So without a record, the pid
+        // was still that of the process.
         let Some(handle) = found.filter(|handle| handle.pidfd.is_alive()) else { return Ok(false) };
         if dir.exit()?.is_some() {
             return Ok(false);
@@ -64,7 +65,7 @@ pub(crate) async fn take_again(core: &Arc<Core>, process: &Arc<Process>) -> io::
     .await
 }
 
-/// Writes down which shim has taken a process over.
+/// Records which shim has adopted a process.
 pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shim: ShimRecord) {
     let (core, process) = (core.clone(), process.clone());
     let (container, id) = (process.container.clone(), process.id.clone());
@@ -74,11 +75,11 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
         write_shim(&core, &process, &dir, record, Some(shim))
     });
     if let Err(error) = recorded.await {
-        tracing::error!(%container, process = %id, %error, "adopter not recorded");
+        tracing::error!(%container, process = %id, %error, "the shim that adopted the process was not recorded");
     }
 }
 
-/// Saves a record with its shim, and keeps copies of what that reads from.
+/// Saves a record together with its shim, and keeps copies of what that shim reads from.
 fn write_shim(
     core: &Core,
     process: &Process,
@@ -93,7 +94,8 @@ fn write_shim(
     if let Some(shim) = shim {
         match Copies::of_shim(&shim, &core.closer) {
             Ok(copies) => process.keep_copies(copies),
-            // Its process has ended already, or it was killed: the record stands all the same.
+            // The process has ended already, or the shim was killed. The record is valid all the
+            // same.
             Err(error) => {
                 tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
             }

@@ -1,5 +1,5 @@
-//! What a start leaves behind whose shim was killed in the middle of it. A shim that gives a start up
-//! has ended all of it before it goes.
+//! Ends what is left of a start whose shim was killed in the middle of it. A shim that gives up a
+//! start ends all of it before it exits.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,19 +13,21 @@ use nix::libc::SIGKILL;
 
 use crate::model::identity::Handle;
 
-/// How long a runtime may work on after its shim was killed.
+/// How long a runtime may continue after its shim was killed.
 const RUNTIME_GRACE: Duration = Duration::from_secs(10);
 
-/// How long the killed may take to vanish. Only who hangs in the kernel takes long.
+/// How long killed processes may take to vanish. Only a process that hangs in the kernel takes
+/// long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// How far two clocks may read the same moment apart: a tick of the start time, and some drift.
+/// By how much two readings of the same moment may differ: one tick of the start time, and some
+/// drift between the clocks.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// Waits for the runtime of a shim that was killed: what it has begun it had better finish, so that
-/// what there is of it can be found. One that goes on and on is killed.
+/// Waits for the runtime of a shim that was killed: it should finish what it has begun, so that the
+/// result can be found. A runtime that does not end in time is killed.
 pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
-    // It was told to write its pid file there, and nobody else was.
+    // Only this runtime has the path of this pid file on its command line.
     let pid_file = dir.path().join(PID);
     let is_its = |pid: i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -36,16 +38,19 @@ pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
         let mut ended = true;
         for pid in proc::all()?.into_iter().filter(|pid| is_its(*pid)) {
             let Ok(process) = PidFd::open(pid) else { continue };
-            // Asked again of the process that we hold now.
+            // This is checked again for the process that we hold now.
             if is_its(pid) {
                 ended = false;
                 if !process.ends_by(give_up_at)? {
-                    tracing::warn!(pid, "runtime killed: its shim died, and it does not end");
+                    tracing::warn!(
+                        pid,
+                        "runtime killed: its shim died, and the runtime does not end"
+                    );
                     kill(&process)?;
                 }
             }
         }
-        // Whoever was there may have started another; the next look finds it.
+        // A process that was found may have started another one, which the next scan finds.
         if ended {
             return Ok(());
         }
@@ -53,7 +58,7 @@ pub(crate) fn end_runtime(dir: &ProcessDir) -> io::Result<()> {
 }
 
 /// Kills the process that the pid file of an unfinished start names, if it is the one that was
-/// written there: it began after the record was written, and before its number was.
+/// written there: it must have started after the record was written, and before the pid file was.
 pub(crate) fn end_process(dir: &ProcessDir) -> io::Result<()> {
     let Some(pid) = dir.pid()? else { return Ok(()) };
     let Some(handle) = Handle::open(pid)? else { return Ok(()) };
@@ -63,13 +68,13 @@ pub(crate) fn end_process(dir: &ProcessDir) -> io::Result<()> {
         (dir.directory().modified(PROCESS_JSON)?, dir.directory().modified(PID)?);
     let started = stat.started()?;
     if stat.start_time != *start_time || started + SLACK < recorded || started > named + SLACK {
-        tracing::warn!(pid, "the pid of an unfinished start is another process's by now");
+        tracing::warn!(pid, "the pid of an unfinished start belongs to another process by now");
         return Ok(());
     }
     if let Err(error) = dir.abandon() {
-        tracing::warn!(pid, %error, "should we die now, its end will be taken for a container's");
+        tracing::warn!(pid, %error, "if we die now, its end will be taken for the exit of a container");
     }
-    tracing::info!(pid, "killed: its shim died before it had taken it over");
+    tracing::info!(pid, "process killed: its shim died before it had taken it over");
     kill(&handle.pidfd)
 }
 
@@ -78,6 +83,6 @@ fn kill(process: &PidFd) -> io::Result<()> {
     if process.ends_by(Instant::now() + KILL_GRACE)? {
         Ok(())
     } else {
-        Err(io::Error::other("it survives SIGKILL: it hangs in the kernel"))
+        Err(io::Error::other("the process survives SIGKILL: it hangs in the kernel"))
     }
 }

@@ -1,5 +1,6 @@
-//! A task a process: it carries the news of the exit FIFO and the pidfd to the lifecycle, and does
-//! what that decides. While nothing happens it costs no wake-up.
+//! One task per process. It reports what happens at the exit FIFO and at the pidfd to the
+//! lifecycle, and carries out the actions that the lifecycle decides. It causes no wake-up while
+//! nothing happens.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,13 +33,13 @@ pub(crate) mod identify;
 mod leftovers;
 pub(crate) mod remove;
 
-/// How long a shim may take from the end of its process to the record of it: it drains the output
-/// first, and a loaded machine has other things to do. After that it counts as wedged, and the
+/// How long a shim may take from the end of its process until the exit is recorded. It drains the
+/// output first, and the machine may be loaded. After that the shim counts as wedged, and the
 /// status is taken from the kernel.
 const RECORD_GRACE: Duration = Duration::from_secs(10);
 
-/// By how much a shim may overstay the limit of a start, which it keeps itself: it has to kill what the
-/// runtime started, and to see it gone.
+/// By how much a shim may exceed the start timeout, which it enforces itself: it has to kill what
+/// the runtime started, and to wait until that is gone.
 const SHIM_SLACK: Duration = Duration::from_secs(8);
 
 /// The watch of one process.
@@ -46,47 +47,48 @@ pub(crate) struct Watch {
     core: Arc<Core>,
     container: Arc<ContainerState>,
     process: Arc<Process>,
-    /// `None` when the shim is known to be gone.
+    /// The exit FIFO; `None` when the shim is known to be gone.
     exit: Option<ExitFifo>,
     /// The shim, if it is a child of ours and must be reaped.
     shim: Option<Child>,
-    /// That the shim has given the start up, and whether that took too long.
+    /// Set when the shim has given up the start: whether the start took too long.
     given_up: Option<bool>,
-    /// When the time for the start is over.
+    /// The deadline of the start, if any.
     start_deadline: Option<Instant>,
-    /// There as long as there is memory to watch.
+    /// The watch for out-of-memory kills, as long as there is memory to watch.
     oom: Option<OomWatch>,
-    /// Whether its removal has been begun.
+    /// Whether the removal of the process has begun.
     going: bool,
-    /// Whether the shim has been given time beyond the limit of the start.
+    /// Whether the shim was granted time beyond the start timeout.
     overtime: bool,
     adoptions: Adoptions,
-    /// When the next shim is to be begun that adopts.
+    /// When the next adoption is due, if one is delayed.
     adopt_at: Option<Instant>,
 }
 
-/// How often the process was adopted lately. One that makes its shims die, however it does that, must
-/// not keep the supervisor and the disk busy.
+/// The recent adoptions of the process. A process that makes its shims die, however it does that,
+/// must not keep the supervisor and the disk busy.
 #[derive(Debug, Default)]
 struct Adoptions(VecDeque<Instant>);
 
 impl Adoptions {
-    /// How long is lately.
+    /// How long an adoption counts as recent.
     const WINDOW: Duration = Duration::from_secs(600);
-    /// How many follow each other at once.
+    /// How many adoptions follow each other without a pause.
     const AT_ONCE: usize = 5;
-    /// How many of them the group of the process gets. It may have no room: then a shim of the process's own
-    /// is asked for.
+    /// How many of them are assigned to the group of the process. The group may have no room, so
+    /// after that the process gets a shim of its own.
     const IN_A_GROUP: usize = 2;
     /// The longest pause.
     const LONGEST: Duration = Duration::from_secs(60);
 
-    /// Counts one more, and returns how long it has to wait: longer and longer.
+    /// Counts one more adoption, and returns how long it has to wait: the pause doubles each time,
+    /// from one second up to `LONGEST`.
     fn pause(&mut self, now: Instant) -> Duration {
         while self.0.front().is_some_and(|first| now.duration_since(*first) > Self::WINDOW) {
             self.0.pop_front();
         }
-        // More of them would make no pause longer.
+        // More entries would not make the pause longer.
         while self.0.len() > 4 * Self::AT_ONCE {
             self.0.pop_front();
         }
@@ -100,7 +102,7 @@ impl Adoptions {
     }
 }
 
-/// One piece of news.
+/// One event that the watch waits for.
 enum News {
     Said(Announcement),
     ShimGone,
@@ -135,11 +137,11 @@ impl Watch {
         }
     }
 
-    /// Watches until the process has ended and its shim is gone.
+    /// Watches until the process has ended and its shim is gone, or the supervisor is shut down.
     pub(crate) async fn run(mut self) {
         let _unwatched = self.process.unwatched.clone().drop_guard();
         let mut deadline = self.start_deadline;
-        // Registered with the reactor only while its news is wanted.
+        // The pidfd is registered with the reactor only while it is needed.
         let mut pidfd = None;
         self.watch_memory();
         if self.exit.is_none() {
@@ -152,7 +154,7 @@ impl Watch {
             }
             let final_state = matches!(state, State::Stopped(_) | State::Abandoned);
             if final_state {
-                // Who waits for it comes first.
+                // Tasks that wait for the exit come first.
                 tokio::task::yield_now().await;
                 (pidfd, deadline) = (None, None);
                 self.adopt_at = None;
@@ -162,9 +164,10 @@ impl Watch {
                 }
                 self.reap_orphan();
                 self.process.set_handle(None);
-                // Not only when the shim is gone: without a pid namespace what the container has left
-                // running holds its pipes, and the deletion is what ends that. The output of an exec
-                // goes on as long as somebody writes it.
+                // The removal of a container does not wait until its shim is gone: without a pid
+                // namespace, processes that the container has left running hold its pipes open, and
+                // the deletion is what ends them. An exec is removed only when its shim is gone,
+                // because its output continues as long as somebody writes it.
                 if self.process.id.is_init() || self.exit.is_none() {
                     self.remove_if_asked();
                 }
@@ -174,7 +177,8 @@ impl Watch {
             }
             let news = tokio::select! {
                 biased;
-                // Before the pidfd: what the shim has recorded is the better evidence.
+                // The FIFO comes before the pidfd: what the shim has recorded is the better
+                // evidence.
                 said = next(&mut self.exit), if self.exit.is_some() => said.map_or(News::ShimGone, News::Said),
                 () = gone(&pidfd), if pidfd.is_some() => News::ProcessGone,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => News::DeadlinePassed,
@@ -212,7 +216,8 @@ impl Watch {
                 }
                 News::ProcessGone => {
                     pidfd = None;
-                    // It makes no more shims die, and its last output is to be had.
+                    // A process that has ended makes no more shims die, and its last output is
+                    // still to be read, so a delayed adoption is due now.
                     if let Some(due) = &mut self.adopt_at {
                         *due = Instant::now();
                     }
@@ -240,7 +245,7 @@ impl Watch {
         }
     }
 
-    /// A container's memory is watched through its first process.
+    /// Watches the memory of a container, through its init process.
     fn watch_memory(&mut self) {
         if !self.process.id.is_init() {
             return;
@@ -249,7 +254,7 @@ impl Watch {
         match OomWatch::begin(&self.core.files, &self.core.tasks, handle.pid) {
             Ok(oom) => self.oom = Some(oom),
             Err(error) => {
-                tracing::debug!(container = %self.process.container, %error, "memory not watched");
+                tracing::debug!(container = %self.process.container, %error, "the memory of the container is not watched");
             }
         }
     }
@@ -260,14 +265,16 @@ impl Watch {
         }
     }
 
-    /// Feeds the lifecycle and carries out what follows, which may be news in turn.
+    /// Passes an input to the lifecycle and carries out the actions that follow. These may lead to
+    /// further inputs.
     async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             if matches!(input, Input::Recorded(_)) {
-                // The reason comes before what came of it.
+                // An out-of-memory kill is reported before the exit that it caused.
                 self.tell_out_of_memory().await;
-                // That one ends it may be the checkpoint's doing. A runtime that hangs over it hides no exit.
+                // The exit may be caused by a checkpoint, which is reported before the exit. A
+                // runtime that hangs during the checkpoint delays the exit only by this limit.
                 let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;
             }
             for action in self.process.apply(&self.core.events, input).await {
@@ -289,7 +296,7 @@ impl Watch {
                         if pause.is_zero() || ended {
                             inputs.extend(self.try_to_adopt().await);
                         } else {
-                            tracing::warn!(container = %self.process.container, process = %self.process.id, ?pause, "its shims die again and again; the next one waits");
+                            tracing::warn!(container = %self.process.container, process = %self.process.id, ?pause, "its shims die repeatedly; the next adoption is delayed");
                             self.adopt_at = Some(now + pause);
                         }
                     }
@@ -303,22 +310,23 @@ impl Watch {
         }
     }
 
-    /// Has the process adopted, and returns what follows from that at once.
+    /// Has the process adopted. Returns the input that follows at once, if any.
     async fn try_to_adopt(&mut self) -> Option<Input> {
         if let Some(record) = self.recorded().await {
-            // Its shim did its work before it went; the seed's announced nothing.
+            // The shim recorded the exit before it went. containerd's 2016 shim does not announce
+            // an exit.
             return Some(Input::Recorded(record));
         }
         if let Some(gone) = self.hold().await {
             return Some(gone);
         }
         let error = self.adopt().await.err()?;
-        tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "not adopted");
+        tracing::warn!(container = %self.process.container, process = %self.process.id, %error, "process not adopted");
         Some(Input::ShimGone)
     }
 
-    /// Sees to it that the process is held, now that its shim does not do that any more. Returns what follows
-    /// if it has ended.
+    /// Makes sure that we hold a handle of the process, now that its shim no longer does. Returns
+    /// the input that follows if the process has ended.
     async fn hold(&self) -> Option<Input> {
         if self.process.handle().is_some() || !matches!(self.process.state(), State::Live { .. }) {
             return None;
@@ -327,7 +335,7 @@ impl Watch {
             Ok(true) => None,
             Ok(false) => Some(Input::ProcessGone),
             Err(error) => {
-                tracing::error!(container = %self.process.container, process = %self.process.id, %error, "not taken hold of");
+                tracing::error!(container = %self.process.container, process = %self.process.id, %error, "no handle of the process could be opened");
                 None
             }
         }
@@ -335,7 +343,7 @@ impl Watch {
 
     async fn adopt(&mut self) -> io::Result<()> {
         let alone = self.adoptions.0.len() > Adoptions::IN_A_GROUP;
-        // Never closed, so this is no error.
+        // The semaphore is never closed, so this does not fail.
         let _turn = self.core.adoptions.acquire().await.map_err(io::Error::other)?;
         let (exit, shim) = adopt::adopt(&self.core, &self.process, alone).await?;
         (self.exit, self.shim) = (Some(exit), shim);
@@ -349,7 +357,7 @@ impl Watch {
         }
     }
 
-    /// The end of the process, if it is on disk.
+    /// Returns the exit record that is on disk, if any.
     async fn recorded(&self) -> Option<ExitRecord> {
         let (core, process) = (self.core.clone(), self.process.clone());
         let found = blocking(move || {
@@ -357,24 +365,24 @@ impl Watch {
             Ok(evidence::on_disk(&dir))
         });
         found.await.unwrap_or_else(|error| {
-            tracing::warn!(container = %self.process.container, %error, "its end is not looked for on disk");
+            tracing::warn!(container = %self.process.container, %error, "the exit record could not be looked up");
             None
         })
     }
 
-    /// Writes the end down and returns what stands there: a shim may have been faster.
+    /// Writes the exit record, and returns the one that is on disk: a shim may have been faster.
     async fn record_exit(&self, record: ExitRecord) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
         let ours = record.clone();
         let recorded = blocking(move || process.dir(&core.root)?.record_exit(&ours));
         recorded.await.unwrap_or_else(|error| {
-            // Those who wait are told all the same: a full disk is no reason to hide an exit.
+            // The exit is reported all the same: a full disk is no reason to hide it.
             tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
             record
         })
     }
 
-    /// Nothing of it need be kept beyond our life any more.
+    /// Releases what the keeper holds of the process, which is not needed beyond our life any more.
     async fn release(&self) {
         if self.core.keeping.is_any() {
             let (core, process) = (self.core.clone(), self.process.clone());
@@ -386,10 +394,11 @@ impl Watch {
         }
     }
 
-    /// A process that came to us, a subreaper, is ours to reap, now that its end is on disk.
+    /// Reaps the process if it became our child because we are a subreaper. Its exit is on disk by
+    /// now.
     fn reap_orphan(&self) {
         if let Some(handle) = self.process.handle() {
-            // Of another's child this is an error, which says just that.
+            // This fails for a process that is not our child, which is no problem.
             let _ = wait::reap(wait::Child::Held(&handle.pidfd));
         }
     }
@@ -402,23 +411,23 @@ impl Watch {
         }
     }
 
-    /// Whether there is a shim that keeps the limit of the start: it opens its control FIFO first of
-    /// all. A group may not have come to begin it.
+    /// Returns whether there is a shim that enforces the start timeout: a shim opens its control
+    /// FIFO before anything else. The shim of a group may not have begun this start yet.
     async fn shim_has_begun(&self) -> bool {
         let (core, process) = (self.core.clone(), self.process.clone());
         let begun = blocking(move || process.dir(&core.root)?.control_writer().map(drop));
         begun.await.is_ok()
     }
 
-    /// The shim ends a start by itself when its time is over. One that does not is wedged, or was
-    /// never begun.
+    /// Gives up a start that no shim has ended in time. A shim ends a start by itself at the
+    /// timeout. One that does not is wedged, or never began the start.
     async fn end_start(&mut self, deadline: &mut Option<Instant>) {
-        tracing::warn!(container = %self.process.container, "no shim has ended the start in time; given up");
+        tracing::warn!(container = %self.process.container, "no shim has ended the start in time; the start is given up");
         let timeout = self.process.start_timeout;
         self.process.fail(Error::StartTimeout { timeout, detail: String::new() });
         match &mut self.shim {
             Some(shim) => _ = shim.kill(),
-            // It is not our child; what it has begun is found and ended all the same.
+            // The shim is not our child. What it has begun is found and ended all the same.
             None => {
                 self.exit = None;
                 self.feed(Input::ShimGone, deadline).await;
@@ -438,10 +447,10 @@ impl Watch {
     }
 }
 
-/// A shim as it goes on disk. `None` if it is gone already.
+/// Returns the record of a shim for the disk, or `None` if the shim is gone already.
 fn shim_record(shim: Announcer) -> Option<ShimRecord> {
-    // Should it have died and its number be another's by now, that one's start time is written down,
-    // and nothing is found at the descriptors.
+    // If the shim has died and its pid was reused, the start time of the other process is recorded.
+    // Nothing is then found at the announced descriptors.
     let start_time = Stat::read(shim.pid).ok()?.start_time;
     Some(ShimRecord { pid: shim.pid, start_time, stdio: shim.stdio })
 }
@@ -468,7 +477,7 @@ async fn out_of_memory(oom: &Option<OomWatch>) {
 
 async fn gone(pidfd: &Option<AsyncFd<Arc<PidFd>>>) {
     match pidfd {
-        // An error comes only with the end of the runtime, and this task with it.
+        // This fails only when the Tokio runtime ends, and this task ends with it.
         Some(pidfd) => _ = pidfd.readable().await,
         None => std::future::pending().await,
     }

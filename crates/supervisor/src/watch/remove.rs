@@ -1,5 +1,5 @@
-//! The one way in which something is removed: a container, or the record of an exec. It acts on the thing
-//! itself, never on its id, which may be another's by now.
+//! The only way to remove a container, or the record of an exec. It acts on the object itself and
+//! never on its id, which may belong to another one by now.
 
 use std::io;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a killed process may take to vanish before it counts as hanging in the kernel.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long output of a container that removes itself may wait for its reader.
+/// How long the output of a container that removes itself may wait for its reader.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether a container that runs is killed first.
+/// Whether a running container is killed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Force {
     Yes,
@@ -36,13 +36,13 @@ pub(crate) enum Force {
 /// Why something is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// Somebody has asked for it now.
+    /// A caller has asked for it now.
     Asked,
-    /// It has ended, and was to go then. Nobody need have heard of its end.
+    /// It has ended, and was to be removed then. Possibly nobody knows of its end yet.
     OfItself,
 }
 
-/// Deletes a container and all that is left of it.
+/// Deletes a container and everything that is left of it.
 pub(crate) async fn delete(
     core: &Arc<Core>,
     container: &Arc<ContainerState>,
@@ -56,7 +56,8 @@ pub(crate) async fn delete(
     }
     if force == Force::Yes && container.init.state() == State::Creating {
         cut_start_short(core, container).await?;
-        // It has cleared away what there was of it; unless it came to its end just before that.
+        // A start that was cancelled is cleared away by now. If it succeeded just before, its
+        // process has ended, and the deletion goes on.
         if container.init.state() == State::Abandoned {
             return Ok(());
         }
@@ -69,7 +70,8 @@ pub(crate) async fn delete(
         _ if force == Force::Yes => {}
         _ => return Err(container.wrong_state("delete without force", "stopped")),
     }
-    // All are sent the signal before any is waited for, and a frozen one is thawed after it.
+    // Every process gets the signal before we wait for any of them, and a frozen container is
+    // thawed after that.
     for process in container.processes() {
         if let Some(Err(error)) = process.signal(nix::libc::SIGKILL) {
             return Err(error);
@@ -92,36 +94,38 @@ pub(crate) async fn delete(
         .map_err(Error::io(format!("remove the directory of container {}", container.id)))
 }
 
-/// Waits until a start has come to nothing, or what it started has ended.
+/// Cancels a start, and waits until it has failed or the process that it started has ended.
 async fn cut_start_short(core: &Core, container: &ContainerState) -> Result<(), Error> {
-    // Its shim may have still to begin, and reads this then.
+    // The shim may not have begun yet. It reads this message when it does.
     let _told = match control::cancel_start(&core.root, &container.init) {
         Ok(told) => Some(told),
-        // Its directory is gone by now: it is being cleared away already.
+        // The directory is gone, so the start is being cleared away already.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            return Err(Error::io(format!("end the start of container {}", container.id))(error));
+            return Err(Error::io(format!("cancel the start of container {}", container.id))(
+                error,
+            ));
         }
     };
     vanished(&container.init).await
 }
 
 /// Waits until the shim of an ended process is gone. A shim that still waits for a slow reader of a
-/// FIFO is made to stop; the output that it holds for that reader is lost.
+/// FIFO is made to stop. The output that it holds for that reader is lost.
 async fn shim_ended(core: &Core, process: &Process, drain: Duration) {
     if timeout(drain, process.unwatched.cancelled()).await.is_ok() {
         return;
     }
     tracing::warn!(container = %process.container, process = %process.id, "output that waits for a reader is dropped: the container is deleted");
     if let Err(error) = control::cancel(&core.root, process) {
-        tracing::debug!(container = %process.container, process = %process.id, %error, "its shim is not told");
+        tracing::debug!(container = %process.container, process = %process.id, %error, "no message could be sent to its shim");
     }
     if timeout(KILL_LIMIT, process.unwatched.cancelled()).await.is_err() {
         tracing::warn!(container = %process.container, process = %process.id, "its shim does not end");
     }
 }
 
-/// Waits until a process that was killed has ended.
+/// Waits until a killed process has ended.
 async fn vanished(process: &Process) -> Result<(), Error> {
     let pid = process.pid();
     let (id, after) = (process.container.clone(), KILL_LIMIT);
@@ -132,7 +136,7 @@ async fn vanished(process: &Process) -> Result<(), Error> {
     }
 }
 
-/// Whether this very process is known, and not only one of its name.
+/// Returns whether this very process is known, and not only one with its name.
 fn knows(core: &Core, container: &Arc<ContainerState>, process: &Arc<Process>) -> bool {
     let known = core.container(&container.id);
     known.is_some_and(|known| Arc::ptr_eq(&known, container))
@@ -140,15 +144,16 @@ fn knows(core: &Core, container: &Arc<ContainerState>, process: &Arc<Process>) -
             || container.execs().get(&process.id).is_some_and(|it| Arc::ptr_eq(it, process)))
 }
 
-/// Removes the directory of a process, of the whole container for an init, and forgets it. Does
-/// nothing if that has been done: the name may be another's by now.
+/// Removes the directory of a process (for an init, that of the whole container), and forgets the
+/// process. Does nothing if that has been done before, because the name may belong to another one
+/// by now.
 pub(crate) async fn forget(
     core: &Arc<Core>,
     container: &Arc<ContainerState>,
     process: &Arc<Process>,
     removal: Removal,
 ) -> io::Result<()> {
-    // Until this is done the name is taken, so whoever comes second finds it unknown.
+    // The name is taken until this is done. So a second caller finds the process unknown.
     let _alone = container.removal.lock().await;
     if !knows(core, container, process) {
         return Ok(());
@@ -156,9 +161,9 @@ pub(crate) async fn forget(
     let of_core = core.clone();
     let (of, id, has_been) = (container.clone(), process.id.clone(), process.has_been());
     if has_been {
-        // From here on the journal alone says how it ended.
+        // From here on, only the journal knows how the process ended.
         match core.events.sync().await {
-            // On a full disk a deletion may be what helps.
+            // On a full disk, a deletion may be what helps.
             Err(error) if removal == Removal::Asked => {
                 tracing::warn!(container = %container.id, %error, "deleted before its exit is on disk");
             }
@@ -170,19 +175,21 @@ pub(crate) async fn forget(
         false => of_core.root.remove_process(&of_core.root.container(&of.id)?, &id),
     })
     .await;
-    // What stays on disk stays known, so that it can be deleted again; of a start that came to
-    // nothing there is nothing to know.
+    // What stays on disk stays known, so that it can be deleted again. A failed start is forgotten
+    // in any case.
     if removed.is_err() && has_been {
         return removed;
     }
     if !has_been || !process.id.is_init() {
-        // While its id is taken: the next one of this id must not be forgotten.
+        // This happens while the id is still taken, because the next process with this id must not
+        // be forgotten.
         core.events.forget(process).await;
     }
     if process.id.is_init() {
         container.processes().iter().for_each(|process| process.set_gone());
         let told = {
-            // Told before the id can be another's, and once nothing is left.
+            // The deletion is published when nothing is left on disk, and before another container
+            // can have the id.
             let mut containers = core.containers();
             let last = if has_been { vec![EventKind::Deleted] } else { vec![] };
             let told = core.events.publish(process, last);
@@ -197,17 +204,18 @@ pub(crate) async fn forget(
     removed
 }
 
-/// Waits for the deletion of a container that is to be deleted after its exit and has ended: who
-/// has been told of that end may use its id again.
+/// Waits for the deletion of a container that has ended and is to be deleted after its exit: a
+/// caller that knows of the exit may use the id again.
 pub(crate) async fn make_way(core: &Arc<Core>, id: &ContainerId) {
     if let Some(old) = core.container(id).filter(|old| old.init.is_to_go()) {
-        // Whether this deletes it or comes second; and if neither can, its id is in use.
+        // It does not matter whether this call deletes the container or another one does. If
+        // neither can, the id stays in use.
         let _ = delete(core, &old, Force::No, Removal::OfItself).await;
     }
 }
 
-/// Deletes what was to be deleted after its exit; again, more and more seldom, where a disk or a
-/// runtime refuses it.
+/// Deletes a process that is to be deleted after its exit. If the disk or the runtime refuses that,
+/// it tries again, with a pause that doubles from 1 s up to 300 s.
 pub(crate) async fn remove_exited(
     core: &Arc<Core>,
     container: &Arc<ContainerState>,
@@ -227,7 +235,7 @@ pub(crate) async fn remove_exited(
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
                 process.stays();
-                tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; tried again in {pause:?}");
+                tracing::warn!(container = %process.container, process = %process.id, %error, "not removed after its exit; next attempt in {pause:?}");
             }
         }
         tokio::select! {
