@@ -183,7 +183,7 @@ pub enum Error {
     Internal(String),
 }
 
-/// The kind of an [`Error`], for programs that act on it.
+/// The kind of an [`enum@Error`], for programs that act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

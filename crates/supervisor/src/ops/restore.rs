@@ -68,9 +68,8 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             core.shims.sweep_groups()?;
             let mut problems = Vec::new();
             let names = core.root.scan(&mut problems)?;
-            core.events.append(journal::import_exits(&core.root)?);
             let restored = restore_all(&core, &names, &mut problems);
-            tell_the_past(&core, &names, &restored)?;
+            report_the_past(&core, &names, &restored);
             // The watches begin only now, because their tasks would slow down the threads that
             // restore.
             let turns = Arc::new(Semaphore::new(COPYING));
@@ -89,13 +88,15 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
 }
 
 /// Appends the events that are missing in the journal, in one write.
-fn tell_the_past(
-    core: &Core,
-    names: &[String],
-    restored: &[(Arc<ContainerState>, Restored)],
-) -> io::Result<()> {
+fn report_the_past(core: &Core, names: &[String], restored: &[(Arc<ContainerState>, Restored)]) {
     let there: HashSet<&str> = names.iter().map(String::as_str).collect();
-    let mut events = core.events.untold_deletions(|id| there.contains(id.as_str()));
+    // First what is oldest: the exits of containers that an earlier build removed.
+    let mut events = journal::import_exits(&core.root).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the exits that an earlier build kept are not imported");
+        Vec::new()
+    });
+    let has_exits = !events.is_empty();
+    events.extend(core.events.untold_deletions(|id| there.contains(id.as_str())));
     let mut imported_from = Vec::new();
     for (container, restored) in restored {
         if !restored.imported.is_empty() {
@@ -105,15 +106,19 @@ fn tell_the_past(
         events.extend(events::of_process(&restored.process, restored.missing.clone()));
     }
     core.events.append(events);
-    // The old event files of a container are removed only after the journal was synced.
-    if !imported_from.is_empty() {
-        core.events.sync_now()?;
+    if !has_exits && imported_from.is_empty() {
+        return;
     }
-    journal::forget_imported_exits(&core.root)?;
-    for container in imported_from {
-        journal::forget_imported(&core.root.container(&container.id)?)?;
+    // The files of an earlier build are removed only after the journal was synced.
+    let imported = core.events.sync_now().and_then(|_| {
+        journal::forget_imported_exits(&core.root)?;
+        imported_from.iter().try_for_each(|container| {
+            journal::forget_imported(&core.root.container(&container.id)?)
+        })
+    });
+    if let Err(error) = imported {
+        tracing::warn!(%error, "events of an earlier build stay in their files, and are imported again");
     }
-    Ok(())
 }
 
 /// Restores with as many threads as there are processors. Each of them takes the next name, opens
