@@ -1,5 +1,6 @@
 //! One container's whole life by the command line, and what must hold wherever it was cut short.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -550,25 +551,29 @@ impl Life {
         if numbers.len() != journal.len() || !journal::rise(&numbers) {
             self.violated(format!("the numbers of the events do not rise: {journal:?}"));
         }
-        let mut processes: Vec<&str> =
-            journal.iter().filter_map(|event| event["process"].as_str()).collect();
-        processes.sort_unstable();
-        processes.dedup();
+        // A name that was used twice, since the first start failed, has two incarnations.
+        let text = |event: &Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
+        let processes: BTreeSet<_> = journal
+            .iter()
+            .map(|event| (text(event, "incarnation"), text(event, "process")))
+            .collect();
         let mut wrong = Vec::new();
-        for process in processes {
+        for (incarnation, process) in &processes {
+            let of_it: Vec<&Value> = journal
+                .iter()
+                .filter(|it| it["incarnation"] == **incarnation && it["process"] == **process)
+                .collect();
             let of = |kind: &str| -> Vec<usize> {
-                let is = |event: &Value| event["process"] == process && event["event"] == kind;
-                (0..journal.len()).filter(|at| is(&journal[*at])).collect()
+                (0..of_it.len()).filter(|at| of_it[*at]["event"] == kind).collect()
             };
-            let (created, started, exited) = (of("created"), of("started"), of("exited"));
             if !of("start-failed").is_empty() {
                 // Then that is all that there is to tell.
-                let total = journal.iter().filter(|event| event["process"] == process).count();
-                if total != 1 || process == "init" {
+                if of_it.len() != 1 {
                     wrong.push(format!("the events of {process} whose start failed: {journal:?}"));
                 }
                 continue;
             }
+            let (created, started, exited) = (of("created"), of("started"), of("exited"));
             let once = [&created, &started, &exited].iter().all(|times| times.len() <= 1);
             let in_order = [created, started, exited].concat();
             // A daemon that dies with a journal that it could not write has told more than stands there.
@@ -576,11 +581,9 @@ impl Life {
             if !complete || !in_order.is_sorted() {
                 wrong.push(format!("the events of {process} are not in order: {journal:?}"));
             }
-            let status = if process == "init" { STATUS } else { EXEC_STATUS };
-            for event in
-                journal.iter().filter(|e| e["process"] == process && e["event"] == "exited")
-            {
-                let is_exec = process != "init";
+            let is_exec = process != "init";
+            let status = if is_exec { EXEC_STATUS } else { STATUS };
+            for event in of_it.iter().filter(|event| event["event"] == "exited") {
                 if event["status"] != json!({ "code": status })
                     && !(is_exec && self.is_killed_with_init(&event["status"]))
                 {
