@@ -28,7 +28,7 @@ async fn each_option_is_what_the_container_finds() {
     std::fs::create_dir(&data).unwrap();
     std::fs::write(data.join("file"), "from the host\n").unwrap();
     // A bundle's own configuration is the base; without one it is the default.
-    for options in [scratch.options(), ContainerOptions::rootfs(scratch.bundle().join("rootfs"))] {
+    for options in [scratch.options(["true"]), ContainerOptions::rootfs(scratch.bundle().join("rootfs"))] {
         let options = options
             .env("GREETING=hello")
             .envs(["PATH=/bin:/usr/bin", "EMPTY="])
