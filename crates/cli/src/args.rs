@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
-    CheckpointRequest, ContainerId, Cursor, GroupName, LogQuery, LogSpec, Logging, OrphanPolicy,
-    Rootfs, StdioRequest,
+    CheckpointRequest, ContainerId, ContainerOptions, Cursor, GroupName, LogQuery, LogSpec,
+    Logging, OrphanPolicy, Stdin, Stdio, User,
 };
 
 use crate::current_dir;
@@ -94,9 +95,12 @@ pub(crate) enum Command {
         /// Add to its environment
         #[arg(short, long, value_name = "NAME=VALUE")]
         env: Vec<String>,
-        /// Its working directory [default: that of the container's first process]
-        #[arg(short = 'w', long, value_name = "DIR")]
-        cwd: Option<String>,
+        /// Set the working directory [default: that of the container's first process]
+        #[arg(short = 'w', long = "workdir", visible_alias = "cwd", value_name = "DIR")]
+        workdir: Option<String>,
+        /// Run as this user and group, by number [default: those of the container's first process]
+        #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
+        user: Option<User>,
         #[command(flatten)]
         keys: KeyArgs,
         #[command(flatten)]
@@ -112,6 +116,9 @@ pub(crate) enum Command {
         /// List those that have ended, too
         #[arg(short, long)]
         all: bool,
+        /// List only those with this label
+        #[arg(short, long, value_name = "NAME[=VALUE]")]
+        label: Option<String>,
         /// Print a JSON array
         #[arg(long)]
         json: bool,
@@ -342,16 +349,24 @@ pub(crate) struct StdioArgs {
 
 impl StdioArgs {
     /// As the daemon understands it.
-    pub(crate) fn request(&self) -> anyhow::Result<StdioRequest> {
-        let path = |path: &Option<PathBuf>| path.clone().map(absolute).transpose();
-        Ok(StdioRequest {
-            interactive: self.interactive,
-            terminal: self.tty.then(crate::terminal::size),
-            stdin: path(&self.stdin)?,
-            stdout: path(&self.stdout)?,
-            stderr: path(&self.stderr)?,
-            log: Logging::new(self.log.clone())?,
-        })
+    pub(crate) fn request(&self) -> anyhow::Result<Stdio> {
+        let mut stdio = Stdio::new().log(Logging::new(self.log.clone())?);
+        if self.interactive {
+            stdio = stdio.stdin(Stdin::Pipe);
+        }
+        if let Some(path) = &self.stdin {
+            stdio = stdio.stdin(Stdin::Fifo(absolute(path.clone())?));
+        }
+        if let Some(path) = &self.stdout {
+            stdio = stdio.stdout_fifo(absolute(path.clone())?);
+        }
+        if let Some(path) = &self.stderr {
+            stdio = stdio.stderr_fifo(absolute(path.clone())?);
+        }
+        if self.tty {
+            stdio = stdio.terminal(crate::terminal::size());
+        }
+        Ok(stdio)
     }
 }
 
@@ -383,6 +398,8 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
     pub(crate) stdio: StdioArgs,
     /// How long its start may take, as in 2s or 500ms [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -399,20 +416,200 @@ pub(crate) struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// The bundle or the root file system, as the daemon understands it.
-    pub(crate) fn source(&self) -> anyhow::Result<(Option<PathBuf>, Option<Rootfs>)> {
-        let rootfs = match &self.rootfs {
-            Some(path) if path == Path::new("host") => Some(Rootfs::Host),
-            Some(path) => Some(Rootfs::Dir(absolute(path.clone())?)),
-            None => None,
+    /// As the daemon understands it.
+    pub(crate) fn options(self) -> anyhow::Result<ContainerOptions> {
+        let mut options = match (self.bundle, self.rootfs) {
+            (Some(bundle), _) => ContainerOptions::bundle(absolute(bundle)?),
+            (None, Some(path)) if path == Path::new("host") => ContainerOptions::host_rootfs(),
+            (None, Some(path)) => ContainerOptions::rootfs(absolute(path)?),
+            (None, None) => bail!("say what to run with --bundle or --rootfs"),
         };
-        Ok((self.bundle.clone().map(absolute).transpose()?, rootfs))
+        options = options
+            .args(self.args)
+            .runtime_args(self.runtime_arg)
+            .stdio(self.stdio.request()?)
+            .on_orphan(self.on_orphan);
+        options = self.config.apply(options)?;
+        if let Some(id) = self.name {
+            options = options.id(id);
+        }
+        if let Some(runtime) = self.runtime {
+            options = options.runtime(absolute_if_path(runtime)?);
+        }
+        if let Some(group) = self.shim_group {
+            options = options.shim_group(group);
+        }
+        if let Some(timeout) = self.timeout {
+            options = options.start_timeout(timeout);
+        }
+        if let Some(checkpoint) = self.checkpoint {
+            options = options.checkpoint(absolute(checkpoint)?);
+        }
+        if self.no_pivot {
+            options = options.no_pivot_root();
+        }
+        if self.rm {
+            options = options.auto_remove();
+        }
+        Ok(options)
     }
+}
 
-    /// The checkpoint's directory.
-    pub(crate) fn checkpoint(&self) -> anyhow::Result<Option<PathBuf>> {
-        self.checkpoint.clone().map(absolute).transpose()
+/// What is changed in the OCI configuration of a container.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// Set an environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Set the working directory in the container
+    #[arg(short = 'w', long = "workdir", visible_alias = "cwd", value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run as this user and group, by number
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
+    user: Option<User>,
+    /// Set the host name
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Mount a file or directory of the host
+    #[arg(short, long, value_name = "SRC:DEST[:ro|rw]", value_parser = parse_volume)]
+    volume: Vec<Volume>,
+    /// Mount an empty tmpfs of at most 64 MiB, or of SIZE
+    #[arg(long, value_name = "DEST[:SIZE]", value_parser = parse_tmpfs)]
+    tmpfs: Vec<(PathBuf, u64)>,
+    /// Make the root file system read-only, or with `=false` writable
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    read_only: Option<bool>,
+    /// Limit the memory, as in 512m
+    #[arg(short, long, value_name = "SIZE", value_parser = LogSpec::parse_size)]
+    memory: Option<u64>,
+    /// Limit the processor time, as in 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
+    cpus: Option<u64>,
+    /// Limit the number of processes
+    #[arg(long, value_name = "NUMBER")]
+    pids_limit: Option<u64>,
+    /// Set a resource limit, as in nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
+    ulimit: Vec<(String, u64, u64)>,
+    /// Add a capability
+    #[arg(long, value_name = "NAME")]
+    cap_add: Vec<String>,
+    /// Drop a capability, or ALL
+    #[arg(long, value_name = "NAME")]
+    cap_drop: Vec<String>,
+    /// Add a label
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+}
+
+/// What of the host a container sees, where.
+#[derive(Debug, Clone)]
+struct Volume {
+    source: PathBuf,
+    destination: PathBuf,
+    read_only: bool,
+}
+
+impl ConfigArgs {
+    fn apply(self, mut options: ContainerOptions) -> anyhow::Result<ContainerOptions> {
+        options = options.envs(self.env);
+        if let Some(directory) = self.workdir {
+            options = options.cwd(directory);
+        }
+        if let Some(user) = self.user {
+            options = options.user(user);
+        }
+        if let Some(name) = self.hostname {
+            options = options.hostname(name);
+        }
+        for Volume { source, destination, read_only } in self.volume {
+            let source = absolute(source)?;
+            options = match read_only {
+                true => options.bind_read_only(source, destination),
+                false => options.bind(source, destination),
+            };
+        }
+        for (destination, bytes) in self.tmpfs {
+            options = options.tmpfs(destination, bytes);
+        }
+        if let Some(read_only) = self.read_only {
+            options = options.read_only(read_only);
+        }
+        if let Some(bytes) = self.memory {
+            options = options.memory_limit(bytes);
+        }
+        if let Some(millicpus) = self.cpus {
+            options = options.cpu_limit(millicpus);
+        }
+        if let Some(most) = self.pids_limit {
+            options = options.pids_limit(most);
+        }
+        for (name, soft, hard) in self.ulimit {
+            options = options.ulimit(name, soft, hard);
+        }
+        for name in self.cap_add {
+            options = options.cap_add(name);
+        }
+        for name in self.cap_drop {
+            options = options.cap_drop(name);
+        }
+        for label in self.label {
+            let (name, value) = label.split_once('=').unwrap_or((&label, ""));
+            options = options.label(name, value);
+        }
+        Ok(options)
     }
+}
+
+pub(crate) fn parse_user(text: &str) -> Result<User, String> {
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (number(uid)?, number(gid)?),
+        None => (number(text)?, 0),
+    };
+    Ok(User { uid, gid, ..User::default() })
+}
+
+fn parse_volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, read_only) = match parts[..] {
+        [source, destination] | [source, destination, "rw"] => (source, destination, false),
+        [source, destination, "ro"] => (source, destination, true),
+        _ => return Err("it is SRC:DEST, SRC:DEST:ro or SRC:DEST:rw".to_owned()),
+    };
+    Ok(Volume { source: source.into(), destination: destination.into(), read_only })
+}
+
+fn parse_tmpfs(text: &str) -> Result<(PathBuf, u64), String> {
+    const DEFAULT: u64 = 64 * 1024 * 1024;
+    match text.split_once(':') {
+        Some((path, size)) => Ok((path.into(), LogSpec::parse_size(size)?)),
+        None => Ok((text.into(), DEFAULT)),
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no number of processors: 1.5, say");
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 9;
+    if whole.is_empty() && part.is_empty() || !is_number(whole) || !is_number(part) {
+        return Err(wrong());
+    }
+    let thousandths: String = part.chars().chain("000".chars()).take(3).collect();
+    format!("0{whole}{thousandths}").parse().map_err(|_| wrong())
+}
+
+fn parse_ulimit(text: &str) -> Result<(String, u64, u64), String> {
+    let wrong = || format!("{text:?} is no limit: nofile=1024:2048, say");
+    let (name, values) = text.split_once('=').ok_or_else(wrong)?;
+    let number = |text: &str| match text {
+        "unlimited" | "-1" => Ok(u64::MAX),
+        text => text.parse().map_err(|_| wrong()),
+    };
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let upper = name.to_ascii_uppercase();
+    let name = if upper.starts_with("RLIMIT_") { upper } else { format!("RLIMIT_{upper}") };
+    Ok((name, number(soft)?, number(hard)?))
 }
 
 impl Args {
@@ -504,11 +701,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("must be at least 1ms".to_owned()),
         Err(error) => Err(format!("{error}; give a number with a unit, as in 2s or 500ms")),
     }
-}
-
-/// For the wire.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, KillRequest, Of, Started,
-    Stats, Status,
+    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, KillRequest,
+    Of, Started, Stats, Status,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -127,7 +127,7 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
         Command::Run { detach: true, container, .. } => create(&client, container, true).await?,
         Command::Run { detach: false, keys, container } => {
-            let request = request(container, true)?;
+            let request = CreateRequest { options: container.options()?, start: true };
             return attached::run(&client, "/run", &request, keys.detach_keys).await;
         }
         Command::Create { container } => create(&client, container, false).await?,
@@ -135,11 +135,19 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
                 .await?
         }
-        Command::Exec { detach, timeout, env, cwd, keys, stdio, id, args } => {
-            let timeout_ms = timeout.map(args::millis);
-            let stdio = stdio.request()?;
-            let request = ExecRequest { args, env, cwd, timeout_ms, stdio, detach };
+        Command::Exec { detach, timeout, env, workdir, user, keys, stdio, id, args } => {
+            let mut options = ExecOptions::new(args).envs(env).stdio(stdio.request()?);
+            if let Some(directory) = workdir {
+                options = options.cwd(directory);
+            }
+            if let Some(user) = user {
+                options = options.user(user);
+            }
+            if let Some(timeout) = timeout {
+                options = options.start_timeout(timeout);
+            }
             let path = format!("/containers/{id}/exec");
+            let request = ExecRequest { options, detach };
             if !detach {
                 return attached::run(&client, &path, &request, keys.detach_keys).await;
             }
@@ -148,7 +156,7 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
                 error.runs_on(format!("process {process} of container {container}"))
             })?;
         }
-        Command::Ps { all, json } => ps(&client, all, json).await?,
+        Command::Ps { all, label, json } => ps(&client, all, label, json).await?,
         Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
         Command::Wait { ids, json } => {
             streams::while_read(each(&ids, async |id| {
@@ -256,28 +264,9 @@ async fn stats(client: &Client, ids: Vec<ContainerId>, json: bool) -> anyhow::Re
     show::stats(&rows, json)
 }
 
-fn request(container: ContainerArgs, start: bool) -> anyhow::Result<CreateRequest> {
-    let (bundle, rootfs) = container.source()?;
-    Ok(CreateRequest {
-        stdio: container.stdio.request()?,
-        checkpoint: container.checkpoint()?,
-        runtime_args: container.runtime_arg,
-        no_pivot: container.no_pivot,
-        on_orphan: container.on_orphan,
-        shim_group: container.shim_group,
-        id: container.name,
-        bundle,
-        rootfs,
-        args: container.args,
-        runtime: container.runtime.map(args::absolute_if_path).transpose()?,
-        timeout_ms: container.timeout.map(args::millis),
-        remove: container.rm,
-        start,
-    })
-}
-
 async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyhow::Result<()> {
-    let info: ContainerInfo = client.post("/containers", &request(container, start)?).await?;
+    let request = CreateRequest { options: container.options()?, start };
+    let info: ContainerInfo = client.post("/containers", &request).await?;
     print(&info.id).map_err(|error| {
         let what = format!("container {}", info.id);
         if start { error.runs_on(what) } else { error.made(what) }
@@ -285,9 +274,19 @@ async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyho
     Ok(())
 }
 
-async fn ps(client: &Client, all: bool, json: bool) -> anyhow::Result<()> {
+async fn ps(client: &Client, all: bool, label: Option<String>, json: bool) -> anyhow::Result<()> {
     let info: holdfast_daemon::api::Info = client.get("/info").await?;
     let mut containers: Vec<ContainerInfo> = client.get("/containers").await?;
+    if let Some(label) = label {
+        let (name, value) = match label.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (label.as_str(), None),
+        };
+        containers.retain(|container| {
+            let found = container.labels.get(name);
+            found.is_some_and(|found| value.is_none_or(|value| value == found))
+        });
+    }
     if !all {
         containers.retain(|container| container.status != Status::Stopped);
     }

@@ -3,7 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /info` | | [`Info`] |
-//! | `GET /containers` | | array of [`ContainerInfo`] |
+//! | `GET /containers?label=NAME=VALUE` | | array of [`ContainerInfo`]; all, without a label |
 //! | `POST /containers` | [`CreateRequest`] | [`ContainerInfo`] |
 //! | `POST /run` | [`CreateRequest`] | [frames](crate::frame): `started`, output, `exited` |
 //! | `GET /containers/{id}` | | [`ContainerInfo`] |
@@ -31,11 +31,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use holdfast_supervisor::{
-    Abilities, ContainerId, ContainerInfo, Cursor, Event, EventKind, ExitRecord, ExitStatus, Gap,
-    GroupName, Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry, ProcessId, RuntimeChoice,
-    Stats, Status, TerminalSize,
+    Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
+    ExitRecord, ExitStatus, Gap, GroupName, Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry,
+    ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio, TerminalSize, User,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The daemon itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,84 +73,70 @@ pub struct Problem {
     pub reason: String,
 }
 
-/// A container to make.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// A container to create: the JSON of [`ContainerOptions`], and `start`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
 pub struct CreateRequest {
-    /// Its id; random if missing.
-    pub id: Option<ContainerId>,
-    /// A directory with `config.json`. This or `rootfs`.
-    pub bundle: Option<PathBuf>,
-    /// A root file system. This or `bundle`.
-    pub rootfs: Option<Rootfs>,
-    /// What to run, instead of what the bundle says.
-    pub args: Vec<String>,
-    /// The runtime, by name or path.
-    pub runtime: Option<String>,
-    /// Further global arguments of the runtime.
-    pub runtime_args: Vec<String>,
-    /// Whether the runtime is told not to use `pivot_root(2)`.
-    pub no_pivot: bool,
-    /// How long the start may take, in milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Its stdio.
-    pub stdio: StdioRequest,
-    /// A checkpoint to restore it from.
-    pub checkpoint: Option<PathBuf>,
-    /// What happens to it when its shim dies.
-    pub on_orphan: OrphanPolicy,
-    /// The group with whose processes its own share a shim; the daemon's, if none is named.
-    pub shim_group: Option<GroupName>,
-    /// Whether it is deleted once it has exited.
-    pub remove: bool,
+    /// The container.
+    pub options: ContainerOptions,
     /// Whether it is started at once. Implied by `POST /run`.
     pub start: bool,
 }
 
-/// The stdio of a process.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct StdioRequest {
-    /// Whether there is a FIFO for its input; [`Started`] says where.
-    pub interactive: bool,
-    /// Whether it has a terminal, and of which size.
-    pub terminal: Option<TerminalSize>,
-    /// A FIFO of the caller's for its input, instead of that of `interactive`.
-    pub stdin: Option<PathBuf>,
-    /// A FIFO of the caller's for its output, instead of the log.
-    pub stdout: Option<PathBuf>,
-    /// A FIFO of the caller's for its error output, instead of the log.
-    pub stderr: Option<PathBuf>,
-    /// Where the rest of its output goes: a [`LogSpec`] as text, or a list of them.
-    pub log: Logging,
-}
-
-/// Where a container without a bundle finds its programs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rootfs {
-    /// The host's own, read-only.
-    Host,
-    /// A directory.
-    Dir(PathBuf),
-}
-
-/// A further process to run in a container.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// A further process to run in a container: the JSON of [`ExecOptions`], and `detach`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
 pub struct ExecRequest {
-    /// What to run.
-    pub args: Vec<String>,
-    /// Additions to its environment, `NAME=VALUE`.
-    pub env: Vec<String>,
-    /// Its working directory; that of the container's first process if missing.
-    pub cwd: Option<String>,
-    /// How long the start may take, in milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Its stdio.
-    pub stdio: StdioRequest,
-    /// Whether the answer comes with the start, without the output.
+    /// The process.
+    pub options: ExecOptions,
+    /// Whether the answer comes with the start, without the output. Such a process keeps its status and
+    /// its output until it is deleted.
     pub detach: bool,
+}
+
+/// Takes a flag out of an object, and reads the rest as the options. By hand, since a flattened field would
+/// accept unknown names.
+fn split<T: DeserializeOwned>(mut body: Value, flag: &str) -> serde_json::Result<(T, bool)> {
+    let taken = body.as_object_mut().and_then(|body| body.remove(flag));
+    let flag = taken.map_or(Ok(false), serde_json::from_value)?;
+    Ok((serde_json::from_value(body)?, flag))
+}
+
+fn join(options: &impl Serialize, flag: &str, value: bool) -> Value {
+    // Options hold only what can be written as JSON.
+    let mut body = serde_json::to_value(options).unwrap_or_default();
+    body[flag] = value.into();
+    body
+}
+
+impl TryFrom<Value> for CreateRequest {
+    type Error = serde_json::Error;
+
+    fn try_from(body: Value) -> serde_json::Result<Self> {
+        let (options, start) = split(body, "start")?;
+        Ok(Self { options, start })
+    }
+}
+
+impl From<CreateRequest> for Value {
+    fn from(request: CreateRequest) -> Self {
+        join(&request.options, "start", request.start)
+    }
+}
+
+impl TryFrom<Value> for ExecRequest {
+    type Error = serde_json::Error;
+
+    fn try_from(body: Value) -> serde_json::Result<Self> {
+        let (options, detach) = split(body, "detach")?;
+        Ok(Self { options, detach })
+    }
+}
+
+impl From<ExecRequest> for Value {
+    fn from(request: ExecRequest) -> Self {
+        join(&request.options, "detach", request.detach)
+    }
 }
 
 /// A signal to send.

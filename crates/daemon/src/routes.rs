@@ -6,16 +6,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use holdfast_supervisor::{
-    Container, ContainerOptions, Error, ExecOptions, ExecProcess, ProcessId, Stdin, Stdio,
-    Supervisor,
-};
+use holdfast_supervisor::{Container, Error, ExecProcess, ProcessId, Supervisor};
 use nix::libc::SIGKILL;
 use serde::Deserialize;
 
 use crate::api::{
     ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
-    KillRequest, Of, Problem, ResizeRequest, Rootfs, Started, StdioRequest, millis,
+    KillRequest, Of, Problem, ResizeRequest, Started,
 };
 use crate::error::Failure;
 use crate::{operate, output};
@@ -89,8 +86,22 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
     })
 }
 
-async fn list(State(supervisor): State<Supervisor>) -> Json<Vec<ContainerInfo>> {
-    Json(supervisor.infos())
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    label: Option<String>,
+}
+
+async fn list(
+    State(supervisor): State<Supervisor>,
+    Asked(query): Asked<ListQuery>,
+) -> Json<Vec<ContainerInfo>> {
+    let Some(label) = query.label else { return Json(supervisor.infos()) };
+    let (name, value) = match label.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (label.as_str(), None),
+    };
+    Json(supervisor.list_with_label(name, value).iter().map(Container::info).collect())
 }
 
 async fn inspect(
@@ -102,86 +113,18 @@ async fn inspect(
 
 async fn create(
     State(supervisor): State<Supervisor>,
-    Input(request): Input<CreateRequest>,
+    Input(CreateRequest { options, start }): Input<CreateRequest>,
 ) -> Answer<(StatusCode, Json<ContainerInfo>)> {
-    let start = request.start;
-    let options = container_options(request)?;
     let container =
         if start { supervisor.run(options).await? } else { supervisor.create(options).await? };
     Ok((StatusCode::CREATED, Json(container.info())))
 }
 
-fn container_options(request: CreateRequest) -> Answer<ContainerOptions> {
-    let mut options = match (request.bundle, request.rootfs) {
-        (Some(bundle), None) => ContainerOptions::bundle(bundle),
-        (None, Some(Rootfs::Dir(rootfs))) => ContainerOptions::rootfs(rootfs),
-        (None, Some(Rootfs::Host)) => ContainerOptions::host_rootfs(),
-        _ => {
-            return Err(Failure::new(
-                ErrorKind::Invalid,
-                "a container needs either a bundle or a rootfs",
-            ));
-        }
-    };
-    options = options
-        .args(request.args)
-        .runtime_args(request.runtime_args)
-        .stdio(stdio(request.stdio)?)
-        .on_orphan(request.on_orphan);
-    if let Some(id) = request.id {
-        options = options.id(id);
-    }
-    if let Some(group) = request.shim_group {
-        options = options.shim_group(group);
-    }
-    if let Some(runtime) = request.runtime {
-        options = options.runtime(runtime);
-    }
-    if let Some(timeout) = millis(request.timeout_ms) {
-        options = options.start_timeout(timeout);
-    }
-    if let Some(checkpoint) = request.checkpoint {
-        options = options.checkpoint(checkpoint);
-    }
-    if request.no_pivot {
-        options = options.no_pivot_root();
-    }
-    if request.remove {
-        options = options.auto_remove();
-    }
-    Ok(options)
-}
-
-fn stdio(request: StdioRequest) -> Answer<Stdio> {
-    let mut stdio = Stdio::new().log(request.log);
-    stdio = match (request.interactive, request.stdin) {
-        (false, None) => stdio,
-        (true, None) => stdio.stdin(Stdin::Pipe),
-        (false, Some(path)) => stdio.stdin(Stdin::Fifo(path)),
-        (true, Some(_)) => {
-            return Err(Failure::new(
-                ErrorKind::Invalid,
-                "a process has either an interactive input or a FIFO of the caller's",
-            ));
-        }
-    };
-    if let Some(path) = request.stdout {
-        stdio = stdio.stdout_fifo(path);
-    }
-    if let Some(path) = request.stderr {
-        stdio = stdio.stderr_fifo(path);
-    }
-    if let Some(size) = request.terminal {
-        stdio = stdio.terminal(size);
-    }
-    Ok(stdio)
-}
-
 async fn run(
     State(supervisor): State<Supervisor>,
-    Input(request): Input<CreateRequest>,
+    Input(CreateRequest { options, .. }): Input<CreateRequest>,
 ) -> Answer<Response> {
-    let (container, log) = supervisor.run_attached(container_options(request)?).await?;
+    let (container, log) = supervisor.run_attached(options).await?;
     let started = Started {
         container: container.id().clone(),
         process: ProcessId::init(),
@@ -292,24 +235,11 @@ fn find_exec(container: &Container, process: &ProcessId) -> Answer<ExecProcess> 
 async fn exec(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-    Input(request): Input<ExecRequest>,
+    Input(ExecRequest { mut options, detach }): Input<ExecRequest>,
 ) -> Answer<Response> {
-    if request.args.is_empty() {
-        return Err(Failure::new(ErrorKind::Invalid, "exec needs something to run"));
-    }
     let container = find(&supervisor, &id)?;
-    let mut options = ExecOptions::new(request.args).stdio(stdio(request.stdio)?);
-    if !request.detach {
+    if !detach {
         options = options.auto_remove();
-    }
-    for variable in request.env {
-        options = options.env(variable);
-    }
-    if let Some(cwd) = request.cwd {
-        options = options.cwd(cwd);
-    }
-    if let Some(timeout) = millis(request.timeout_ms) {
-        options = options.start_timeout(timeout);
     }
     let (process, log) = container.exec_attached(options).await?;
     let started = Started {
@@ -318,7 +248,7 @@ async fn exec(
         stdin: process.stdin_path(),
         terminal: process.has_terminal(),
     };
-    if request.detach {
+    if detach {
         return Ok(Json(started).into_response());
     }
     Ok(output::life(started, log, async move { process.wait().await }))

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -110,6 +111,9 @@ pub struct Policies {
     /// Which start within that, from 1.
     #[serde(default = "first_run", skip_serializing_if = "is_first_run")]
     pub run: u32,
+    /// Data of the caller's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// How the runtime brings it to life.
     pub launch: Launch,
     /// The runtime's executable.

@@ -72,6 +72,24 @@ impl ExitStatus {
         }
     }
 
+    /// The exit code, if it exited by itself.
+    #[must_use]
+    pub fn code(self) -> Option<u8> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(_) | Self::Unknown(_) => None,
+        }
+    }
+
+    /// The signal that ended it, by number, if one did.
+    #[must_use]
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Self::Signal(signal) => Some(signal),
+            Self::Code(_) | Self::Unknown(_) => None,
+        }
+    }
+
     /// Whether it exited with code 0.
     #[must_use]
     pub fn success(self) -> bool {

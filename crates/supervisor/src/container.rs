@@ -1,8 +1,10 @@
 //! The public handle of a container.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_state::cri::Stream;
 use holdfast_state::{ContainerId, ExitRecord, ExitStatus};
@@ -10,13 +12,14 @@ use holdfast_state::{ContainerId, ExitRecord, ExitStatus};
 use crate::core::Core;
 use crate::error::Error;
 use crate::input::{self, InputWriter};
-use crate::log::output::{LogLines, OutputReader};
+use crate::log::output::{LogLines, Output, OutputReader};
 use crate::log::reader::{LogOptions, LogReader};
 use crate::model::container::ContainerState;
 use crate::model::info::{ContainerInfo, ExecInfo};
 use crate::model::lifecycle::{Activity, Change, Input, State};
 use crate::model::options::TerminalSize;
 use crate::model::process::{Moment, Origin, Process};
+use crate::os::tasks::blocking;
 use crate::shim::control;
 use crate::watch::change;
 use crate::watch::remove::{self, Force, Removal};
@@ -52,19 +55,15 @@ impl Container {
             exit_status: exit.as_ref().map(|record| record.status.as_number()),
             exit,
             created: init.created.clone(),
+            incarnation: Some(init.incarnation),
+            args: init.args.clone(),
+            labels: init.labels(),
+            bundle: init.bundle.clone(),
+            shim_group: init.shim_group.clone(),
             restored: init.origin == Origin::Restored,
             runtime: self.state.runtime.program().to_owned(),
             log: init.log.spelled_out(),
-            execs: self
-                .state
-                .execs()
-                .values()
-                .map(|exec| {
-                    let Moment { status, pid, exit } = Moment::of(exec);
-                    let log = exec.log.spelled_out();
-                    ExecInfo { id: exec.id.clone(), status, pid, exit, log }
-                })
-                .collect(),
+            execs: self.state.execs().values().map(|exec| info_of(exec)).collect(),
         }
     }
 
@@ -364,9 +363,70 @@ impl Container {
         .await
     }
 
+    /// Returns how it ended, or `None` while it has not.
+    #[must_use]
+    pub fn try_wait(&self) -> Option<ExitRecord> {
+        Moment::of(&self.state.init).exit
+    }
+
+    /// Stops it: sends a signal, by number, to its init process, and SIGKILL if that has not ended after the
+    /// grace period. A paused container is resumed first, since it could not act on the signal. Returns how
+    /// it ended, also if it had ended before. If the caller drops the future, the stop continues in the
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SurvivesKill`] if a process does not end after SIGKILL, [`Error::WrongState`] while it is
+    /// being created, the errors of the runtime if it cannot be resumed, and [`Error::Closed`] after a
+    /// shutdown.
+    pub async fn stop(&self, signal: i32, grace: Duration) -> Result<ExitRecord, Error> {
+        let this = self.clone();
+        self.finish(async move { remove::stop(&this.core, &this.state, signal, grace).await }).await
+    }
+
+    /// Waits for its end, and returns all that it has written and how it ended. It holds the output in
+    /// memory, as much as the log keeps. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoLog`] if the output cannot be read back, [`Error::Io`] if reading fails, and
+    /// [`Error::Closed`] after a shutdown.
+    pub async fn output(&self) -> Result<Output, Error> {
+        Output::of(self.logs()?, self.exit()).await
+    }
+
+    /// Returns its labels.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.state.init.labels()
+    }
+
+    /// Replaces its labels. They are on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it was deleted, [`Error::Io`] if its record cannot be written.
+    pub async fn set_labels(&self, labels: BTreeMap<String, String>) -> Result<(), Error> {
+        let this = self.clone();
+        self.finish(async move {
+            let (root, init) = (this.core.root.clone(), this.state.init.clone());
+            let set = blocking(move || init.set_labels(&root, labels)).await;
+            set.map_err(|error| match this.state.init.is_gone() {
+                true => Error::NotFound(this.id().clone()),
+                false => Error::io(format!("write the labels of container {}", this.id()))(error),
+            })
+        })
+        .await
+    }
+
     pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
         self.state.wrong_state(operation, needed)
     }
+}
+
+pub(crate) fn info_of(exec: &Process) -> ExecInfo {
+    let Moment { status, pid, exit } = Moment::of(exec);
+    ExecInfo { id: exec.id.clone(), status, pid, exit, log: exec.log.spelled_out() }
 }
 
 pub(crate) async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, Error> {

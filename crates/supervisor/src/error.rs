@@ -69,6 +69,9 @@ pub enum Error {
         /// The setting that raises the limit.
         raise: &'static str,
     },
+    /// An option of a process makes no sense.
+    #[error("{0}")]
+    InvalidOption(String),
     /// The checkpoint cannot be used.
     #[error("checkpoint {path}: {reason}")]
     Checkpoint {
@@ -224,6 +227,7 @@ impl Error {
             | Self::Bundle { .. }
             | Self::Rootfs { .. }
             | Self::NotFifo(_)
+            | Self::InvalidOption(_)
             | Self::Checkpoint { .. }
             | Self::NotInstalled { .. }
             | Self::NoLog { .. }

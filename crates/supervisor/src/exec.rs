@@ -7,13 +7,14 @@ use std::sync::Arc;
 use holdfast_state::cri::Stream;
 use holdfast_state::{ExitRecord, ExitStatus, ProcessId};
 
-use crate::container::{Container, ended};
+use crate::container::{Container, ended, info_of};
 use crate::core::Core;
 use crate::error::Error;
 use crate::input::{self, InputWriter};
-use crate::log::output::{LogLines, OutputReader};
+use crate::log::output::{LogLines, Output, OutputReader};
 use crate::log::reader::{LogOptions, LogReader};
 use crate::model::container::ContainerState;
+use crate::model::info::ExecInfo;
 use crate::model::lifecycle::{Activity, State};
 use crate::model::options::{ExecOptions, TerminalSize};
 use crate::model::process::Process;
@@ -150,6 +151,28 @@ impl ExecProcess {
     /// first.
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
         self.exit().await.map(|record| record.status)
+    }
+
+    /// Returns how it ended, or `None` while it has not.
+    #[must_use]
+    pub fn try_wait(&self) -> Option<ExitRecord> {
+        self.info().exit
+    }
+
+    /// Returns a snapshot of its state.
+    #[must_use]
+    pub fn info(&self) -> ExecInfo {
+        info_of(&self.process)
+    }
+
+    /// Waits for its end, and returns all that it has written and how it ended. It holds the output in
+    /// memory, as much as the log keeps. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::output`].
+    pub async fn output(&self) -> Result<Output, Error> {
+        Output::of(self.logs()?, self.exit()).await
     }
 
     /// Waits for its end, and returns the exit status with the evidence for it. Cancel safe.

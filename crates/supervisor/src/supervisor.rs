@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_state::{ContainerId, Cursor, ExitRecord, Launch, Problem, StateRoot};
+use oci_spec::runtime::Spec;
 use tokio_util::sync::DropGuard;
 
 use crate::builder::Builder;
@@ -18,6 +19,7 @@ use crate::model::events::{EventStream, Events};
 use crate::model::info::ContainerInfo;
 use crate::model::keeper::Keeping;
 use crate::model::options::ContainerOptions;
+use crate::ops::bundle::Configure;
 use crate::ops::{layout, restore, start};
 use crate::os::cgroup::Moves;
 use crate::os::children::{self, Spawned};
@@ -170,7 +172,37 @@ impl Supervisor {
     /// start of the shim or the runtime fails; [`Error::Io`] if a file cannot be written; and
     /// [`Error::Closed`] after a shutdown.
     pub async fn create(&self, options: ContainerOptions) -> Result<Container, Error> {
-        self.launch(options, Launch::Create).await.map(|(container, _)| container)
+        self.launch(options, None, Launch::Create).await.map(|(container, _)| container)
+    }
+
+    /// Does what [`create`](Self::create) does, with a last change to the OCI configuration, after all
+    /// options were applied. The result is written to the container's `config.json`; what
+    /// [`Spec`](oci_spec::runtime::Spec) does not know of a bundle's configuration is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`create`](Self::create).
+    pub async fn create_with(
+        &self,
+        options: ContainerOptions,
+        configure: impl FnOnce(&mut Spec) + Send + 'static,
+    ) -> Result<Container, Error> {
+        let configure: Option<Configure> = Some(Box::new(configure));
+        self.launch(options, configure, Launch::Create).await.map(|(container, _)| container)
+    }
+
+    /// Does what [`run`](Self::run) does, with a last change as [`create_with`](Self::create_with) makes it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`create`](Self::create).
+    pub async fn run_with(
+        &self,
+        options: ContainerOptions,
+        configure: impl FnOnce(&mut Spec) + Send + 'static,
+    ) -> Result<Container, Error> {
+        let configure: Option<Configure> = Some(Box::new(configure));
+        self.launch(options, configure, Launch::Run).await.map(|(container, _)| container)
     }
 
     /// Creates a container and starts it in one step. If the caller drops the future, this
@@ -180,7 +212,7 @@ impl Supervisor {
     ///
     /// The errors of [`create`](Self::create).
     pub async fn run(&self, options: ContainerOptions) -> Result<Container, Error> {
-        self.launch(options, Launch::Run).await.map(|(container, _)| container)
+        self.launch(options, None, Launch::Run).await.map(|(container, _)| container)
     }
 
     /// Does what [`run`](Self::run) does, and also returns a reader of the output that misses
@@ -193,12 +225,13 @@ impl Supervisor {
         &self,
         options: ContainerOptions,
     ) -> Result<(Container, LogReader), Error> {
-        self.launch(options, Launch::Run).await
+        self.launch(options, None, Launch::Run).await
     }
 
     async fn launch(
         &self,
         options: ContainerOptions,
+        configure: Option<Configure>,
         launch: Launch,
     ) -> Result<(Container, LogReader), Error> {
         let core = self.core.clone();
@@ -212,7 +245,8 @@ impl Supervisor {
                 let (container, begun, log) = {
                     let core = core.clone();
                     let begun = tokio::task::spawn_blocking(move || {
-                        let (container, job) = layout::container(&core, &options, launch)?;
+                        let (container, job) =
+                            layout::container(&core, &options, configure, launch)?;
                         // No other container has this id here: the directory of the container did
                         // not exist before.
                         core.containers().insert(container.id.clone(), container.clone());
@@ -271,6 +305,17 @@ impl Supervisor {
             .filter(|container| !container.init.is_going())
             .map(|c| Container::new(self.core.clone(), c.clone()))
             .collect()
+    }
+
+    /// Returns the containers of [`list`](Self::list) that have this label, with this value if one is given.
+    #[must_use]
+    pub fn list_with_label(&self, name: &str, value: Option<&str>) -> Vec<Container> {
+        let mut all = self.list();
+        all.retain(|container| {
+            let labels = container.labels();
+            labels.get(name).is_some_and(|found| value.is_none_or(|value| value == found))
+        });
+        all
     }
 
     /// Returns the current state of all containers; see [`list`](Self::list).

@@ -9,10 +9,12 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use holdfast_state::ExitRecord;
 use holdfast_state::cri::{self, Mark};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio_util::io::StreamReader;
 
+use crate::error::Error;
 use crate::log::entries::LANES;
 use crate::log::entries::LogChunk;
 use crate::log::reader::LogReader;
@@ -99,6 +101,44 @@ impl LogLines {
     pub(crate) fn new(log: LogReader) -> Self {
         let begin = (Some(log), Assembly::default());
         Self(futures::stream::unfold(begin, next_line).boxed())
+    }
+}
+
+impl LogReader {
+    /// Reads on as lines, like [`Container::lines`](crate::Container::lines).
+    #[must_use]
+    pub fn into_lines(self) -> LogLines {
+        LogLines::new(self)
+    }
+}
+
+/// All that a process has written, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended.
+    pub exit: ExitRecord,
+    /// Its standard output, as far as its log keeps it.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as far as its log keeps it.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    pub(crate) async fn of(
+        mut log: LogReader,
+        exit: impl Future<Output = Result<ExitRecord, Error>>,
+    ) -> Result<Self, Error> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(chunk) = log.follow().await.map_err(Error::io("read the output"))? {
+            match (chunk.mark, chunk.stream) {
+                // Not the container's.
+                (Mark::Notice, _) => {}
+                (_, cri::Stream::Stdout) => stdout.extend_from_slice(&chunk.bytes),
+                (_, cri::Stream::Stderr) => stderr.extend_from_slice(&chunk.bytes),
+            }
+        }
+        Ok(Self { exit: exit.await?, stdout, stderr })
     }
 }
 

@@ -1,8 +1,11 @@
 //! Snapshots of a container: plain data.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use holdfast_state::{ContainerId, ExitRecord, Logging, ProcessId, Timestamp};
+use holdfast_state::{
+    ContainerId, ExitRecord, GroupName, Incarnation, Logging, ProcessId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// The status of a container, in the terms of the OCI runtime specification, and `paused`.
@@ -52,6 +55,21 @@ pub struct ContainerInfo {
     /// The time of creation. `None` for a container of containerd's 2016 shim, which did not record
     /// it.
     pub created: Option<Timestamp>,
+    /// Identifies this life of the container's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The arguments of its init process.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Data of the caller's: see [`ContainerOptions::label`](crate::ContainerOptions::label).
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The OCI bundle that its runtime was given.
+    #[serde(default)]
+    pub bundle: PathBuf,
+    /// The group whose one shim its processes share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_group: Option<GroupName>,
     /// Whether this supervisor restored the container from disk.
     pub restored: bool,
     /// The path of the OCI runtime.

@@ -1,8 +1,10 @@
 //! The data model of containers and processes: their state, their events, and the descriptors that
 //! are held for them.
 
+pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod copies;
+mod definition;
 pub(crate) mod events;
 pub(crate) mod identity;
 pub(crate) mod info;

@@ -1,5 +1,6 @@
 //! The options of a container or an exec process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use holdfast_state::{ContainerId, GroupName, LogSpec, Logging, OrphanPolicy, Pro
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::model::config::{Config, Mount, Ulimit, User};
+use crate::model::definition::{ContainerDefinition, ExecDefinition, StdioDefinition};
 
 /// The rotation of logs that do not set their own.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +30,7 @@ impl Rotation {
 }
 
 /// Where the root file system and the configuration of a container come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The caller's bundle: a directory with `config.json`.
     Bundle(PathBuf),
@@ -61,7 +64,8 @@ pub struct TerminalSize {
 }
 
 /// The standard streams of a process. By default there is no input, and all output goes to the log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StdioDefinition", into = "StdioDefinition")]
 pub struct Stdio {
     pub(crate) stdin: Stdin,
     pub(crate) stdout: Option<PathBuf>,
@@ -118,11 +122,14 @@ impl Stdio {
 }
 
 /// The options of a new container.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ContainerDefinition", into = "ContainerDefinition")]
 pub struct ContainerOptions {
     pub(crate) source: Source,
     pub(crate) id: Option<ContainerId>,
     pub(crate) args: Vec<String>,
+    pub(crate) config: Config,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) runtime: Option<String>,
     pub(crate) runtime_args: Vec<String>,
     pub(crate) no_pivot_root: bool,
@@ -140,6 +147,8 @@ impl ContainerOptions {
             source,
             id: None,
             args: Vec::new(),
+            config: Config::default(),
+            labels: BTreeMap::new(),
             runtime: None,
             runtime_args: Vec::new(),
             no_pivot_root: false,
@@ -183,6 +192,149 @@ impl ContainerOptions {
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.args = args.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Adds a variable, `NAME=VALUE`, to the environment. It replaces one of the same name.
+    #[must_use]
+    pub fn env(mut self, variable: impl Into<String>) -> Self {
+        self.config.env.push(variable.into());
+        self
+    }
+
+    /// Adds variables, each `NAME=VALUE`, to the environment.
+    #[must_use]
+    pub fn envs(mut self, variables: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.config.env.extend(variables.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the working directory, an absolute path in the container.
+    #[must_use]
+    pub fn cwd(mut self, directory: impl Into<String>) -> Self {
+        self.config.cwd = Some(directory.into());
+        self
+    }
+
+    /// Sets user and groups, as the container counts.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.config.user = Some(user);
+        self
+    }
+
+    /// Sets the host name, of 1 to 64 bytes. The container needs a uts namespace of its own.
+    #[must_use]
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.config.hostname = Some(name.into());
+        self
+    }
+
+    /// Shows a file or directory of the host in the container, with what is mounted below it. Neither
+    /// devices nor set-user-ID programs are usable there.
+    #[must_use]
+    pub fn bind(self, source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
+        self.mount("none", source.into(), destination.into(), &["rbind", "rw", "nosuid", "nodev"])
+    }
+
+    /// As [`bind`](Self::bind), and the container cannot write there.
+    #[must_use]
+    pub fn bind_read_only(
+        self,
+        source: impl Into<PathBuf>,
+        destination: impl Into<PathBuf>,
+    ) -> Self {
+        self.mount("none", source.into(), destination.into(), &["rbind", "ro", "nosuid", "nodev"])
+    }
+
+    /// Mounts an empty tmpfs of at most so many bytes, which its processes may all write to.
+    #[must_use]
+    pub fn tmpfs(self, destination: impl Into<PathBuf>, bytes: u64) -> Self {
+        let size = format!("size={bytes}");
+        let options = ["nosuid", "nodev", "mode=1777", &size];
+        self.mount("tmpfs", "tmpfs".into(), destination.into(), &options)
+    }
+
+    fn mount(
+        mut self,
+        kind: &str,
+        source: PathBuf,
+        destination: PathBuf,
+        options: &[&str],
+    ) -> Self {
+        let options = options.iter().map(ToString::to_string).collect();
+        self.config.mounts.push(Mount { destination, kind: kind.to_owned(), source, options });
+        self
+    }
+
+    /// Sets whether the root file system is read-only. The default without a bundle: it is.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.config.read_only = Some(read_only);
+        self
+    }
+
+    /// Limits the memory, in bytes.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.config.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Limits the number of processes and threads.
+    #[must_use]
+    pub fn pids_limit(mut self, most: u64) -> Self {
+        self.config.pids_limit = Some(most);
+        self
+    }
+
+    /// Limits the processor time, in thousandths of a processor: 1500 is one and a half.
+    #[must_use]
+    pub fn cpu_limit(mut self, millicpus: u64) -> Self {
+        self.config.cpu_limit = Some(millicpus);
+        self
+    }
+
+    /// Sets a resource limit (setrlimit(2)), as in `RLIMIT_NOFILE`.
+    #[must_use]
+    pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
+        self.config.ulimits.push(Ulimit { kind: name.into(), soft, hard });
+        self
+    }
+
+    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn cap_add(mut self, name: impl Into<String>) -> Self {
+        self.config.cap_add.push(name.into());
+        self
+    }
+
+    /// Takes a capability away; `ALL` stands for all.
+    #[must_use]
+    pub fn cap_drop(mut self, name: impl Into<String>) -> Self {
+        self.config.cap_drop.push(name.into());
+        self
+    }
+
+    /// Sets whether its programs can gain no privileges by execve(2): `no_new_privs` of prctl(2).
+    #[must_use]
+    pub fn no_new_privileges(mut self, none: bool) -> Self {
+        self.config.no_new_privileges = Some(none);
+        self
+    }
+
+    /// Adds an annotation to the OCI configuration, for runtime and hooks.
+    #[must_use]
+    pub fn annotation(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.annotations.insert(name.into(), value.into());
+        self
+    }
+
+    /// Adds a label: data of the caller's, which Holdfast keeps with the container and returns in
+    /// [`ContainerInfo::labels`](crate::ContainerInfo::labels).
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
         self
     }
 
@@ -260,12 +412,12 @@ impl ContainerOptions {
 }
 
 /// The options of a new exec process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "ExecDefinition", into = "ExecDefinition")]
 pub struct ExecOptions {
     pub(crate) id: Option<ProcessId>,
     pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<String>,
-    pub(crate) cwd: Option<String>,
+    pub(crate) config: Config,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) stdio: Stdio,
     pub(crate) auto_remove: bool,
@@ -279,8 +431,7 @@ impl ExecOptions {
         Self {
             id: None,
             args: args.into_iter().map(Into::into).collect(),
-            env: Vec::new(),
-            cwd: None,
+            config: Config::default(),
             start_timeout: None,
             stdio: Stdio::new(),
             auto_remove: false,
@@ -298,14 +449,42 @@ impl ExecOptions {
     /// Adds a variable, `NAME=VALUE`, to the environment.
     #[must_use]
     pub fn env(mut self, variable: impl Into<String>) -> Self {
-        self.env.push(variable.into());
+        self.config.env.push(variable.into());
+        self
+    }
+
+    /// Adds variables, each `NAME=VALUE`, to the environment.
+    #[must_use]
+    pub fn envs(mut self, variables: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.config.env.extend(variables.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets user and groups, as the container counts.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.config.user = Some(user);
+        self
+    }
+
+    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`.
+    #[must_use]
+    pub fn cap_add(mut self, name: impl Into<String>) -> Self {
+        self.config.cap_add.push(name.into());
+        self
+    }
+
+    /// Takes a capability away; `ALL` stands for all.
+    #[must_use]
+    pub fn cap_drop(mut self, name: impl Into<String>) -> Self {
+        self.config.cap_drop.push(name.into());
         self
     }
 
     /// Sets the working directory.
     #[must_use]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
-        self.cwd = Some(directory.into());
+        self.config.cwd = Some(directory.into());
         self
     }
 

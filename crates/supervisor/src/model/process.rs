@@ -1,13 +1,15 @@
 //! One container process, as all parts of the library share it.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::{
-    ContainerId, ExitRecord, Incarnation, Launch, Logging, ProcessDir, ProcessId, ProcessRecord,
-    StateRoot, Timestamp,
+    ContainerId, ExitRecord, GroupName, Incarnation, Launch, Logging, ProcessDir, ProcessId,
+    ProcessRecord, StateRoot, Timestamp,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -51,6 +53,14 @@ pub(crate) struct Process {
     pub(crate) terminal: bool,
     /// The time of creation; containerd's 2016 shim did not record it.
     pub(crate) created: Option<Timestamp>,
+    pub(crate) args: Vec<String>,
+    /// Empty for an exec.
+    pub(crate) bundle: PathBuf,
+    pub(crate) shim_group: Option<GroupName>,
+    /// Data of the caller's, for an init process.
+    labels: Mutex<BTreeMap<String, String>>,
+    /// Held to change the record on disk.
+    record: Mutex<()>,
     /// Changed only by [`Process::apply`].
     state: watch::Sender<State>,
     /// Held during a change of the state: the events are published before the new state is visible.
@@ -103,6 +113,11 @@ impl Process {
             log: policies.map(|policies| policies.log.clone()).unwrap_or_default(),
             terminal: record.oci.get("terminal").and_then(Value::as_bool).unwrap_or_default(),
             created: policies.map(|policies| policies.created.clone()),
+            args: args_of(record),
+            bundle: policies.map(|policies| policies.bundle.clone()).unwrap_or_default(),
+            shim_group: policies.and_then(|policies| policies.shim_group.clone()),
+            labels: Mutex::new(policies.map(|it| it.labels.clone()).unwrap_or_default()),
+            record: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             state: watch::Sender::new(state),
             handle: Mutex::new(handle),
@@ -183,6 +198,46 @@ impl Process {
 
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Changes the record on disk, and returns it. Whoever else changes it waits, so that no change is lost.
+    pub(crate) fn change_record(
+        &self,
+        dir: &ProcessDir,
+        change: impl FnOnce(&mut ProcessRecord),
+    ) -> io::Result<ProcessRecord> {
+        let _one_at_a_time = lock(&self.record);
+        let mut record = dir.load().map_err(io::Error::other)?;
+        change(&mut record);
+        dir.save(&record)?;
+        Ok(record)
+    }
+
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        lock(&self.labels).clone()
+    }
+
+    /// Replaces the labels, also on disk. Waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If the record cannot be written, or was written by containerd's 2016 shim, which had no labels.
+    pub(crate) fn set_labels(
+        &self,
+        root: &StateRoot,
+        labels: BTreeMap<String, String>,
+    ) -> io::Result<()> {
+        let record = self.change_record(&self.dir(root)?, |record| {
+            if let Some(policies) = &mut record.holdfast {
+                policies.labels.clone_from(&labels);
+            }
+        })?;
+        if record.holdfast.is_none() {
+            let text = "a container of containerd's 2016 shim has no labels";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        *lock(&self.labels) = labels;
+        Ok(())
     }
 
     pub(crate) fn is_creating(&self) -> bool {
@@ -278,6 +333,13 @@ impl Process {
     pub(crate) fn status(&self) -> Status {
         status_of(&self.state.borrow())
     }
+}
+
+/// The arguments of an OCI process.
+fn args_of(record: &ProcessRecord) -> Vec<String> {
+    let args = record.oci.get("args").and_then(Value::as_array);
+    let args = args.map(|args| args.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    args.unwrap_or_default()
 }
 
 /// Returns the incarnation of the container to which a process belongs.

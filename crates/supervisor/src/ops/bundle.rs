@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use holdfast_state::ContainerId;
-use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, Spec};
 use serde_json::{Map, Value, json};
 
@@ -28,41 +27,68 @@ pub(crate) struct Bundle {
 /// The largest size in bytes of a file that is accepted as a configuration.
 const CONFIG_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// Prepares the bundle. New files are written to `scratch`, which the runtime will know as `own`
-/// once the container is published.
+/// The caller's last change to a configuration.
+pub(crate) type Configure = Box<dyn FnOnce(&mut Spec) + Send>;
+
+/// Where the files of a new bundle are written to, and where they will be once the container is
+/// published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) scratch: &'a Path,
+    pub(crate) own: &'a Path,
+}
+
+/// Prepares the bundle.
 pub(crate) fn prepare(
     id: &ContainerId,
     options: &ContainerOptions,
+    configure: Option<Configure>,
     soft_nofile: Option<u64>,
-    scratch: &Path,
-    own: &Path,
+    place: Place<'_>,
 ) -> Result<Bundle, Error> {
-    let terminal = options.stdio.terminal;
     let nofile = nofile(soft_nofile).map_err(Error::io("read the limit of open files"))?;
-    let (path, config) = match &options.source {
-        Source::Bundle(path) => given(path, options, scratch, own)?,
+    let default = |rootfs: &Path, mounts| {
+        let failed = |error: &dyn std::fmt::Display| Error::Bundle {
+            path: place.own.to_owned(),
+            reason: error.to_string(),
+        };
+        let spec = default_config(id, &options.args, rootfs, mounts, nofile);
+        serde_json::to_value(spec.map_err(|e| failed(&e))?).map_err(|e| failed(&e))
+    };
+    let (given, mut config) = match &options.source {
+        Source::Bundle(path) => {
+            let bad = |reason: String| Error::Bundle { path: path.clone(), reason };
+            let bundle = path.canonicalize().map_err(|error| bad(error.to_string()))?;
+            let config = read_config(&bundle).map_err(bad)?;
+            (Some((bundle, config.clone())), config)
+        }
         Source::Rootfs(path) => {
             let bad = |reason: String| Error::Rootfs { path: path.clone(), reason };
             let rootfs = path.canonicalize().map_err(|error| bad(error.to_string()))?;
             if !rootfs.is_dir() {
                 return Err(bad("not a directory".to_owned()));
             }
-            made(
-                default_config(id, &options.args, &rootfs, vec![], nofile),
-                terminal,
-                scratch,
-                own,
-            )?
+            (None, default(&rootfs, vec![])?)
         }
         Source::Host => {
-            let rootfs = own.join("rootfs");
-            let mounts = host_rootfs(&scratch.join("rootfs"))?;
-            made(
-                default_config(id, &options.args, &rootfs, mounts, nofile),
-                terminal,
-                scratch,
-                own,
-            )?
+            let mounts = host_rootfs(&place.scratch.join("rootfs"))?;
+            (None, default(&place.own.join("rootfs"), mounts)?)
+        }
+    };
+    if !options.args.is_empty() {
+        config["process"]["args"] = json!(options.args);
+    }
+    let path = given.as_ref().map_or(place.own, |(bundle, _)| bundle.as_path());
+    change(&mut config, options, configure)
+        .map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+    let path = match given {
+        // The caller's own bundle is used as it is if nothing in it has to change.
+        Some((bundle, before)) if before == config => bundle,
+        given => {
+            if let Some((bundle, _)) = given {
+                make_paths_absolute(&mut config, &bundle);
+            }
+            write(place, &config)?
         }
     };
     let process = config["process"].as_object().cloned().unwrap_or_default();
@@ -70,55 +96,36 @@ pub(crate) fn prepare(
     Ok(Bundle { path, process, root_ids: (mapped("uidMappings"), mapped("gidMappings")) })
 }
 
-/// Writes a configuration that we generated. Returns its bundle and the configuration.
-fn made(
-    spec: Result<Spec, OciSpecError>,
-    terminal: Option<TerminalSize>,
-    scratch: &Path,
-    own: &Path,
-) -> Result<(PathBuf, Value), Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Bundle {
-        path: own.to_owned(),
-        reason: error.to_string(),
-    };
-    let mut config = serde_json::to_value(spec.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
-    set_terminal(&mut config["process"], terminal);
-    Ok((write(scratch, own, &config)?, config))
+/// Makes all changes that were asked for.
+fn change(
+    config: &mut Value,
+    options: &ContainerOptions,
+    configure: Option<Configure>,
+) -> Result<(), String> {
+    options.config.apply(config)?;
+    // Whether there is a terminal is for the caller to decide at each start, not for the bundle:
+    // `runc spec` always writes true.
+    set_terminal(&mut config["process"], options.stdio.terminal);
+    if let Some(configure) = configure {
+        let mut spec: Spec = serde_json::from_value(config.take())
+            .map_err(|error| format!("config.json: not an OCI configuration: {error}"))?;
+        configure(&mut spec);
+        *config = serde_json::to_value(spec).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
-/// Prepares the caller's bundle. It is used as it is if nothing in it has to change.
-fn given(
-    path: &Path,
-    options: &ContainerOptions,
-    scratch: &Path,
-    own: &Path,
-) -> Result<(PathBuf, Value), Error> {
-    let bad = |reason: String| Error::Bundle { path: path.to_owned(), reason };
-    let bundle = path.canonicalize().map_err(|error| bad(error.to_string()))?;
-    let mut config = read_config(&bundle).map_err(bad)?;
-
-    let before = config["process"].clone();
-    if !options.args.is_empty() {
-        config["process"]["args"] = json!(options.args);
-    }
-    // The caller decides at each start whether there is a terminal, and not the bundle: `runc spec`
-    // always writes true.
-    set_terminal(&mut config["process"], options.stdio.terminal);
-    if config["process"] == before {
-        return Ok((bundle, config));
-    }
-    // Relative paths in a configuration refer to the directory of its bundle, and the copy is
-    // elsewhere.
-    absolute(&mut config["root"]["path"], &bundle);
+/// Makes paths absolute that are relative to a bundle, which its configuration leaves.
+fn make_paths_absolute(config: &mut Value, bundle: &Path) {
+    absolute(&mut config["root"]["path"], bundle);
     for mount in config["mounts"].as_array_mut().into_iter().flatten() {
         let bind = mount["options"]
             .as_array()
             .is_some_and(|o| o.iter().any(|o| o == "bind" || o == "rbind"));
         if bind {
-            absolute(&mut mount["source"], &bundle);
+            absolute(&mut mount["source"], bundle);
         }
     }
-    Ok((write(scratch, own, &config)?, config))
 }
 
 /// Sets whether an OCI process has a terminal, and the size of the terminal.
@@ -169,11 +176,12 @@ fn absolute(path: &mut Value, base: &Path) {
     }
 }
 
-fn write(scratch: &Path, own: &Path, config: &Value) -> Result<PathBuf, Error> {
-    let attempt = || format!("write {}", own.join("config.json").display());
-    make_dir(scratch).map_err(Error::io(attempt()))?;
-    fs::write(scratch.join("config.json"), config.to_string()).map_err(Error::io(attempt()))?;
-    Ok(own.to_owned())
+fn write(place: Place<'_>, config: &Value) -> Result<PathBuf, Error> {
+    let attempt = || format!("write {}", place.own.join("config.json").display());
+    make_dir(place.scratch).map_err(Error::io(attempt()))?;
+    fs::write(place.scratch.join("config.json"), config.to_string())
+        .map_err(Error::io(attempt()))?;
+    Ok(place.own.to_owned())
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {

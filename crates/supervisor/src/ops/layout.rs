@@ -1,6 +1,7 @@
 //! Creates a new process on disk: its record, its FIFOs and, for a container, its bundle. The
 //! directory appears in one step.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -23,7 +24,7 @@ use crate::model::container::ContainerState;
 use crate::model::lifecycle::State;
 use crate::model::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
 use crate::model::process::{Origin, Process};
-use crate::ops::bundle;
+use crate::ops::bundle::{self, Configure, Place};
 use crate::os::limits;
 use crate::runtime::checkpoint;
 
@@ -43,6 +44,7 @@ pub(crate) struct Job {
 pub(crate) fn container(
     core: &Core,
     options: &ContainerOptions,
+    configure: Option<Configure>,
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
@@ -67,8 +69,13 @@ pub(crate) fn container(
     let staged = core.root.stage_container().map_err(failed)?;
     limits::check_files(staged.directory())?;
     let scratch = staged.directory().path().join(BUNDLE_NAME);
-    let bundle =
-        bundle::prepare(&id, options, core.container_nofile, &scratch, &home.join(BUNDLE_NAME))?;
+    let bundle = bundle::prepare(
+        &id,
+        options,
+        configure,
+        core.container_nofile,
+        Place { scratch: &scratch, own: &home.join(BUNDLE_NAME) },
+    )?;
     let mut record = ProcessRecord {
         root_uid: bundle.root_ids.0,
         root_gid: bundle.root_ids.1,
@@ -81,6 +88,7 @@ pub(crate) fn container(
             on_orphan: options.on_orphan,
             shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
             auto_remove: options.auto_remove,
+            labels: options.labels.clone(),
             incarnation: Some(Incarnation::random().map_err(failed)?),
             ..policies(core, launch, runtime.program(), &options.stdio, timeout)
         }),
@@ -114,6 +122,9 @@ pub(crate) fn exec(
     container: &ContainerState,
     options: &ExecOptions,
 ) -> Result<Job, Error> {
+    if options.args.is_empty() {
+        return Err(Error::InvalidOption("an exec needs a program to run".to_owned()));
+    }
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
@@ -144,7 +155,7 @@ pub(crate) fn exec(
             run: container.init.run,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
-        oci: exec_process(init.oci, options),
+        oci: exec_process(init.oci, options)?,
         ..ProcessRecord::default()
     };
     let staged = core.root.stage_process(&parent).map_err(failed)?;
@@ -176,6 +187,7 @@ fn policies(
         created: Timestamp::now(),
         incarnation: None,
         run: 1,
+        labels: BTreeMap::new(),
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
@@ -191,21 +203,19 @@ fn policies(
 }
 
 /// Returns the OCI process of an exec: that of the container's init, with other arguments.
-fn exec_process(mut process: Map<String, Value>, options: &ExecOptions) -> Map<String, Value> {
+fn exec_process(
+    mut process: Map<String, Value>,
+    options: &ExecOptions,
+) -> Result<Map<String, Value>, Error> {
     process.insert("args".to_owned(), json!(options.args));
-    if let Some(cwd) = &options.cwd {
-        process.insert("cwd".to_owned(), json!(cwd));
-    }
-    if let Some(env) = process.entry("env").or_insert_with(|| json!([])).as_array_mut() {
-        env.extend(options.env.iter().map(|variable| json!(variable)));
-    }
     // containerd's 2016 shim stored the capabilities as a list, which no current runtime reads.
     if process.get("capabilities").is_some_and(Value::is_array) {
         process.remove("capabilities");
     }
     let mut process = Value::Object(process);
+    options.config.apply_to_process(&mut process).map_err(Error::InvalidOption)?;
     bundle::set_terminal(&mut process, options.stdio.terminal);
-    process.as_object().cloned().unwrap_or_default()
+    Ok(process.as_object().cloned().unwrap_or_default())
 }
 
 /// Creates what must be in the directory of a process before its shim begins.

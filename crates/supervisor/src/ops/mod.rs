@@ -1,6 +1,6 @@
 //! Creates and starts containers from their options, and restores them from what is on disk.
 
-mod bundle;
+pub(crate) mod bundle;
 mod default_config;
 pub(crate) mod layout;
 pub(crate) mod restore;

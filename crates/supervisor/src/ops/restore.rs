@@ -292,8 +292,7 @@ fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
         return Ok(None);
     }
     if record.start_time.is_empty() && record.holdfast.is_some() {
-        handle.write_identity(&mut record);
-        dir.save(&record)?;
+        record = process.change_record(&dir, |record| handle.write_identity(record))?;
     }
     Ok(Some(Copies::of_process(&handle, &record, &core.closer)))
 }

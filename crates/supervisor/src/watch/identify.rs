@@ -29,12 +29,14 @@ pub(crate) async fn take_identity(
         if dir.exit()?.is_some() {
             return Ok(());
         }
-        let mut record = dir.load().map_err(io::Error::other)?;
-        handle.write_identity(&mut record);
-        process.set_handle(Some(Arc::new(handle)));
-        let written = write_shim(&core, &process, &dir, record, shim);
+        let handle = Arc::new(handle);
+        process.set_handle(Some(handle.clone()));
+        let recorded = record_shim(&process, &dir, shim.as_ref(), Some(&handle));
+        if let Some(shim) = &shim {
+            copy_of_shim(&core, &process, shim);
+        }
         process.have_kept(&core.keeping);
-        written
+        recorded
     });
     if let Err(error) = taken.await {
         // The process runs, and its shim will report its exit. Only the proof of its identity after
@@ -49,7 +51,7 @@ pub(crate) async fn take_again(core: &Arc<Core>, process: &Arc<Process>) -> io::
     let (core, process) = (core.clone(), process.clone());
     blocking(move || {
         let dir = process.dir(&core.root)?;
-        let mut record = dir.load().map_err(io::Error::other)?;
+        let record = dir.load().map_err(io::Error::other)?;
         let found = Handle::of_record(&record, dir.pid()?, None)?;
         // A shim reaps a process only after it has recorded the exit. So without a record, the pid
         // was still that of the process.
@@ -57,9 +59,8 @@ pub(crate) async fn take_again(core: &Arc<Core>, process: &Arc<Process>) -> io::
         if dir.exit()?.is_some() {
             return Ok(false);
         }
-        handle.write_identity(&mut record);
+        process.change_record(&dir, |record| handle.write_identity(record))?;
         process.set_handle(Some(Arc::new(handle)));
-        dir.save(&record)?;
         Ok(true)
     })
     .await
@@ -71,35 +72,40 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
     let (container, id) = (process.container.clone(), process.id.clone());
     let recorded = blocking(move || {
         let dir = process.dir(&core.root)?;
-        let record = dir.load().map_err(io::Error::other)?;
-        write_shim(&core, &process, &dir, record, Some(shim))
+        record_shim(&process, &dir, Some(&shim), None)?;
+        copy_of_shim(&core, &process, &shim);
+        Ok(())
     });
     if let Err(error) = recorded.await {
         tracing::error!(%container, process = %id, %error, "the shim that adopted the process was not recorded");
     }
 }
 
-/// Saves a record together with its shim, and keeps copies of what that shim reads from.
-fn write_shim(
-    core: &Core,
+/// Writes down which shim has a process, and who the process is, if that is known only now.
+fn record_shim(
     process: &Process,
     dir: &ProcessDir,
-    mut record: ProcessRecord,
-    shim: Option<ShimRecord>,
+    shim: Option<&ShimRecord>,
+    handle: Option<&Handle>,
 ) -> io::Result<()> {
-    if let Some(policies) = &mut record.holdfast {
-        policies.shim.clone_from(&shim);
-    }
-    dir.save(&record)?;
-    if let Some(shim) = shim {
-        match Copies::of_shim(&shim, &core.closer) {
-            Ok(copies) => process.keep_copies(copies),
-            // The process has ended already, or the shim was killed. The record is valid all the
-            // same.
-            Err(error) => {
-                tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
-            }
+    let change = |record: &mut ProcessRecord| {
+        if let Some(handle) = handle {
+            handle.write_identity(record);
+        }
+        if let Some(policies) = &mut record.holdfast {
+            policies.shim = shim.cloned();
+        }
+    };
+    process.change_record(dir, change).map(drop)
+}
+
+/// Keeps copies of what a shim reads from.
+fn copy_of_shim(core: &Core, process: &Process, shim: &ShimRecord) {
+    match Copies::of_shim(shim, &core.closer) {
+        Ok(copies) => process.keep_copies(copies),
+        // The process has ended already, or the shim was killed. The record is valid all the same.
+        Err(error) => {
+            tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
         }
     }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, EventKind};
+use holdfast_state::{ContainerId, EventKind, ExitRecord};
 use tokio::time::timeout;
 
 use crate::core::Core;
@@ -92,6 +92,32 @@ pub(crate) async fn delete(
     forget(core, container, &container.init, removal)
         .await
         .map_err(Error::io(format!("remove the directory of container {}", container.id)))
+}
+
+/// Stops a container: with a signal first, and with SIGKILL after the grace period.
+pub(crate) async fn stop(
+    core: &Core,
+    container: &ContainerState,
+    signal: i32,
+    grace: Duration,
+) -> Result<ExitRecord, Error> {
+    let init = &container.init;
+    if init.state() == State::Creating {
+        return Err(container.wrong_state("stop", "created, running or paused"));
+    }
+    for (signal, limit) in [(signal, grace), (nix::libc::SIGKILL, KILL_LIMIT)] {
+        // `None` if it has ended, which is what is wanted.
+        init.signal(signal).unwrap_or(Ok(()))?;
+        {
+            let _operation = container.operation.lock().await;
+            change::thaw(core, container).await?;
+        }
+        if let Ok(ended) = timeout(limit, init.ended()).await {
+            return ended.ok_or_else(|| Error::NotFound(container.id.clone()));
+        }
+    }
+    vanished(init).await?;
+    init.ended().await.ok_or_else(|| Error::NotFound(container.id.clone()))
 }
 
 /// Cancels a start, and waits until it has failed or the process that it started has ended.

@@ -1,0 +1,338 @@
+//! Changes to the OCI configuration of a container, whether that is a bundle's own or the default one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What is changed in the configuration of a container. What is `None` or empty stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// `NAME=VALUE`; replaces a variable of the same name.
+    pub(crate) env: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cwd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<User>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hostname: Option<String>,
+    pub(crate) mounts: Vec<Mount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) read_only: Option<bool>,
+    /// In bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pids_limit: Option<u64>,
+    /// In thousandths of a processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_limit: Option<u64>,
+    pub(crate) ulimits: Vec<Ulimit>,
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) no_new_privileges: Option<bool>,
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// A user and its groups, as the container counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct User {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    #[serde(default)]
+    pub gid: u32,
+    /// The ids of further groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_gids: Vec<u32>,
+}
+
+/// A mount that is added to the container. It replaces one with the same destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Mount {
+    pub(crate) destination: PathBuf,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) source: PathBuf,
+    pub(crate) options: Vec<String>,
+}
+
+/// A resource limit (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Ulimit {
+    /// `RLIMIT_NOFILE`, …
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// The period by which the processor time of a container is limited, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+
+impl Config {
+    /// Changes an OCI configuration.
+    ///
+    /// # Errors
+    ///
+    /// The reason, for a value that no container can have.
+    pub(crate) fn apply(&self, config: &mut Value) -> Result<(), String> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        self.apply_to_process(&mut config["process"])?;
+        if let Some(hostname) = &self.hostname {
+            if hostname.is_empty() || hostname.len() > 64 {
+                return Err(format!("{hostname:?} is not a host name: 1 to 64 bytes"));
+            }
+            let namespaces = config["linux"]["namespaces"].as_array();
+            let own = namespaces.is_some_and(|all| all.iter().any(|it| it["type"] == "uts"));
+            if !own {
+                return Err("a host name needs a uts namespace in the configuration".to_owned());
+            }
+            config["hostname"] = json!(hostname);
+        }
+        if let Some(read_only) = self.read_only {
+            config["root"]["readonly"] = json!(read_only);
+        }
+        for mount in &self.mounts {
+            if !mount.destination.is_absolute() {
+                let shown = mount.destination.display();
+                return Err(format!("the destination of a mount is an absolute path, not {shown}"));
+            }
+            let all = array(&mut config["mounts"])?;
+            all.retain(|it| it["destination"] != json!(mount.destination));
+            all.push(json!(mount));
+        }
+        let resources = object_in(config, &["linux", "resources"]);
+        if let Some(limit) = self.memory_limit {
+            resources["memory"]["limit"] = json!(limit);
+        }
+        if let Some(limit) = self.pids_limit {
+            resources["pids"]["limit"] = json!(limit);
+        }
+        if let Some(limit) = self.cpu_limit {
+            if limit < 10 {
+                return Err("the kernel grants at least 0.01 processors".to_owned());
+            }
+            resources["cpu"]["quota"] = json!(limit.saturating_mul(CPU_PERIOD / 1000));
+            resources["cpu"]["period"] = json!(CPU_PERIOD);
+        }
+        for (name, value) in &self.annotations {
+            config["annotations"][name] = json!(value);
+        }
+        Ok(())
+    }
+
+    /// Changes an OCI process: the container's first, or an exec.
+    pub(crate) fn apply_to_process(&self, process: &mut Value) -> Result<(), String> {
+        for variable in &self.env {
+            let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty())
+            else {
+                return Err(format!("{variable:?} is not NAME=VALUE"));
+            };
+            let all = array(&mut process["env"])?;
+            let has_name = |it: &Value| {
+                it.as_str().and_then(|it| it.split_once('=')).is_some_and(|it| it.0 == name)
+            };
+            match all.iter_mut().find(|it| has_name(it)) {
+                Some(found) => *found = json!(variable),
+                None => all.push(json!(variable)),
+            }
+        }
+        if let Some(cwd) = &self.cwd {
+            if !cwd.starts_with('/') {
+                return Err(format!("the working directory is an absolute path, not {cwd:?}"));
+            }
+            process["cwd"] = json!(cwd);
+        }
+        if let Some(user) = &self.user {
+            process["user"] = json!(user);
+        }
+        for limit in &self.ulimits {
+            if limit.soft > limit.hard {
+                return Err(format!("{}: the soft limit is above the hard one", limit.kind));
+            }
+            let all = array(&mut process["rlimits"])?;
+            all.retain(|it| it["type"] != json!(limit.kind));
+            all.push(json!(limit));
+        }
+        if let Some(no_new_privileges) = self.no_new_privileges {
+            process["noNewPrivileges"] = json!(no_new_privileges);
+        }
+        self.change_capabilities(process)
+    }
+
+    fn change_capabilities(&self, process: &mut Value) -> Result<(), String> {
+        let names = |names: &[String]| names.iter().map(|it| capability(it)).collect::<Vec<_>>();
+        let (add, drop) = (names(&self.cap_add), names(&self.cap_drop));
+        if add.is_empty() && drop.is_empty() {
+            return Ok(());
+        }
+        let drop_all = drop.iter().any(|name| name == "CAP_ALL");
+        for set in ["bounding", "effective", "permitted"] {
+            let all = array(&mut process["capabilities"][set])?;
+            all.retain(|it| !drop_all && !drop.iter().any(|name| it == name));
+            for name in &add {
+                if name == "CAP_ALL" {
+                    return Err("there is no capability ALL to add; name each".to_owned());
+                }
+                if !all.iter().any(|it| it == name) {
+                    all.push(json!(name));
+                }
+            }
+        }
+        // Nothing may be inheritable or ambient that is not permitted.
+        let permitted =
+            process["capabilities"]["permitted"].as_array().cloned().unwrap_or_default();
+        for set in ["inheritable", "ambient"] {
+            if let Some(all) = process["capabilities"][set].as_array_mut() {
+                all.retain(|it| permitted.contains(it));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a capability as the specification has it, from `net_admin` or `CAP_NET_ADMIN`.
+fn capability(name: &str) -> String {
+    let name = name.to_ascii_uppercase();
+    if name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+}
+
+/// A list in a configuration, which is made if it is missing.
+fn array(value: &mut Value) -> Result<&mut Vec<Value>, String> {
+    if value.is_null() {
+        *value = json!([]);
+    }
+    value.as_array_mut().ok_or_else(|| "a list of the configuration is none".to_owned())
+}
+
+fn object_in<'a>(config: &'a mut Value, path: &[&str]) -> &'a mut Value {
+    path.iter().fold(config, |value, name| &mut value[*name])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base() -> Value {
+        json!({
+            "root": { "path": "rootfs" },
+            "hostname": "before",
+            "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+            "process": {
+                "args": ["sh"],
+                "cwd": "/",
+                "env": ["PATH=/bin", "TERM=xterm"],
+                "user": { "uid": 0, "gid": 0 },
+                "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 1, "hard": 2 }],
+                "capabilities": {
+                    "bounding": ["CAP_KILL", "CAP_CHOWN"],
+                    "effective": ["CAP_KILL", "CAP_CHOWN"],
+                    "permitted": ["CAP_KILL", "CAP_CHOWN"],
+                    "inheritable": ["CAP_KILL"],
+                    "ambient": ["CAP_KILL"],
+                },
+            },
+            "linux": { "namespaces": [{ "type": "uts" }], "resources": { "pids": { "limit": 9 } } },
+        })
+    }
+
+    #[test]
+    fn what_is_not_asked_for_stays_as_it_is() {
+        let mut config = base();
+        assert_eq!(Config::default().apply(&mut config), Ok(()));
+        assert_eq!(config, base());
+    }
+
+    #[test]
+    fn each_change_is_made_in_its_place() {
+        let mut config = base();
+        let changes = Config {
+            env: vec!["PATH=/usr/bin".into(), "LANG=C".into(), "EMPTY=".into()],
+            cwd: Some("/srv".into()),
+            user: Some(User { uid: 7, gid: 8, additional_gids: vec![9] }),
+            hostname: Some("web".into()),
+            mounts: vec![Mount {
+                destination: "/proc".into(),
+                kind: "none".into(),
+                source: "/data".into(),
+                options: vec!["rbind".into()],
+            }],
+            read_only: Some(true),
+            memory_limit: Some(1 << 20),
+            pids_limit: Some(5),
+            cpu_limit: Some(1500),
+            ulimits: vec![Ulimit { kind: "RLIMIT_NOFILE".into(), soft: 3, hard: 4 }],
+            cap_add: vec!["net_admin".into(), "CAP_KILL".into()],
+            cap_drop: vec!["chown".into()],
+            no_new_privileges: Some(false),
+            annotations: BTreeMap::from([("a.b/c".to_owned(), "d".to_owned())]),
+        };
+        assert_eq!(changes.apply(&mut config), Ok(()));
+        let process = &config["process"];
+        assert_eq!(process["env"], json!(["PATH=/usr/bin", "TERM=xterm", "LANG=C", "EMPTY="]));
+        assert_eq!(process["cwd"], "/srv");
+        assert_eq!(process["user"], json!({ "uid": 7, "gid": 8, "additionalGids": [9] }));
+        assert_eq!(process["rlimits"], json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 4 }]));
+        assert_eq!(process["noNewPrivileges"], false);
+        for set in ["bounding", "effective", "permitted"] {
+            assert_eq!(process["capabilities"][set], json!(["CAP_KILL", "CAP_NET_ADMIN"]), "{set}");
+        }
+        assert_eq!(config["hostname"], "web");
+        assert_eq!(config["root"]["readonly"], true);
+        let mount = json!({ "destination": "/proc", "type": "none", "source": "/data", "options": ["rbind"] });
+        assert_eq!(config["mounts"], json!([mount]));
+        let resources = json!({
+            "memory": { "limit": 1 << 20 },
+            "pids": { "limit": 5 },
+            "cpu": { "quota": 150_000, "period": 100_000 },
+        });
+        assert_eq!(config["linux"]["resources"], resources);
+        assert_eq!(config["annotations"], json!({ "a.b/c": "d" }));
+    }
+
+    #[test]
+    fn all_capabilities_can_be_dropped_and_nothing_stays_inheritable() {
+        let mut config = base();
+        let changes = Config { cap_drop: vec!["ALL".into()], ..Config::default() };
+        assert_eq!(changes.apply(&mut config), Ok(()));
+        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+            assert_eq!(config["process"]["capabilities"][set], json!([]), "{set}");
+        }
+    }
+
+    #[test]
+    fn what_no_container_can_have_is_refused_with_a_reason() {
+        let refused = |changes: Config| changes.apply(&mut base()).unwrap_err();
+        let nothing = Config::default;
+        assert!(refused(Config { env: vec!["NOVALUE".into()], ..nothing() }).contains("NOVALUE"));
+        assert!(refused(Config { env: vec!["=x".into()], ..nothing() }).contains("NAME=VALUE"));
+        assert!(refused(Config { cwd: Some("srv".into()), ..nothing() }).contains("absolute"));
+        assert!(
+            refused(Config { hostname: Some(String::new()), ..nothing() }).contains("host name")
+        );
+        assert!(refused(Config { cpu_limit: Some(9), ..nothing() }).contains("0.01"));
+        assert!(refused(Config { cap_add: vec!["ALL".into()], ..nothing() }).contains("ALL"));
+        let ulimits = vec![Ulimit { kind: "RLIMIT_CORE".into(), soft: 2, hard: 1 }];
+        assert!(refused(Config { ulimits, ..nothing() }).contains("RLIMIT_CORE"));
+        let mounts = vec![Mount {
+            destination: "x".into(),
+            kind: "none".into(),
+            source: "/".into(),
+            options: vec![],
+        }];
+        assert!(refused(Config { mounts, ..nothing() }).contains("absolute"));
+        let mut shared = base();
+        shared["linux"]["namespaces"] = json!([]);
+        let hostname = Config { hostname: Some("x".into()), ..nothing() };
+        assert!(hostname.apply(&mut shared).unwrap_err().contains("uts"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Options as JSON: a request to the daemon, or a definition that is stored.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_state::{ContainerId, GroupName, Logging, OrphanPolicy, ProcessId};
+use serde::{Deserialize, Serialize};
+
+use crate::model::config::Config;
+use crate::model::options::{ContainerOptions, ExecOptions, Source, Stdin, Stdio, TerminalSize};
+
+/// [`ContainerOptions`] as JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ContainerDefinition {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<ContainerId>,
+    /// Either this or `rootfs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rootfs: Option<Rootfs>,
+    args: Vec<String>,
+    config: Config,
+    labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<String>,
+    runtime_args: Vec<String>,
+    no_pivot: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    stdio: Stdio,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<PathBuf>,
+    on_orphan: OrphanPolicy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shim_group: Option<GroupName>,
+    remove: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Rootfs {
+    /// The host's own programs, read-only.
+    Host,
+    Dir(PathBuf),
+}
+
+/// [`ExecOptions`] as JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ExecDefinition {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<ProcessId>,
+    args: Vec<String>,
+    config: Config,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    stdio: Stdio,
+    remove: bool,
+}
+
+/// [`Stdio`] as JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct StdioDefinition {
+    /// Whether Holdfast creates a FIFO for the input.
+    interactive: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    terminal: Option<TerminalSize>,
+    /// A FIFO of the caller's for the input, instead of that of `interactive`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr: Option<PathBuf>,
+    log: Logging,
+}
+
+impl TryFrom<ContainerDefinition> for ContainerOptions {
+    type Error = &'static str;
+
+    fn try_from(definition: ContainerDefinition) -> Result<Self, &'static str> {
+        let source = match (definition.bundle, definition.rootfs) {
+            (Some(bundle), None) => Source::Bundle(bundle),
+            (None, Some(Rootfs::Dir(rootfs))) => Source::Rootfs(rootfs),
+            (None, Some(Rootfs::Host)) => Source::Host,
+            _ => return Err("a container needs either a bundle or a rootfs"),
+        };
+        Ok(Self {
+            source,
+            id: definition.id,
+            args: definition.args,
+            config: definition.config,
+            labels: definition.labels,
+            runtime: definition.runtime,
+            runtime_args: definition.runtime_args,
+            no_pivot_root: definition.no_pivot,
+            start_timeout: definition.timeout_ms.map(Duration::from_millis),
+            stdio: definition.stdio,
+            checkpoint: definition.checkpoint,
+            on_orphan: definition.on_orphan,
+            shim_group: definition.shim_group,
+            auto_remove: definition.remove,
+        })
+    }
+}
+
+impl From<ContainerOptions> for ContainerDefinition {
+    fn from(options: ContainerOptions) -> Self {
+        let (bundle, rootfs) = match options.source {
+            Source::Bundle(bundle) => (Some(bundle), None),
+            Source::Rootfs(rootfs) => (None, Some(Rootfs::Dir(rootfs))),
+            Source::Host => (None, Some(Rootfs::Host)),
+        };
+        Self {
+            id: options.id,
+            bundle,
+            rootfs,
+            args: options.args,
+            config: options.config,
+            labels: options.labels,
+            runtime: options.runtime,
+            runtime_args: options.runtime_args,
+            no_pivot: options.no_pivot_root,
+            timeout_ms: options.start_timeout.map(millis),
+            stdio: options.stdio,
+            checkpoint: options.checkpoint,
+            on_orphan: options.on_orphan,
+            shim_group: options.shim_group,
+            remove: options.auto_remove,
+        }
+    }
+}
+
+impl From<ExecDefinition> for ExecOptions {
+    fn from(definition: ExecDefinition) -> Self {
+        let ExecDefinition { id, args, config, timeout_ms, stdio, remove } = definition;
+        let start_timeout = timeout_ms.map(Duration::from_millis);
+        Self { id, args, config, start_timeout, stdio, auto_remove: remove }
+    }
+}
+
+impl From<ExecOptions> for ExecDefinition {
+    fn from(options: ExecOptions) -> Self {
+        let ExecOptions { id, args, config, start_timeout, stdio, auto_remove } = options;
+        let timeout_ms = start_timeout.map(millis);
+        Self { id, args, config, timeout_ms, stdio, remove: auto_remove }
+    }
+}
+
+impl TryFrom<StdioDefinition> for Stdio {
+    type Error = &'static str;
+
+    fn try_from(definition: StdioDefinition) -> Result<Self, &'static str> {
+        let StdioDefinition { interactive, terminal, stdin, stdout, stderr, log } = definition;
+        let stdin = match (interactive, stdin) {
+            (false, None) => Stdin::Null,
+            (true, None) => Stdin::Pipe,
+            (false, Some(path)) => Stdin::Fifo(path),
+            (true, Some(_)) => {
+                return Err("a process has either an interactive input or a FIFO of the caller's");
+            }
+        };
+        Ok(Self { stdin, stdout, stderr, terminal, log })
+    }
+}
+
+impl From<Stdio> for StdioDefinition {
+    fn from(stdio: Stdio) -> Self {
+        let Stdio { stdin, stdout, stderr, terminal, log } = stdio;
+        let (interactive, stdin) = match stdin {
+            Stdin::Null => (false, None),
+            Stdin::Pipe => (true, None),
+            Stdin::Fifo(path) => (false, Some(path)),
+        };
+        Self { interactive, terminal, stdin, stdout, stderr, log }
+    }
+}
+
+fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_survive_being_stored() {
+        let all = ContainerOptions::bundle("/b")
+            .id("web".parse().unwrap())
+            .args(["sh"])
+            .env("A=b")
+            .cwd("/srv")
+            .hostname("h")
+            .bind("/data", "/data")
+            .bind_read_only("/etc", "/etc")
+            .tmpfs("/tmp", 1 << 20)
+            .read_only(false)
+            .memory_limit(1)
+            .pids_limit(2)
+            .cpu_limit(500)
+            .ulimit("RLIMIT_NOFILE", 1, 2)
+            .cap_add("NET_ADMIN")
+            .cap_drop("ALL")
+            .no_new_privileges(true)
+            .annotation("a", "b")
+            .label("c", "d")
+            .runtime("crun")
+            .runtime_args(["--debug"])
+            .start_timeout(Duration::from_millis(1500))
+            .stdio(Stdio::new().stdin(Stdin::Pipe).terminal(TerminalSize { width: 1, height: 2 }))
+            .on_orphan(OrphanPolicy::Kill)
+            .auto_remove();
+        for options in [all, ContainerOptions::host_rootfs(), ContainerOptions::rootfs("/r")] {
+            let text = serde_json::to_string(&options).unwrap();
+            assert_eq!(serde_json::from_str::<ContainerOptions>(&text).unwrap(), options, "{text}");
+        }
+        let exec = ExecOptions::new(["sh"]).env("A=b").cwd("/").cap_drop("ALL").auto_remove();
+        let text = serde_json::to_string(&exec).unwrap();
+        assert_eq!(serde_json::from_str::<ExecOptions>(&text).unwrap(), exec, "{text}");
+    }
+
+    #[test]
+    fn a_definition_that_makes_no_sense_is_refused() {
+        for (text, reason) in [
+            ("{}", "either a bundle or a rootfs"),
+            (r#"{"bundle":"/b","rootfs":"host"}"#, "either a bundle or a rootfs"),
+            (r#"{"bundle":"/b","bundel":1}"#, "bundel"),
+            (r#"{"bundle":"/b","config":{"evn":[]}}"#, "evn"),
+            (
+                r#"{"bundle":"/b","stdio":{"interactive":true,"stdin":"/f"}}"#,
+                "either an interactive",
+            ),
+        ] {
+            let error = serde_json::from_str::<ContainerOptions>(text).unwrap_err();
+            assert!(error.to_string().contains(reason), "{text}: {error}");
+        }
+    }
+}

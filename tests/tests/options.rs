@@ -1,0 +1,260 @@
+//! What a caller can change about a container, tried from the inside.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_supervisor::{
+    ContainerOptions, Error, ErrorKind, ExecOptions, ExitStatus, Supervisor, User,
+};
+use holdfast_tests::{Holdfast, Scratch, soon, status, unique_id};
+use nix::libc::{SIGKILL, SIGTERM};
+
+/// What a script prints in a container with these options.
+async fn printed(supervisor: &Supervisor, options: ContainerOptions, script: &str) -> String {
+    let container = supervisor.run(options.args(["sh", "-c", script])).await.expect("run");
+    let output = soon("the output", container.output()).await.expect("its output");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.exit.status, ExitStatus::Code(0), "{script}: {text}{errors}");
+    container.delete().await.expect("delete");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_option_is_what_the_container_finds() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let data = scratch.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("file"), "from the host\n").unwrap();
+    // A bundle's own configuration is the base; without one it is the default.
+    for options in [scratch.options(["true"]), ContainerOptions::rootfs(scratch.bundle().join("rootfs"))] {
+        let options = options
+            .env("GREETING=hello")
+            .envs(["PATH=/bin:/usr/bin", "EMPTY="])
+            .cwd("/tmp")
+            .user(User { uid: 17, gid: 18, additional_gids: vec![19] })
+            .hostname("inside")
+            .bind_read_only(&data, "/tmp/ro")
+            .bind(&data, "/tmp/rw")
+            .tmpfs("/mnt", 1 << 20)
+            .read_only(true)
+            .ulimit("RLIMIT_NOFILE", 77, 88)
+            .cap_drop("ALL")
+            .cap_add("net_bind_service")
+            .no_new_privileges(true);
+        let script = "echo $GREETING-$EMPTY-$PATH; pwd; id -u; id -g; id -G; hostname; cat ro/file; \
+            touch ro/x 2>/dev/null || echo read-only; touch /x 2>/dev/null || echo read-only root; \
+            touch /mnt/x && echo tmpfs; ulimit -n; ulimit -Hn; \
+            grep -E 'CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t'";
+        let told = printed(&supervisor, options, script).await;
+        let expected = "hello--/bin:/usr/bin\n/tmp\n17\n18\n18 19\ninside\nfrom the host\nread-only\n\
+            read-only root\ntmpfs\n77\n88\nCapBnd:0000000000000400\nNoNewPrivs:1\n";
+        assert_eq!(told, expected);
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_are_those_of_its_cgroup() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let options = scratch.script("exec sleep 100000").memory_limit(64 << 20).pids_limit(33);
+    let container = supervisor.run(options.cpu_limit(500)).await.unwrap();
+    let stats = container.stats().await.unwrap();
+    assert_eq!(stats.memory_limit_bytes, Some(64 << 20));
+    let id = container.id().clone();
+    let read = |names: &[&str]| {
+        let dirs = holdfast_tests::cgroups_of(&id);
+        let mut found = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
+        let found = found.find(|path| path.exists()).expect("a file of its cgroup");
+        std::fs::read_to_string(found).unwrap().trim().to_owned()
+    };
+    assert_eq!(read(&["pids.max"]), "33");
+    assert!(["50000", "50000 100000"].contains(&&*read(&["cpu.max", "cpu.cfs_quota_us"])));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_change_is_made_to_what_the_runtime_is_given() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor
+        .run_with(scratch.script("hostname"), |spec| {
+            spec.set_hostname(Some("by-hand".to_owned()));
+        })
+        .await
+        .unwrap();
+    let output = soon("the output", container.output()).await.unwrap();
+    assert_eq!(output.stdout, b"by-hand\n");
+    let config = std::fs::read_to_string(container.info().bundle.join("config.json")).unwrap();
+    assert!(config.contains("by-hand"), "{config}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for (options, reason) in [
+        (scratch.script("true").env("NOVALUE"), "NOVALUE"),
+        (scratch.script("true").cwd("tmp"), "absolute"),
+        (scratch.script("true").bind("/etc", "etc"), "absolute"),
+        (scratch.script("true").ulimit("RLIMIT_CORE", 2, 1), "RLIMIT_CORE"),
+    ] {
+        let error = supervisor.run(options).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    assert_eq!(scratch.leftovers(), [""; 0]);
+    let container = supervisor.run(scratch.script("exec sleep 100000")).await.unwrap();
+    let nothing = ExecOptions::new(Vec::<String>::new());
+    assert_eq!(container.exec(nothing).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let exec = ExecOptions::new(["true"]).env("=x");
+    assert_eq!(container.exec(exec).await.unwrap_err().kind(), ErrorKind::Invalid);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_has_a_user_and_capabilities_of_its_own() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script("exec sleep 100000")).await.unwrap();
+    let script = "id -u; id -g; echo $A; pwd; grep CapBnd /proc/self/status | tr -d '\\t'";
+    let options = ExecOptions::new(["sh", "-c", script])
+        .user(User { uid: 3, gid: 4, ..User::default() })
+        .env("A=b")
+        .cwd("/tmp")
+        .cap_drop("ALL");
+    let exec = container.exec(options).await.unwrap();
+    let output = soon("the output", exec.output()).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "3\n4\nb\n/tmp\nCapBnd:0000000000000000\n");
+    assert_eq!(exec.try_wait().map(|exit| exit.status), Some(ExitStatus::Code(0)));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_are_kept_changed_and_looked_for() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let options = scratch.script("exec sleep 100000").label("app", "web").label("tier", "1");
+    let web = supervisor.run(options).await.unwrap();
+    let other = scratch.script("exec sleep 100000").label("app", "db");
+    let db = supervisor.run(other).await.unwrap();
+    let ids = |supervisor: &Supervisor, name: &str, value: Option<&str>| -> Vec<_> {
+        let all = supervisor.list_with_label(name, value);
+        all.iter().map(|container| container.id().clone()).collect()
+    };
+    assert_eq!(ids(&supervisor, "app", Some("web")), [web.id().clone()]);
+    assert_eq!(ids(&supervisor, "app", None).len(), 2);
+    let changed = BTreeMap::from([("app".to_owned(), "front".to_owned())]);
+    web.set_labels(changed.clone()).await.unwrap();
+    assert_eq!(web.info().labels, changed);
+    let (web, db) = (web.id().clone(), db.id().clone());
+    soon("the shutdown", supervisor.shutdown()).await;
+    let supervisor = scratch.open().await;
+    assert_eq!(supervisor.get(&web).unwrap().labels(), changed);
+    assert_eq!(ids(&supervisor, "app", Some("db")), [db]);
+    let container = supervisor.get(&web).unwrap();
+    container.delete_forced().await.unwrap();
+    let stale = container.set_labels(BTreeMap::new()).await.unwrap_err();
+    assert!(matches!(stale, Error::NotFound(_)), "{stale}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_gives_time_to_end_and_kills_what_does_not() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let waits = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+    let polite = supervisor.run(scratch.script(waits)).await.unwrap();
+    holdfast_tests::said(&polite, "ready").await;
+    let long = Duration::from_secs(60);
+    let exit = soon("the stop", polite.stop(SIGTERM, long)).await.unwrap();
+    assert_eq!(exit.status, ExitStatus::Code(7));
+    // Once more: it has ended, and that is what was asked for.
+    assert_eq!(soon("the stop", polite.stop(SIGTERM, long)).await.unwrap(), exit);
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let deaf = supervisor.run(scratch.script(deaf)).await.unwrap();
+    holdfast_tests::said(&deaf, "ready").await;
+    assert_eq!(deaf.try_wait(), None);
+    let exit = soon("the stop", deaf.stop(SIGTERM, Duration::from_millis(100))).await.unwrap();
+    assert_eq!(exit.status, ExitStatus::Signal(SIGKILL));
+    // A paused one could not act on a signal.
+    let paused = supervisor.run(scratch.script(waits)).await.unwrap();
+    holdfast_tests::said(&paused, "ready").await;
+    paused.pause().await.unwrap();
+    let exit = soon("the stop", paused.stop(SIGTERM, long)).await.unwrap();
+    assert_eq!(exit.status, ExitStatus::Code(7));
+    assert_eq!(status(&paused).await, ExitStatus::Code(7));
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test]
+async fn the_command_line_has_them_too() {
+    let holdfast = Holdfast::start().await;
+    let id = unique_id("options").to_string();
+    let rootfs = holdfast.scratch.bundle().join("rootfs").display().to_string();
+    let data = holdfast.scratch.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let volume = format!("{}:/mnt:ro", data.display());
+    let script =
+        "echo $A; pwd; id -u; hostname; ulimit -n; touch /mnt/x 2>/dev/null || echo read-only";
+    let args = [
+        "run",
+        "--name",
+        &id,
+        "--rootfs",
+        &rootfs,
+        "-e",
+        "A=b",
+        "-w",
+        "/tmp",
+        "-u",
+        "5:6",
+        "--hostname",
+        "h",
+        "-v",
+        &volume,
+        "--ulimit",
+        "nofile=99",
+        "-m",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "50",
+        "--cap-drop",
+        "ALL",
+        "--label",
+        "app=web",
+        "--tmpfs",
+        "/tmp:1m",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let ran = holdfast.run(&args).await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "b\n/tmp\n5\nh\n99\nread-only\n"),
+        "{ran:?}"
+    );
+    assert_eq!(holdfast.inspect(&id).await["labels"]["app"], "web");
+    let listed = holdfast.json(&["ps", "-a", "--label", "app=web", "--json"]).await;
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    let none = holdfast.json(&["ps", "-a", "--label", "app=db", "--json"]).await;
+    assert_eq!(none.as_array().map(Vec::len), Some(0), "{none}");
+    for args in [
+        ["--cpus", "many"],
+        ["--ulimit", "nofile"],
+        ["-v", "nowhere"],
+        ["-u", "root"],
+        ["-m", "lots"],
+    ] {
+        let args = [&["run", "--rootfs", &rootfs][..], &args, &["--", "true"]].concat();
+        holdfast.fails(125, &args).await;
+    }
+    holdfast.close().await;
+}
