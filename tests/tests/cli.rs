@@ -585,8 +585,8 @@ async fn an_unknown_option_before_the_program_is_named() {
     let bundle = bundle(&holdfast);
     let id = holdfast.run_detached(&["--name", &name()], &["sleep", "100000"]).await;
     for (code, unknown, args) in [
-        (125, "-e", &["run", "--rm", "-e", "A=1", "--bundle", &bundle, "--", "env"][..]),
-        (125, "-e", &["run", "--bundle", &bundle, "-e", "A=1", "env"]),
+        (125, "-y", &["run", "--rm", "-y", "A=1", "--bundle", &bundle, "--", "env"][..]),
+        (125, "-y", &["run", "--bundle", &bundle, "-y", "A=1", "env"]),
         (125, "--weird", &["run", "--weird=x", "--bundle", &bundle, "true"]),
         (125, "-x", &["run", "-x"]),
         (125, "-x", &["run", "-itx", "--bundle", &bundle, "true"]),

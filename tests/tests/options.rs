@@ -27,17 +27,20 @@ async fn each_option_is_what_the_container_finds() {
     let data = scratch.path().join("data");
     std::fs::create_dir(&data).unwrap();
     std::fs::write(data.join("file"), "from the host\n").unwrap();
-    // A bundle's own configuration is the base; without one it is the default.
-    for options in [scratch.options(["true"]), ContainerOptions::rootfs(scratch.bundle().join("rootfs"))] {
+    let rootfs = ContainerOptions::rootfs(scratch.bundle().join("rootfs"));
+    // A bundle's own configuration is the base; without one it is the default. runc gives a tmpfs the mode
+    // of the directory that it covers, so that is one which is not there yet.
+    for (options, fresh) in [(scratch.options(["true"]), "/fresh-1"), (rootfs, "/fresh-2")] {
         let options = options
             .env("GREETING=hello")
+            .env(format!("FRESH={fresh}"))
             .envs(["PATH=/bin:/usr/bin", "EMPTY="])
             .cwd("/tmp")
             .user(User { uid: 17, gid: 18, additional_gids: vec![19] })
             .hostname("inside")
             .bind_read_only(&data, "/tmp/ro")
             .bind(&data, "/tmp/rw")
-            .tmpfs("/mnt", 1 << 20)
+            .tmpfs(fresh, 1 << 20)
             .read_only(true)
             .ulimit("RLIMIT_NOFILE", 77, 88)
             .cap_drop("ALL")
@@ -45,7 +48,7 @@ async fn each_option_is_what_the_container_finds() {
             .no_new_privileges(true);
         let script = "echo $GREETING-$EMPTY-$PATH; pwd; id -u; id -g; id -G; hostname; cat ro/file; \
             touch ro/x 2>/dev/null || echo read-only; touch /x 2>/dev/null || echo read-only root; \
-            touch /mnt/x && echo tmpfs; ulimit -n; ulimit -Hn; \
+            touch $FRESH/x && echo tmpfs; ulimit -n; ulimit -Hn; \
             grep -E 'CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t'";
         let told = printed(&supervisor, options, script).await;
         let expected = "hello--/bin:/usr/bin\n/tmp\n17\n18\n18 19\ninside\nfrom the host\nread-only\n\
@@ -124,11 +127,14 @@ async fn an_exec_has_a_user_and_capabilities_of_its_own() {
     let options = ExecOptions::new(["sh", "-c", script])
         .user(User { uid: 3, gid: 4, ..User::default() })
         .env("A=b")
-        .cwd("/tmp")
+        .cwd("/proc")
         .cap_drop("ALL");
     let exec = container.exec(options).await.unwrap();
     let output = soon("the output", exec.output()).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "3\n4\nb\n/tmp\nCapBnd:0000000000000000\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "3\n4\nb\n/proc\nCapBnd:0000000000000000\n"
+    );
     assert_eq!(exec.try_wait().map(|exit| exit.status), Some(ExitStatus::Code(0)));
     scratch.close(supervisor).await;
 }

@@ -247,7 +247,8 @@ impl ContainerOptions {
         self.mount("none", source.into(), destination.into(), &["rbind", "ro", "nosuid", "nodev"])
     }
 
-    /// Mounts an empty tmpfs of at most so many bytes, which its processes may all write to.
+    /// Mounts an empty tmpfs of at most so many bytes. All users may write to it, as to `/tmp`; but runc gives
+    /// it the mode of the directory that it covers, if there is one.
     #[must_use]
     pub fn tmpfs(self, destination: impl Into<PathBuf>, bytes: u64) -> Self {
         let size = format!("size={bytes}");
