@@ -18,7 +18,54 @@ pub struct KnownContainer {
     /// The number of its last start.
     pub run: u32,
     /// Its processes.
-    pub processes: BTreeMap<ProcessId, KnownProcess>,
+    pub processes: KnownProcesses,
+}
+
+/// The processes of a container. Most have only the init process, which is stored without an
+/// allocation of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownProcesses {
+    init: Option<KnownProcess>,
+    execs: BTreeMap<ProcessId, KnownProcess>,
+}
+
+impl KnownProcesses {
+    /// Returns what is known of a process.
+    #[must_use]
+    pub fn get(&self, id: &ProcessId) -> Option<&KnownProcess> {
+        if id.is_init() { self.init.as_ref() } else { self.execs.get(id) }
+    }
+
+    /// Adds an event of one of them.
+    pub fn add(&mut self, event: &Event) {
+        let process = match event.process.is_init() {
+            true => self.init.get_or_insert_default(),
+            false => self.execs.entry(event.process.clone()).or_default(),
+        };
+        process.add(event);
+    }
+
+    /// Returns all of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ProcessId, &KnownProcess)> {
+        let init = self.init.iter().map(|known| (ProcessId::init(), known));
+        init.chain(self.execs.iter().map(|(id, known)| (id.clone(), known)))
+    }
+
+    fn insert(&mut self, id: ProcessId, known: KnownProcess) {
+        if id.is_init() {
+            self.init = Some(known);
+        } else {
+            self.execs.insert(id, known);
+        }
+    }
+
+    fn remove(&mut self, id: &ProcessId) {
+        if id.is_init() {
+            self.init = None;
+        } else {
+            self.execs.remove(id);
+        }
+    }
 }
 
 /// What the events say about one process.
@@ -94,7 +141,7 @@ impl Known {
             container.processes.remove(&event.process);
             return;
         }
-        container.processes.entry(event.process.clone()).or_default().add(event);
+        container.processes.add(event);
     }
 
     /// Removes a process of which no more events follow; for the init process, its whole container.
@@ -135,7 +182,7 @@ impl Known {
                 container: id.clone(),
                 incarnation: container.incarnation,
                 run: container.run,
-                process: process.clone(),
+                process,
                 known: known.clone(),
             })
         })
@@ -146,7 +193,7 @@ impl KnownContainer {
     /// Returns a container without any events.
     #[must_use]
     pub fn new(incarnation: Incarnation) -> Self {
-        Self { incarnation, run: 1, processes: BTreeMap::new() }
+        Self { incarnation, run: 1, processes: KnownProcesses::default() }
     }
 
     /// Returns an event of this container as a whole, without a number.

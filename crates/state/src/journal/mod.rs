@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Cursor, Directory, Event, JournalId, StateRoot};
 
-pub use known::{Doing, Known, KnownContainer, KnownProcess};
+pub use known::{Doing, Known, KnownContainer, KnownProcess, KnownProcesses};
 pub(crate) use old::EXITS;
 pub use old::{
     events as events_of_earlier_build, forget_imported, forget_imported_exits, import_container,
@@ -724,7 +724,8 @@ mod tests {
         let numbers: Vec<_> = all[1..].iter().map(|item| item.unwrap()).collect();
         assert_eq!(numbers, (oldest..=journal.cursor().number()).collect::<Vec<_>>());
         let known = journal.known().clone();
-        let of_it = &known.get(&"c".parse().unwrap()).unwrap().processes[&ProcessId::init()];
+        let of_it =
+            &known.get(&"c".parse().unwrap()).unwrap().processes.get(&ProcessId::init()).unwrap();
         assert_eq!((of_it.pid, of_it.started, &of_it.exited), (Some(17), true, &None));
         assert_eq!(known.iter().count(), 1);
         drop(journal);
@@ -859,7 +860,7 @@ mod tests {
         let [next] = append(&mut journal, [exited(5)])[..] else { panic!("one event") };
         assert_eq!(read(&journal, 1), [Ok(1), Err((2, next - 1, GapReason::Unclean)), Ok(next)]);
         let known = journal.known().get(&"c".parse().unwrap()).unwrap();
-        let exit = known.processes[&ProcessId::init()].exited.as_ref();
+        let exit = known.processes.get(&ProcessId::init()).unwrap().exited.as_ref();
         assert_eq!(exit.unwrap().status, ExitStatus::Code(5));
     }
 
@@ -904,7 +905,7 @@ mod tests {
         assert_eq!(journal.id(), id);
         assert!(journal.cursor().number() > last);
         let known = &journal.known().get(&"c".parse().unwrap()).unwrap().processes;
-        let init = &known[&ProcessId::init()];
+        let init = known.get(&ProcessId::init()).unwrap();
         assert_eq!((init.pid, init.exited.is_some()), (Some(17), true));
     }
 

@@ -27,7 +27,7 @@ use crate::model::process::Process;
 use crate::os::tasks::{Tasks, blocking};
 
 /// How many of the newest events are kept in memory.
-const RECENT: usize = 4096;
+const RECENT: usize = 1024;
 /// How many events a listener takes at a time.
 const BATCH: usize = 256;
 
@@ -182,7 +182,7 @@ impl Events {
         });
         let mut known = KnownContainer::new(incarnation);
         for event in &imported {
-            known.processes.entry(event.process.clone()).or_default().add(event);
+            known.processes.add(event);
         }
         (known, imported)
     }

@@ -124,7 +124,7 @@ pub(crate) fn lost(
     let is_there = |id: &ProcessId| execs.iter().any(|(there, _)| there == id);
     let gone = known.processes.iter().filter(|(id, _)| !id.is_init() && !is_there(id));
     let open = gone.filter(|(_, known)| known.exited.is_none() && !known.failed);
-    let lost = |(id, known): (&ProcessId, &KnownProcess)| {
+    let lost = |(id, known): (ProcessId, &KnownProcess)| {
         let pid = known.pid?;
         let reason = format!(
             "its directory is gone, and its exit was never reported: it was process {pid}, which is not signalled"

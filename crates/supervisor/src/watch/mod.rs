@@ -226,7 +226,7 @@ impl Watch {
                 News::OutOfMemory => self.tell_out_of_memory().await,
                 News::AdoptionDue => {
                     self.adopt_at = None;
-                    if let Some(input) = self.try_to_adopt().await {
+                    if let Some(input) = Box::pin(self.try_to_adopt()).await {
                         self.feed(input, &mut deadline).await;
                     }
                 }
@@ -277,11 +277,14 @@ impl Watch {
                 // runtime that hangs during the checkpoint delays the exit only by this limit.
                 let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;
             }
+            // What is boxed here is seldom, and would otherwise be room in each task.
             for action in self.process.apply(&self.core.events, input).await {
                 match action {
                     Action::Publish(_) => {}
                     Action::AwaitRecord => *deadline = Some(Instant::now() + RECORD_GRACE),
-                    Action::FindEnding => inputs.push(Input::Found(self.find_ending().await)),
+                    Action::FindEnding => {
+                        inputs.push(Input::Found(Box::pin(self.find_ending()).await))
+                    }
                     Action::RecordExit(record) => {
                         inputs.push(Input::Recorded(self.record_exit(record).await));
                     }
@@ -294,7 +297,7 @@ impl Watch {
                         let pause = self.adoptions.pause(now);
                         let ended = matches!(self.process.state(), State::Exiting { .. });
                         if pause.is_zero() || ended {
-                            inputs.extend(self.try_to_adopt().await);
+                            inputs.extend(Box::pin(self.try_to_adopt()).await);
                         } else {
                             tracing::warn!(container = %self.process.container, process = %self.process.id, ?pause, "its shims die repeatedly; the next adoption is delayed");
                             self.adopt_at = Some(now + pause);
@@ -302,7 +305,9 @@ impl Watch {
                     }
                     Action::ClearAway => {
                         let (core, container) = (&self.core, &self.container);
-                        clear_away::clear_away(core, container, &self.process, self.given_up).await;
+                        let cleared =
+                            clear_away::clear_away(core, container, &self.process, self.given_up);
+                        Box::pin(cleared).await;
                         inputs.push(Input::Cleared);
                     }
                 }
