@@ -392,10 +392,6 @@ impl Logging {
     /// These places, or `cri` if there are none. Refused are places that no text could describe or
     /// that their driver can't serve, and those that do not go together.
     pub fn new(specs: Vec<LogSpec>) -> Result<Self, InvalidLog> {
-        if let Some(spec) = specs.get(MOST_PLACES) {
-            let reason = format!("there are {MOST_PLACES} others, which is the most");
-            return Err(InvalidLog { text: spec.to_string(), reason });
-        }
         for spec in &specs {
             spec.check().map_err(|reason| InvalidLog { text: spec.to_string(), reason })?;
         }
@@ -410,17 +406,37 @@ impl Logging {
             let reason = "there is another fifo".to_owned();
             return Err(InvalidLog { text: second.to_string(), reason });
         }
-        let mut written = HashSet::new();
-        for spec in &specs {
-            // One place may write both streams to one file, and each file once.
-            let own: HashSet<_> = spec.all_files().collect();
-            if !own.is_disjoint(&written) || own.len() < spec.all_files().count() {
+        for (index, spec) in specs.iter().enumerate() {
+            let same = |other: &LogSpec| other.file().is_some() && other.file() == spec.file();
+            if specs[..index].iter().any(same) {
                 let reason = "another log is the same file".to_owned();
                 return Err(InvalidLog { text: spec.to_string(), reason });
             }
-            written.extend(own);
         }
         Ok(if specs.is_empty() { Self::default() } else { Self(specs) })
+    }
+
+    /// Refuses what a new process may not have, and the records of earlier builds may: too many places,
+    /// and files that would be written, or renamed, by two of them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidLog`], with the place and the reason.
+    pub fn check(&self) -> Result<(), InvalidLog> {
+        let invalid = |spec: &LogSpec, reason| InvalidLog { text: spec.to_string(), reason };
+        if let Some(spec) = self.0.get(MOST_PLACES) {
+            return Err(invalid(
+                spec,
+                format!("there are {MOST_PLACES} others, which is the most"),
+            ));
+        }
+        let mut files = HashSet::new();
+        for spec in &self.0 {
+            if !spec.all_files().all(|file| files.insert(file)) {
+                return Err(invalid(spec, "the same file is written by another log".to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// Each of them.
@@ -783,6 +799,28 @@ mod tests {
         assert_eq!(of(&[]).specs(), [LogSpec::new(LogDriver::Cri)]);
     }
 
+    /// Seen before: both wrote to one file, or one was renamed over by the other.
+    #[test]
+    fn a_new_process_has_no_file_that_two_logs_write() {
+        let of = |texts: &[&str]| {
+            Logging::new(texts.iter().map(|text| text.parse().unwrap()).collect()).unwrap().check()
+        };
+        for texts in [
+            ["file:/a,stderr=/b", "cri:/b"],
+            ["cri:/x,max-size=1m", "file:/x.1"],
+            ["file:/x.4", "cri:/x"],
+        ] {
+            assert!(of(&texts).unwrap_err().to_string().contains("the same file"), "{texts:?}");
+        }
+        assert!(of(&["file:/a,stderr=/a"]).is_err());
+        assert!(of(&["file:/a,stderr=/a.2"]).is_err());
+        assert_eq!(of(&["file:/a,stderr=/b", "cri", "cri:/c"]), Ok(()));
+        let many: Vec<_> = (0..17).map(|number| format!("cri:/{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(of(&many).unwrap_err().to_string().contains("16 others"));
+        assert_eq!(of(&many[..16]), Ok(()));
+    }
+
     #[test]
     fn two_places_that_would_meet_are_refused() {
         for (texts, reason) in [
@@ -790,10 +828,6 @@ mod tests {
             (["none", "none"], "not to be had together"),
             (["cri:/x", "json-file:/x"], "the same file"),
             (["file", "file"], "the same file"),
-            // Seen before: both wrote to one file, or one was renamed over by the other.
-            (["file:/a,stderr=/b", "cri:/b"], "the same file"),
-            (["cri:/x,max-size=1m", "file:/x.1"], "the same file"),
-            (["file:/x.4", "cri:/x"], "the same file"),
             (["fifo:/x", "fifo:/y"], "another fifo"),
         ] {
             let specs = texts.iter().map(|text| text.parse().unwrap()).collect();

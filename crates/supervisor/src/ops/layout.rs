@@ -47,6 +47,7 @@ pub(crate) fn container(
     configure: Option<Configure>,
     launch: Launch,
 ) -> Result<(Arc<ContainerState>, Job), Error> {
+    options.stdio.log.check()?;
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
     let runtime = core
         .runtimes
@@ -122,6 +123,7 @@ pub(crate) fn exec(
     container: &ContainerState,
     options: &ExecOptions,
 ) -> Result<Job, Error> {
+    options.stdio.log.check()?;
     if options.args.is_empty() {
         return Err(Error::InvalidOption("an exec needs a program to run".to_owned()));
     }
