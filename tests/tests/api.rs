@@ -86,6 +86,52 @@ async fn a_program_that_is_missing_or_cannot_be_executed_is_the_callers_mistake(
     holdfast.close().await;
 }
 
+/// At 91d2b83 a client that had closed its sending side, as `printf … | nc -U` does, lost its stream; and one
+/// that sent nothing kept its connection for ever.
+#[tokio::test]
+async fn who_has_sent_its_request_and_closed_that_side_is_answered() {
+    let holdfast = Holdfast::start().await;
+    let gate = holdfast.scratch.gate();
+    let id = holdfast.run_detached(&[], &["sh", "-c", &gate.script("true")]).await;
+    let mut stream =
+        UnixStream::connect(holdfast.root().join("holdfast.sock")).await.expect("connect");
+    let head = format!("GET /v1/containers/{id}/wait HTTP/1.1\r\nhost: holdfast\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("send");
+    stream.shutdown().await.expect("close one side");
+    gate.open(3);
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer)).await.expect("receive");
+    assert!(answer.contains("{\"code\":3}"), "{answer}");
+    holdfast.close().await;
+}
+
+#[tokio::test]
+async fn large_and_slow_bodies_are_bounded_and_harm_nobody() {
+    let holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    let path = format!("POST /v1/containers/{id}/update");
+    let (status, answer) = json_of(&holdfast, &path, &" ".repeat(2 * 1024 * 1024 + 1)).await;
+    assert_eq!((status, &answer["kind"]), (413, &json!("invalid")), "{answer}");
+    // They have begun a body each, and go on with it never.
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let socket = holdfast.root().join("holdfast.sock");
+        let mut stream = UnixStream::connect(socket).await.expect("connect");
+        let head =
+            format!("{path} HTTP/1.1\r\nhost: holdfast\r\ncontent-length: 1000000\r\n\r\n{{");
+        stream.write_all(head.as_bytes()).await.expect("send");
+        slow.push(stream);
+    }
+    for _ in 0..20 {
+        let body = format!("{{\"x\":\"{}\"}}", "y".repeat(1024 * 1024));
+        let (status, _) = ask(&holdfast, &path, &body).await;
+        assert!(status < 600, "{status}");
+    }
+    assert_eq!(holdfast.inspect(&id).await["status"], "running");
+    drop(slow);
+    holdfast.close().await;
+}
+
 /// At 91d2b83 neither could be had at all.
 #[tokio::test]
 async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {

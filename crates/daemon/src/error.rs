@@ -1,7 +1,7 @@
 //! Failures as HTTP answers: whatever goes wrong with a request, the body is an [`ErrorBody`].
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use holdfast_supervisor::Error;
@@ -57,12 +57,6 @@ impl From<Error> for Failure {
             _ => ErrorKind::Internal,
         };
         Self::new(kind, error.to_string())
-    }
-}
-
-impl From<JsonRejection> for Failure {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(ErrorKind::Invalid, rejection.body_text()).with_status(rejection.status())
     }
 }
 

@@ -8,6 +8,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod api;
+mod body;
 mod error;
 pub mod frame;
 mod operate;

@@ -7,8 +7,9 @@ use axum::{Json, Router};
 use holdfast_supervisor::{CheckpointOptions, Supervisor};
 
 use crate::api::{CheckpointRequest, ErrorKind, ProcessEntry, Stats};
+use crate::body::Input;
 use crate::error::Failure;
-use crate::routes::{Answer, Input, Path, find};
+use crate::routes::{Answer, Path, find};
 
 pub(crate) fn routes() -> Router<Supervisor> {
     Router::new()

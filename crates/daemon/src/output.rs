@@ -18,9 +18,10 @@ use holdfast_supervisor::{
 use tokio_util::codec::Encoder;
 
 use crate::api::{ErrorKind, LogQuery, Message, Of, Started};
+use crate::body::Input;
 use crate::error::Failure;
 use crate::frame::{self, Codec, Frame};
-use crate::routes::{Answer, Asked, Input, Path, find, find_process};
+use crate::routes::{Answer, Asked, Path, find, find_process};
 
 pub(crate) fn routes() -> Router<Supervisor> {
     Router::new()

@@ -1,7 +1,7 @@
 //! One handler a request.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, Query, State};
+use axum::extract::{FromRequestParts, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,6 +14,7 @@ use crate::api::{
     ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
     KillRequest, Of, Problem, ResizeRequest, Started,
 };
+use crate::body::Input;
 use crate::error::Failure;
 use crate::{operate, output};
 
@@ -44,11 +45,6 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         })
         .with_state(supervisor)
 }
-
-/// A JSON body.
-#[derive(FromRequest)]
-#[from_request(via(Json), rejection(Failure))]
-pub(crate) struct Input<T>(pub(crate) T);
 
 /// What stands behind the `?`. A name that means nothing there is an error: it may be a typing mistake, and
 /// what it was to change would be done otherwise.

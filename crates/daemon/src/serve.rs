@@ -2,21 +2,31 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::serve::Listener as _;
 use holdfast_supervisor::{GroupName, Limit, Supervisor};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
 use crate::routes::router;
 use crate::signals::Signals;
-use crate::socket::Socket;
+use crate::socket::{Peer, Socket};
 use crate::systemd::{self, Manager};
 
 /// How long open requests may take to end when the daemon does. What they asked for is finished or
 /// taken up by the next daemon in any case.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a client may take to send the head of a request, also between two requests.
+const HEADER_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the daemon is started with.
 #[derive(Debug, Clone)]
@@ -126,23 +136,42 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         manager.ready()?;
     }
 
-    let (going_down, mut went_down) = tokio::sync::watch::channel(());
     let stopping = supervisor.clone();
     let stop = async move {
         let signal = signals.end().await;
         tracing::info!("{signal}: going down, containers run on");
         // Ends waits and streams, which would hold the server up for ever.
         stopping.stop();
-        drop(going_down);
     };
-    let server = axum::serve(socket, router(supervisor.clone())).with_graceful_shutdown(stop);
-    tokio::select! {
-        served = server => served?,
-        // A client that reads nothing must not keep the daemon.
-        () = async { _ = went_down.changed().await; tokio::time::sleep(SHUTDOWN_LIMIT).await } => {}
-    }
+    serve_connections(socket, router(supervisor.clone()), stop).await;
     let _ = tokio::time::timeout(SHUTDOWN_LIMIT, supervisor.shutdown()).await;
     Ok(())
+}
+
+/// Serves connections until `stop` says so, and then what has been asked for, for a while.
+async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future<Output = ()>) {
+    let mut http = http1::Builder::new();
+    // A client may have closed its sending side, as `printf … | nc -U` does: it is answered all the same.
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).half_close(true);
+    let service = TowerToHyperService::new(router);
+    let connections = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, _) = tokio::select! {
+            () = &mut stop => break,
+            accepted = socket.accept() => accepted,
+        };
+        let connection = http.serve_connection(TokioIo::new(Peer(stream)), service.clone());
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(socket);
+    // A client that reads nothing must not keep the daemon.
+    let _ = tokio::time::timeout(SHUTDOWN_LIMIT, connections.shutdown()).await;
 }
 
 /// Four or five descriptors a container are soon more than the usual soft limit of 1,024. Raises it

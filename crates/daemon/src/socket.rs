@@ -2,13 +2,17 @@
 
 use std::fs::Permissions;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -69,6 +73,53 @@ impl Socket {
         }
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         Ok(Self { listener, path: path.to_owned(), refusals })
+    }
+}
+
+/// A connection. One whose peer has only closed its sending side is answered; one whose peer is gone is an
+/// error, so that nothing is waited for on its behalf.
+#[derive(Debug)]
+pub(crate) struct Peer(pub(crate) UnixStream);
+
+impl Peer {
+    /// Whether the peer has closed both directions. If it has closed one, it may still read.
+    fn is_gone(&self) -> bool {
+        let mut set = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut set, PollTimeout::ZERO);
+        polled.is_ok() && set[0].revents().is_some_and(|it| it.contains(PollFlags::POLLHUP))
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(context, buffer))?;
+        if buffer.filled().len() == before && buffer.remaining() > 0 && self.is_gone() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
 

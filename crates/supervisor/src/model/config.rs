@@ -200,6 +200,31 @@ impl Config {
     }
 }
 
+/// The longest argument or variable that execve(2) takes, in bytes: MAX_ARG_STRLEN, less the zero at its end.
+const LONGEST: usize = 128 * 1024 - 1;
+
+/// Refuses arguments and variables that the kernel would refuse, after everything was prepared and with an
+/// error that names none of them.
+pub(crate) fn check_process(process: &Value) -> Result<(), String> {
+    for (what, list) in [("argument", &process["args"]), ("environment variable", &process["env"])]
+    {
+        let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+        for text in texts {
+            let beginning: String = text.chars().take(40).collect();
+            if text.len() > LONGEST {
+                let length = text.len();
+                return Err(format!(
+                    "the {what} {beginning:?}… has {length} bytes, and the kernel takes {LONGEST} each"
+                ));
+            }
+            if text.contains('\0') {
+                return Err(format!("the {what} {beginning:?} has a zero byte in it"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The name of a capability as the specification has it, from `net_admin` or `CAP_NET_ADMIN`.
 fn capability(name: &str) -> String {
     let name = name.to_ascii_uppercase();
@@ -307,6 +332,17 @@ mod tests {
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             assert_eq!(config["process"]["capabilities"][set], json!([]), "{set}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_refused_by_its_name() {
+        let of = |argument: String| check_process(&json!({ "args": ["sh", argument] }));
+        assert_eq!(of("x".repeat(LONGEST)), Ok(()));
+        let error = of("x".repeat(LONGEST + 1)).unwrap_err();
+        assert!(error.contains("argument \"xxx") && error.contains("131072 bytes"), "{error}");
+        assert!(of("a\0b".to_owned()).unwrap_err().contains("zero byte"));
+        let env = json!({ "args": ["sh"], "env": ["A=b\0"] });
+        assert!(check_process(&env).unwrap_err().contains("environment"));
     }
 
     #[test]

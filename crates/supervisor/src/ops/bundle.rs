@@ -10,6 +10,7 @@ use oci_spec::runtime::{Mount, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::model::config::check_process;
 use crate::model::options::{ContainerOptions, Source, TerminalSize};
 use crate::ops::default_config::{default_config, mount, nofile};
 
@@ -112,7 +113,7 @@ fn change(
         configure(&mut spec);
         *config = serde_json::to_value(spec).map_err(|error| error.to_string())?;
     }
-    Ok(())
+    check_process(&config["process"])
 }
 
 /// Makes paths absolute that are relative to a bundle, which its configuration leaves.

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::model::config::check_process;
 use crate::model::container::ContainerState;
 use crate::model::lifecycle::State;
 use crate::model::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
@@ -216,6 +217,7 @@ fn exec_process(
     }
     let mut process = Value::Object(process);
     options.config.apply_to_process(&mut process).map_err(Error::InvalidOption)?;
+    check_process(&process).map_err(Error::InvalidOption)?;
     bundle::set_terminal(&mut process, options.stdio.terminal);
     Ok(process.as_object().cloned().unwrap_or_default())
 }
