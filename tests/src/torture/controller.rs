@@ -270,8 +270,9 @@ impl<'a> Controller<'a> {
         if !shim_lives && !actor.lost_shim {
             return Err(Trouble::of(number, "its shim has ended of its own".to_owned()));
         }
-        if let Some((cli, _, _)) = &mut actor.exec {
-            actor.exec_cut_off |= !cli.has_ended();
+        if let Some((cli, _, interrupted)) = &mut actor.exec {
+            // A command ends with its daemon, and says nothing of the exec that it had begun.
+            actor.exec_cut_off |= !cli.has_ended() || *interrupted;
         }
         let gone = actor.let_go(&process);
         gone.map_err(|error| Trouble::of(number, format!("not let go: {error}")))?;
@@ -432,6 +433,7 @@ impl<'a> Controller<'a> {
         let actor = &mut self.actors[number];
         let Some((cli, code, interrupted)) = actor.exec.take() else { return Ok(()) };
         let said = cli.end()?;
+        actor.exec_cut_off |= interrupted && said.code != Some(i32::from(code));
         if said.code != Some(i32::from(code)) && !interrupted && !actor.exec_cut_off {
             return Err(Trouble::of(number, format!("exec of exit {code}: {said:?}")));
         }

@@ -39,6 +39,12 @@ pub(super) struct Ledger {
     counts: BTreeMap<&'static str, u32>,
     /// Containers with which something went wrong in the guest.
     bad: BTreeSet<String>,
+    /// What was told under each number of the journal.
+    numbers: BTreeMap<u64, String>,
+    /// How processes ended, by incarnation and process: the statuses that were told.
+    exits: BTreeMap<(String, String), BTreeSet<String>>,
+    /// The containers of which an exit was told.
+    exited: BTreeSet<String>,
     /// What the daemon could not load, as it says itself.
     pub(super) problems: Vec<String>,
     /// What was left when all was deleted.
@@ -68,6 +74,8 @@ impl Ledger {
             ["BAD", id, ..] if self.bad.insert(id.to_owned()) => {
                 self.violations.push(line["BAD ".len()..].to_owned());
             }
+            ["EVENT", ..] => self.event(&line["EVENT ".len()..]),
+            ["DONE"] => self.compare_events(),
             ["PROBLEM", ..] => self.problems.push(line["PROBLEM ".len()..].to_owned()),
             ["LEFT", ..] => self.left.push(line["LEFT ".len()..].to_owned()),
             _ => {}
@@ -96,6 +104,47 @@ impl Ledger {
 
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// An event, or numbers of which there is none. One that was cut off with the power says nothing.
+    fn event(&mut self, json: &str) {
+        let Ok(event) = serde_json::from_str::<Value>(json) else { return };
+        if let Some(reason) = event["gap"]["reason"].as_str() {
+            if reason != "unclean" {
+                self.violations.push(format!("events are missing: {json}"));
+            }
+            return;
+        }
+        let Some(number) = event["seq"].as_u64() else { return };
+        match self.numbers.insert(number, json.to_owned()) {
+            Some(before) if before != json => {
+                self.violations.push(format!("a number was used twice: {before} and {json}"));
+            }
+            Some(_) => {}
+            None => self.count("events"),
+        }
+        if event["event"] == "exited" {
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            let exits = self.exits.entry((text("incarnation"), text("process"))).or_default();
+            exits.insert(event["status"].to_string());
+            if exits.len() > 1 {
+                self.violations.push(format!("an exit was told in two ways: {exits:?}: {json}"));
+            }
+            if event["process"] == "init" {
+                self.exited.insert(text("container"));
+            }
+        }
+    }
+
+    /// The guest has told of all events that are kept: an exit whose container was deleted is one of them.
+    fn compare_events(&mut self) {
+        let known = |(id, entry): (&String, &Entry)| {
+            let acknowledged = entry.exited == Progress::Done && entry.deleted == Progress::Done;
+            (acknowledged && !self.exited.contains(id))
+                .then(|| format!("{id}: its exit is in no event"))
+        };
+        let missing: Vec<_> = self.entries.iter().filter_map(known).collect();
+        self.violations.extend(missing);
     }
 
     fn found(&mut self, json: &str) {
@@ -225,6 +274,25 @@ mod tests {
         assert_eq!(with(&["TRY delete a", "CUT", HAS_7]), 0);
         assert_eq!(with(&["TRY delete a", "ACK delete a", "CUT"]), 0);
         assert_eq!(with(&["TRY delete a", "ACK delete a", "CUT", HAS_7]), 1);
+    }
+
+    #[test]
+    fn a_number_is_used_once_and_an_exit_outlives_its_container() {
+        let event = |number: u32, code: u32| {
+            format!(
+                r#"EVENT {{"container":"a","incarnation":"1","seq":{number},"process":"init","event":"exited","status":{{"code":{code}}}}}"#
+            )
+        };
+        let gone = ["TRY create a 7", "ACK create a", "ACK exit a", "ACK delete a"];
+        let with = |lines: &[&str]| after(&[&gone[..], lines, &["DONE"]].concat()).violations.len();
+        let (seven, again, other, later) = (event(4, 7), event(4, 7), event(4, 8), event(9, 7));
+        assert_eq!(with(&[]), 1);
+        assert_eq!(with(&[&seven, "CUT", &again]), 0);
+        assert_eq!(with(&[&seven, "CUT", &later]), 0, "told again under another number");
+        assert_eq!(with(&[&seven, "CUT", &other]), 2);
+        let gap = r#"EVENT {"gap":{"first":1,"last":2,"reason":"unclean"}}"#;
+        assert_eq!(with(&[&seven, gap]), 0);
+        assert_eq!(with(&[&seven, &gap.replace("unclean", "dropped")]), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #   TRY create ID STATUS     ACK create ID     the container is there
 #   TRY exit ID              ACK exit ID       it has ended, with STATUS
 #   TRY delete ID            ACK delete ID     it is gone
+#   EVENT {event}                              the journal has this, from its beginning at each boot
 # TRY stands before the command, ACK after it has returned: what lies between is neither certain to
 # be on disk nor certain not to be. With `holdfast.last` it ends in order instead: LEFT PATH for all
 # that is left when every container is deleted, and DONE.
@@ -98,11 +99,18 @@ for id in $ids; do
 done
 tell READY
 if [ -n "$LAST" ]; then
+    # All that is kept, up to the last event that there is.
+    hf run --name marker --rm --runtime "$RUNTIME" --rootfs host -- true
+    hf events --replay --json | while read -r event; do
+        tell "EVENT $event"
+        case $event in *'"container":"marker"'*'"event":"deleted"'*) break ;; esac
+    done
     files_left | while read -r path; do tell "LEFT ${path#"$ROOT"/}"; done
     cat $DAEMON_LOG
     tell DONE
     exit
 fi
+hf events --replay --json 3>&- | while read -r event; do tell "EVENT $event"; done &
 # With others at work, their syncs write out one's unsynced changes, too: so now many, now one alone.
 for worker in $(seq $((1 + (SEED + BOOT) % 3))); do
     worker "$worker" &
