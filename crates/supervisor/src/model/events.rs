@@ -78,7 +78,8 @@ impl Events {
             journal: Mutex::new(journal),
             recent: Mutex::default(),
             told: watch::Sender::new(told),
-            synced: tokio::sync::Mutex::new(told),
+            // What an earlier supervisor has written may not be on disk yet.
+            synced: tokio::sync::Mutex::new(0),
             tasks,
         };
         Ok((events, problem))
