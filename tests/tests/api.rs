@@ -105,6 +105,38 @@ async fn who_has_sent_its_request_and_closed_that_side_is_answered() {
     holdfast.close().await;
 }
 
+/// Seen while this was built: a daemon that takes the end of the input for a closed sending side never finds out
+/// that its client has died.
+#[tokio::test]
+async fn a_client_that_dies_in_the_middle_of_a_stream_leaves_nothing_in_the_daemon() {
+    let holdfast = Holdfast::start().await;
+    let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+    let pid = holdfast.json(&["info", "--json"]).await["pid"].as_u64().expect("a pid");
+    let sockets = || {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+        let links = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    };
+    let before = sockets();
+    let mut clients = Vec::new();
+    for half_closed in [false, true] {
+        for path in ["events?replay=true".to_owned(), format!("containers/{id}/wait")] {
+            let socket = holdfast.root().join("holdfast.sock");
+            let mut stream = UnixStream::connect(socket).await.expect("connect");
+            let head = format!("GET /v1/{path} HTTP/1.1\r\nhost: holdfast\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("send");
+            if half_closed {
+                stream.shutdown().await.expect("close one side");
+            }
+            clients.push(stream);
+        }
+    }
+    holdfast_tests::eventually("all to be served", || sockets() >= before + clients.len()).await;
+    drop(clients);
+    holdfast_tests::eventually("all to be forgotten", || sockets() <= before).await;
+    holdfast.close().await;
+}
+
 #[tokio::test]
 async fn large_and_slow_bodies_are_bounded_and_harm_nobody() {
     let holdfast = Holdfast::start().await;

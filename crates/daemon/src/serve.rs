@@ -151,8 +151,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 /// Serves connections until `stop` says so, and then what has been asked for, for a while.
 async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future<Output = ()>) {
     let mut http = http1::Builder::new();
-    // A client may have closed its sending side, as `printf … | nc -U` does: it is answered all the same.
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
     let service = TowerToHyperService::new(router);
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
@@ -161,7 +160,7 @@ async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future
             () = &mut stop => break,
             accepted = socket.accept() => accepted,
         };
-        let connection = http.serve_connection(TokioIo::new(Peer(stream)), service.clone());
+        let connection = http.serve_connection(TokioIo::new(Peer::new(stream)), service.clone());
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -76,17 +76,23 @@ impl Socket {
     }
 }
 
-/// A connection. One whose peer has only closed its sending side is answered; one whose peer is gone is an
-/// error, so that nothing is waited for on its behalf.
-#[derive(Debug)]
-pub(crate) struct Peer(pub(crate) UnixStream);
+/// A connection. That its peer has closed its sending side, as `printf … | nc -U` does, is no end of it: it
+/// is answered. It ends when the peer has closed both sides, so that nothing is waited for on its behalf.
+pub(crate) struct Peer {
+    stream: UnixStream,
+    /// There once the peer has closed its sending side; completes when it has closed the other one.
+    gone: Option<BoxFuture<'static, ()>>,
+}
 
 impl Peer {
-    /// Whether the peer has closed both directions. If it has closed one, it may still read.
-    fn is_gone(&self) -> bool {
-        let mut set = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
-        let polled = poll(&mut set, PollTimeout::ZERO);
-        polled.is_ok() && set[0].revents().is_some_and(|it| it.contains(PollFlags::POLLHUP))
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self { stream, gone: None }
+    }
+
+    fn until_gone(&self) -> io::Result<BoxFuture<'static, ()>> {
+        let copy = self.stream.as_fd().try_clone_to_owned()?;
+        let hang_up = holdfast_sys::reactor::both_closed(copy)?;
+        Ok(Box::pin(async move { _ = hang_up.ready(Interest::PRIORITY).await }))
     }
 }
 
@@ -96,12 +102,18 @@ impl AsyncRead for Peer {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.0).poll_read(context, buffer))?;
-        if buffer.filled().len() == before && buffer.remaining() > 0 && self.is_gone() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        if self.gone.is_none() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+            if buffer.filled().len() > before || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.gone = Some(self.until_gone()?);
         }
-        Poll::Ready(Ok(()))
+        if let Some(gone) = &mut self.gone {
+            ready!(gone.as_mut().poll(context));
+        }
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
     }
 }
 
@@ -111,15 +123,15 @@ impl AsyncWrite for Peer {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

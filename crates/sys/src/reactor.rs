@@ -33,3 +33,11 @@ pub fn hang_up(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one open descriptor for its whole life, and it is moved in.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
+
+/// Registers a socket for the news that both its directions are closed. It is that alone for which
+/// `ready(Interest::PRIORITY)` then waits: epoll(7) reports EPOLLHUP whatever is asked for, and a stream socket
+/// of the Unix domain has nothing urgent. Must be called within a Tokio runtime.
+pub fn both_closed(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is one open descriptor for its whole life, and it is moved in.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::PRIORITY) }?)
+}
