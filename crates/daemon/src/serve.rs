@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener as _;
 use holdfast_supervisor::{GroupName, Limit, Supervisor};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +17,7 @@ use thiserror::Error;
 
 use crate::routes::router;
 use crate::signals::Signals;
-use crate::socket::{Peer, Socket};
+use crate::socket::Socket;
 use crate::systemd::{self, Manager};
 
 /// How long open requests may take to end when the daemon does. What they asked for is finished or
@@ -156,11 +155,11 @@ async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
-        let (stream, _) = tokio::select! {
+        let peer = tokio::select! {
             () = &mut stop => break,
             accepted = socket.accept() => accepted,
         };
-        let connection = http.serve_connection(TokioIo::new(Peer::new(stream)), service.clone());
+        let connection = http.serve_connection(TokioIo::new(peer), service.clone());
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use axum::serve::Listener;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -85,10 +84,6 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, gone: None }
-    }
-
     fn until_gone(&self) -> io::Result<BoxFuture<'static, ()>> {
         let copy = self.stream.as_fd().try_clone_to_owned()?;
         let hang_up = holdfast_sys::reactor::both_closed(copy)?;
@@ -198,17 +193,15 @@ impl Drop for Socket {
     }
 }
 
-impl Listener for Socket {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+impl Socket {
+    /// Waits for a connection of root or the user of this process.
+    pub(crate) async fn accept(&mut self) -> Peer {
         loop {
             // axum's own accept waits a second after EMFILE and the like instead of spinning.
-            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let (stream, _) = Listener::accept(&mut self.listener).await;
             match stream.peer_cred() {
                 Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => {
-                    return (stream, address);
+                    return Peer { stream, gone: None };
                 }
                 Ok(peer) => {
                     let uid = peer.uid();
@@ -224,9 +217,5 @@ impl Listener for Socket {
                 Err(error) => tracing::warn!(%error, "connection refused: its peer is not known"),
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
