@@ -643,3 +643,26 @@ async fn what_looks_like_an_option_behind_the_program_is_the_programs() {
     holdfast.nothing_left().await;
     holdfast.close().await;
 }
+
+#[tokio::test]
+async fn ps_lists_those_with_a_label_whatever_letters_it_has() {
+    let holdfast = Holdfast::start().await;
+    let odd = "a b&c=d%41+é";
+    let label = format!("note={odd}");
+    let web = holdfast.run_detached(&["--label", &label], &["sleep", "100000"]).await;
+    let db = holdfast.run_detached(&["-l", "note"], &["sleep", "100000"]).await;
+    let listed = async |label: &str| {
+        let found = holdfast.json(&["ps", "--json", "--label", label]).await;
+        let found = found.as_array().expect("an array").iter();
+        let mut ids: Vec<_> = found.map(|it| it["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(listed(&label).await, [web.as_str()]);
+    assert_eq!(listed("note=").await, [db.as_str()]);
+    let mut both = [web, db];
+    both.sort();
+    assert_eq!(listed("note").await, both);
+    assert_eq!(listed("note=a b").await, [] as [&str; 0]);
+    holdfast.close().await;
+}

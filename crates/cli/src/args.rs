@@ -561,7 +561,7 @@ impl ConfigArgs {
     }
 }
 
-pub(crate) fn parse_user(text: &str) -> Result<User, String> {
+fn parse_user(text: &str) -> Result<User, String> {
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
     let (uid, gid) = match text.split_once(':') {
         Some((uid, gid)) => (number(uid)?, number(gid)?),

@@ -308,14 +308,7 @@ pub(crate) async fn logs(
     id: &ContainerId,
     query: &LogQuery,
 ) -> anyhow::Result<()> {
-    let LogQuery { follow, since, tail, timestamps, .. } = query;
-    let mut path = format!("/containers/{id}/logs?follow={follow}&timestamps={timestamps}");
-    if let Some(since) = since {
-        path += &format!("&since={since}");
-    }
-    if let Some(tail) = tail {
-        path += &format!("&tail={tail}");
-    }
+    let path = format!("/containers/{id}/logs?{}", serde_urlencoded::to_string(query)?);
     let mut frames = frames(client.stream(Method::GET, &path, Bytes::new()).await?);
     while let Some(frame) = frames.next().await {
         match frame.context("the daemon went away")? {

@@ -276,17 +276,8 @@ async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyho
 
 async fn ps(client: &Client, all: bool, label: Option<String>, json: bool) -> anyhow::Result<()> {
     let info: holdfast_daemon::api::Info = client.get("/info").await?;
-    let mut containers: Vec<ContainerInfo> = client.get("/containers").await?;
-    if let Some(label) = label {
-        let (name, value) = match label.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (label.as_str(), None),
-        };
-        containers.retain(|container| {
-            let found = container.labels.get(name);
-            found.is_some_and(|found| value.is_none_or(|value| value == found))
-        });
-    }
+    let query = serde_urlencoded::to_string([("label", label)])?;
+    let mut containers: Vec<ContainerInfo> = client.get(&format!("/containers?{query}")).await?;
     if !all {
         containers.retain(|container| container.status != Status::Stopped);
     }

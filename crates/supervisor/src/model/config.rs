@@ -110,7 +110,7 @@ impl Config {
             all.retain(|it| it["destination"] != json!(mount.destination));
             all.push(json!(mount));
         }
-        let resources = object_in(config, &["linux", "resources"]);
+        let resources = &mut config["linux"]["resources"];
         if let Some(limit) = self.memory_limit {
             resources["memory"]["limit"] = json!(limit);
         }
@@ -237,10 +237,6 @@ fn array(value: &mut Value) -> Result<&mut Vec<Value>, String> {
         *value = json!([]);
     }
     value.as_array_mut().ok_or_else(|| "a list of the configuration is none".to_owned())
-}
-
-fn object_in<'a>(config: &'a mut Value, path: &[&str]) -> &'a mut Value {
-    path.iter().fold(config, |value, name| &mut value[*name])
 }
 
 #[cfg(test)]
