@@ -28,7 +28,6 @@
 //! A failure has a status of 400 or more and an [`ErrorBody`].
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
@@ -173,7 +172,7 @@ pub struct LogQuery {
     pub tail: Option<u64>,
     /// Whether each line begins with its time and a blank.
     pub timestamps: bool,
-    /// Of this process; the container's first if missing.
+    /// The process whose output is wanted; the init process if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessId>,
 }
@@ -293,10 +292,4 @@ pub enum ErrorKind {
     ShuttingDown,
     /// Something failed in the daemon or the system.
     Internal,
-}
-
-/// Milliseconds of the wire as a duration.
-#[must_use]
-pub fn millis(value: Option<u64>) -> Option<Duration> {
-    value.map(Duration::from_millis)
 }

@@ -540,7 +540,7 @@ pub(crate) mod tests {
             assert_eq!(dir.read("file", 10).unwrap(), content);
         }
         assert_eq!(dir.read("file", 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        // Of a file in /proc the kernel says that it is empty.
+        // fstat(2) gives files in /proc a length of 0, although they have content.
         let proc = Directory::open(Path::new("/proc/self")).unwrap();
         let whole = proc.read("cmdline", 1 << 20).unwrap();
         let length = whole.len() as u64;

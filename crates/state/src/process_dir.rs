@@ -45,7 +45,8 @@ pub const ABANDONED: &str = "abandoned";
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 /// A status, a pid.
 const SMALL_LIMIT: u64 = 4096;
-/// The part of a log that is looked at for an error: a runtime may be told to say much more.
+/// How many bytes of a log are searched for an error. The log may be larger: a runtime with `--debug` writes
+/// much.
 const LOG_PART: u64 = 1024 * 1024;
 
 /// An open process directory.
@@ -491,7 +492,7 @@ mod tests {
         let (temp, dir) = scratch();
         assert_eq!(dir.start_error(), None);
         let write = |name: &str, text: &str| {
-            // A runtime that was told to say all it does.
+            // A log as a runtime with `--debug` writes it.
             let log =
                 crate::log::line("debug", "x").repeat(5000) + &crate::log::line("error", text);
             std::fs::write(temp.path().join(name), log).unwrap();

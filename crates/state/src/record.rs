@@ -73,8 +73,9 @@ impl Default for ProcessRecord {
 }
 
 impl ProcessRecord {
-    /// Who owns the stdio of a process, as the host counts: its user, so that it may reopen
-    /// `/dev/stdout`. The ids are those of a mapping in one range, as all tools make them.
+    /// Returns the owner of the stdio of a process, as user and group ids of the host. It is the user
+    /// of the process, so that the process may reopen `/dev/stdout`. The ids are those of a mapping in
+    /// one range, as all tools make them.
     #[must_use]
     pub fn stdio_owner(&self) -> (u32, u32) {
         let user = self.oci.get("user");
@@ -111,7 +112,7 @@ pub struct Policies {
     /// Which start within that, from 1.
     #[serde(default = "first_run", skip_serializing_if = "is_first_run")]
     pub run: u32,
-    /// Data of the caller's.
+    /// The labels of a container: data that the caller has stored with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// How the runtime brings it to life.
@@ -321,7 +322,7 @@ mod tests {
         }
     }
 
-    /// A record of a container of ours.
+    /// Returns the record of a container that Holdfast created.
     fn ours(schema: u32) -> Value {
         let mut value: Value = serde_json::from_str(SEED).unwrap();
         value["holdfast"] = serde_json::json!({

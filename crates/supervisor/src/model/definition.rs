@@ -69,7 +69,7 @@ pub(crate) struct StdioDefinition {
     interactive: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     terminal: Option<TerminalSize>,
-    /// A FIFO of the caller's for the input, instead of that of `interactive`.
+    /// The path of a FIFO that the caller has created for the input; not together with `interactive`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]

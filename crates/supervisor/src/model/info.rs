@@ -61,7 +61,7 @@ pub struct ContainerInfo {
     /// The arguments of its init process.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Data of the caller's: see [`ContainerOptions::label`](crate::ContainerOptions::label).
+    /// The data that the caller has stored with it; see [`ContainerOptions::label`](crate::ContainerOptions::label).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// The OCI bundle that its runtime was given.

@@ -331,7 +331,7 @@ impl ContainerOptions {
         self
     }
 
-    /// Adds a label: data of the caller's, which Holdfast keeps with the container and returns in
+    /// Adds a label: data of the caller, which Holdfast stores with the container and returns in
     /// [`ContainerInfo::labels`](crate::ContainerInfo::labels).
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {

@@ -57,7 +57,7 @@ pub(crate) struct Process {
     /// Empty for an exec.
     pub(crate) bundle: PathBuf,
     pub(crate) shim_group: Option<GroupName>,
-    /// Data of the caller's, for an init process.
+    /// The labels of the container, for an init process.
     labels: Mutex<BTreeMap<String, String>>,
     /// Held to change the record on disk.
     record: Mutex<()>,
