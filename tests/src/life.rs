@@ -36,6 +36,8 @@ pub enum Step {
     ExecExit,
     /// The container exits.
     Exit,
+    /// `start` once more, and the second exit.
+    Again,
     /// `delete`.
     Delete,
     /// The daemon ends in order.
@@ -44,13 +46,14 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Up,
         Self::Create,
         Self::Start,
         Self::Exec,
         Self::ExecExit,
         Self::Exit,
+        Self::Again,
         Self::Delete,
         Self::Down,
     ];
@@ -249,6 +252,11 @@ impl Life {
                 self.open_gate();
                 self.said(&["wait", &id], &format!("{STATUS}\n")).await
             }
+            Step::Again => {
+                // The gate is still open.
+                self.said(&["start", &id], "").await?;
+                self.said(&["wait", &id], &format!("{STATUS}\n")).await
+            }
             Step::Delete => self.said(&["delete", &id], "").await,
             Step::Down => self.down().await,
         }
@@ -436,6 +444,9 @@ impl Life {
         if self.is_begun(Step::Start) && self.exit_begun {
             allowed.push("stopped");
         }
+        if self.is_begun(Step::Again) && !self.is_answered(Step::Again) {
+            allowed.extend(["creating", "running"]);
+        }
         if !self.is_begun(Step::Create) || self.is_answered(Step::Delete) {
             allowed.clear();
         }
@@ -523,7 +534,12 @@ impl Life {
         self.is_exact(&info["exit"], STATUS);
         self.judge_journal();
         if self.who == Who::Daemon {
-            self.said(&["logs", &id], "up\nafter\n").await?;
+            let log = self.command(&["logs", &id]).await?;
+            let runs = log.strip_prefix("up\nafter\n").ok_or(format!("its log: {log:?}"))?;
+            let again = runs.is_empty() || (self.is_begun(Step::Again) && runs == "up\nafter\n");
+            if !again {
+                return Err(format!("its log: {log:?}"));
+            }
         }
         self.said(&["delete", &id], "").await
     }
@@ -551,18 +567,17 @@ impl Life {
         if numbers.len() != journal.len() || !journal::rise(&numbers) {
             self.violated(format!("the numbers of the events do not rise: {journal:?}"));
         }
-        // A name that was used twice, since the first start failed, has two incarnations.
+        // A name that was used twice, since the first start failed, has two incarnations. Each start has
+        // a run of its own.
         let text = |event: &Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
-        let processes: BTreeSet<_> = journal
-            .iter()
-            .map(|event| (text(event, "incarnation"), text(event, "process")))
-            .collect();
+        let whose = |event: &Value| {
+            (text(event, "incarnation"), event["run"].as_u64(), text(event, "process"))
+        };
+        let processes: BTreeSet<_> = journal.iter().map(whose).collect();
         let mut wrong = Vec::new();
-        for (incarnation, process) in &processes {
-            let of_it: Vec<&Value> = journal
-                .iter()
-                .filter(|it| it["incarnation"] == **incarnation && it["process"] == **process)
-                .collect();
+        for key in &processes {
+            let process = &key.2;
+            let of_it: Vec<&Value> = journal.iter().filter(|event| whose(event) == *key).collect();
             let of = |kind: &str| -> Vec<usize> {
                 (0..of_it.len()).filter(|at| of_it[*at]["event"] == kind).collect()
             };

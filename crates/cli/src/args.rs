@@ -8,7 +8,7 @@ use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
     CheckpointRequest, ContainerId, ContainerOptions, Cursor, GroupName, LogQuery, LogSpec,
-    Logging, OrphanPolicy, Stdin, Stdio, User,
+    Logging, OrphanPolicy, Stdin, Stdio, StopRequest, User,
 };
 
 use crate::current_dir;
@@ -78,11 +78,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         container: ContainerArgs,
     },
-    /// Start created containers
+    /// Start containers that are created or have ended
     Start {
         /// The containers
         #[arg(required = true, value_name = "ID")]
         ids: Vec<ContainerId>,
+    },
+    /// Stop containers: a signal first, and SIGKILL if that is not enough
+    Stop {
+        #[command(flatten)]
+        stop: StopArgs,
+    },
+    /// Stop containers, and start them again
+    Restart {
+        #[command(flatten)]
+        stop: StopArgs,
     },
     /// Run a further process in a container
     Exec {
@@ -112,6 +122,7 @@ pub(crate) enum Command {
         args: Vec<String>,
     },
     /// List containers that have not ended
+    #[command(visible_alias = "ls")]
     Ps {
         /// List those that have ended, too
         #[arg(short, long)]
@@ -157,6 +168,7 @@ pub(crate) enum Command {
         ids: Vec<ContainerId>,
     },
     /// Let the processes of containers run on
+    #[command(visible_alias = "unpause")]
     Resume {
         /// The containers
         #[arg(required = true, value_name = "ID")]
@@ -223,6 +235,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Delete containers that have ended or were never started, and all that is left of them
+    #[command(visible_alias = "rm")]
     Delete {
         /// Kill them first if they run
         #[arg(short, long)]
@@ -231,6 +244,27 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<ContainerId>,
     },
+}
+
+/// How containers are stopped, and which.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {
+    /// The signal, by name or number
+    #[arg(short, long, default_value = "TERM", value_parser = parse_signal)]
+    signal: i32,
+    /// After how many seconds SIGKILL follows
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    time: u32,
+    /// The containers
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<ContainerId>,
+}
+
+impl StopArgs {
+    /// As the daemon understands it.
+    pub(crate) fn request(&self) -> StopRequest {
+        StopRequest { signal: self.signal, grace_ms: u64::from(self.time) * 1000 }
+    }
 }
 
 /// How one detaches from a container.

@@ -29,7 +29,7 @@ use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
     ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, KillRequest,
-    Of, Started, Stats, Status,
+    Of, Started, StatsOf, Status,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -134,6 +134,21 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Start { ids } => {
             each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
                 .await?
+        }
+        Command::Stop { stop } => {
+            let request = stop.request();
+            each(&stop.ids, async |id| {
+                let path = format!("/containers/{id}/stop");
+                client.post::<ExitRecord>(&path, &request).await.map(drop)
+            })
+            .await?
+        }
+        Command::Restart { stop } => {
+            let request = stop.request();
+            each(&stop.ids, async |id| {
+                client.post(&format!("/containers/{id}/restart"), &request).await
+            })
+            .await?
         }
         Command::Exec { detach, timeout, env, workdir, user, keys, stdio, id, args } => {
             let mut options = ExecOptions::new(args).envs(env).stdio(stdio.request()?);
@@ -244,22 +259,13 @@ fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
 }
 
 async fn stats(client: &Client, ids: Vec<ContainerId>, json: bool) -> anyhow::Result<()> {
-    let all = ids.is_empty();
-    let ids = if all {
-        let containers: Vec<ContainerInfo> = client.get("/containers").await?;
-        let live = containers.into_iter().filter(|container| container.pid.is_some());
-        live.map(|container| container.id).collect()
-    } else {
-        ids
-    };
-    let mut rows = Vec::new();
+    let mut rows: Vec<StatsOf> = Vec::new();
+    if ids.is_empty() {
+        rows = client.get("/stats").await?;
+    }
     for id in ids {
-        match client.get::<Stats>(&format!("/containers/{id}/stats")).await {
-            Ok(stats) => rows.push((id, stats)),
-            // Of all that run, one that has ended meanwhile.
-            Err(_) if all => {}
-            Err(error) => return Err(error),
-        }
+        let stats = client.get(&format!("/containers/{id}/stats")).await?;
+        rows.push(StatsOf { id, stats });
     }
     show::stats(&rows, json)
 }

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, Cursor, EventLine, ExitRecord, ExitStatus, Info, ProcessEntry,
-    Stats,
+    ContainerInfo, Cursor, EventLine, ExitRecord, ExitStatus, Info, ProcessEntry, StatsOf,
 };
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -106,7 +105,7 @@ pub(crate) fn processes(processes: &[ProcessEntry], as_json: bool) -> anyhow::Re
 }
 
 /// What containers use.
-pub(crate) fn stats(rows: &[(ContainerId, Stats)], as_json: bool) -> anyhow::Result<()> {
+pub(crate) fn stats(rows: &[StatsOf], as_json: bool) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header([
         "ID",
@@ -116,7 +115,7 @@ pub(crate) fn stats(rows: &[(ContainerId, Stats)], as_json: bool) -> anyhow::Res
         "PIDS",
         "OOM KILLS",
     ]);
-    for (id, stats) in rows {
+    for StatsOf { id, stats } in rows {
         if as_json {
             let mut value = serde_json::to_value(stats)?;
             value["id"] = id.as_str().into();

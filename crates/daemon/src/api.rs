@@ -8,7 +8,10 @@
 //! | `POST /run` | [`CreateRequest`] | [frames](crate::frame): `started`, output, `exited` |
 //! | `GET /containers/{id}` | | [`ContainerInfo`] |
 //! | `DELETE /containers/{id}?force=true` | | |
-//! | `POST /containers/{id}/start` | | |
+//! | `POST /containers/{id}/start` | | of a container that is created or stopped |
+//! | `POST /containers/{id}/stop` | [`StopRequest`] | [`ExitRecord`] |
+//! | `POST /containers/{id}/restart` | [`StopRequest`] | |
+//! | `GET /containers/{id}/runs` | | array of [`PastRun`] |
 //! | `GET /containers/{id}/wait?process=ID` | | [`ExitRecord`], once it has ended; of a container also if it was removed |
 //! | `DELETE /containers/{id}/processes/{process}` | | |
 //! | `POST /containers/{id}/kill` | [`KillRequest`] | |
@@ -20,6 +23,7 @@
 //! | `POST /containers/{id}/checkpoint` | [`CheckpointRequest`] | |
 //! | `GET /containers/{id}/top` | | array of [`ProcessEntry`] |
 //! | `GET /containers/{id}/stats` | | [`Stats`] |
+//! | `GET /stats` | | array of [`StatsOf`]: of all that have a process |
 //! | `GET /containers/{id}/logs` with [`LogQuery`] | | frames: output |
 //! | `GET /containers/{id}/attach` | | frames: `started`, output from now on, `exited` |
 //! | `POST /containers/{id}/reopen-logs` | [`Of`] | |
@@ -31,8 +35,8 @@ use std::path::PathBuf;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
-    ExitRecord, ExitStatus, Gap, GroupName, Limit, LogSpec, Logging, OrphanPolicy, ProcessEntry,
-    ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio, TerminalSize, User,
+    ExitRecord, ExitStatus, Gap, GroupName, Limit, LogSpec, Logging, OrphanPolicy, PastRun,
+    ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio, TerminalSize, User,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -70,6 +74,31 @@ pub struct Problem {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatsOf {
+    /// The container.
+    pub id: ContainerId,
+    /// What it uses.
+    pub stats: Stats,
+}
+
+/// How to stop a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StopRequest {
+    /// The signal that comes first, by number. The default is SIGTERM.
+    pub signal: i32,
+    /// After how much time SIGKILL follows, in milliseconds. The default is ten seconds.
+    pub grace_ms: u64,
+}
+
+impl Default for StopRequest {
+    fn default() -> Self {
+        Self { signal: nix::libc::SIGTERM, grace_ms: 10_000 }
+    }
 }
 
 /// A container to create: the JSON of [`ContainerOptions`], and `start`.

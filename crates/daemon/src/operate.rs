@@ -6,7 +6,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_supervisor::{CheckpointOptions, Supervisor};
 
-use crate::api::{CheckpointRequest, ErrorKind, ProcessEntry, Stats};
+use crate::api::{CheckpointRequest, ErrorKind, ProcessEntry, Stats, StatsOf};
 use crate::body::Input;
 use crate::error::Failure;
 use crate::routes::{Answer, Path, find};
@@ -19,6 +19,7 @@ pub(crate) fn routes() -> Router<Supervisor> {
         .route("/containers/{id}/checkpoint", post(checkpoint))
         .route("/containers/{id}/top", get(top))
         .route("/containers/{id}/stats", get(stats))
+        .route("/stats", get(all_stats))
 }
 
 async fn pause(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
@@ -90,4 +91,10 @@ async fn stats(
     Path(id): Path<String>,
 ) -> Answer<Json<Stats>> {
     Ok(Json(find(&supervisor, &id)?.stats().await?))
+}
+
+async fn all_stats(State(supervisor): State<Supervisor>) -> Answer<Json<Vec<StatsOf>>> {
+    let all = supervisor.stats_all().await?;
+    let all = all.into_iter().map(|(of, stats)| StatsOf { id: of.id().clone(), stats });
+    Ok(Json(all.collect()))
 }

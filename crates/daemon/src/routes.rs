@@ -1,5 +1,7 @@
 //! One handler a request.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Query, State};
 use axum::http::{StatusCode, header};
@@ -12,7 +14,7 @@ use serde::Deserialize;
 
 use crate::api::{
     ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
-    KillRequest, Of, Problem, ResizeRequest, Started,
+    KillRequest, Of, PastRun, Problem, ResizeRequest, Started, StopRequest,
 };
 use crate::body::Input;
 use crate::error::Failure;
@@ -28,6 +30,9 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         .route("/containers", get(list).post(create))
         .route("/containers/{id}", get(inspect).delete(delete))
         .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/runs", get(runs))
         .route("/containers/{id}/wait", get(wait))
         .route("/containers/{id}/kill", post(kill))
         .route("/containers/{id}/exec", post(exec))
@@ -135,6 +140,32 @@ async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> 
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn stop(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<StopRequest>,
+) -> Answer<Json<ExitRecord>> {
+    let (signal, grace) = (checked(request.signal)?, Duration::from_millis(request.grace_ms));
+    Ok(Json(find(&supervisor, &id)?.stop(signal, grace).await?))
+}
+
+async fn restart(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<StopRequest>,
+) -> Answer<StatusCode> {
+    let (signal, grace) = (checked(request.signal)?, Duration::from_millis(request.grace_ms));
+    find(&supervisor, &id)?.restart(signal, grace).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn runs(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+) -> Answer<Json<Vec<PastRun>>> {
+    Ok(Json(find(&supervisor, &id)?.runs().await?))
+}
+
 async fn wait(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
@@ -169,12 +200,7 @@ async fn kill(
     Path(id): Path<String>,
     Input(request): Input<KillRequest>,
 ) -> Answer<StatusCode> {
-    if !(1..=64).contains(&request.signal) {
-        return Err(Failure::new(
-            ErrorKind::Invalid,
-            format!("no signal has the number {}", request.signal),
-        ));
-    }
+    checked(request.signal)?;
     let container = find(&supervisor, &id)?;
     match find_process(&container, request.process)? {
         None if request.signal == SIGKILL => container.kill().await?,
@@ -182,6 +208,16 @@ async fn kill(
         Some(exec) => exec.signal(request.signal)?,
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn checked(signal: i32) -> Answer<i32> {
+    match signal {
+        1..=64 => Ok(signal),
+        _ => {
+            let message = format!("no signal has the number {signal}");
+            Err(Failure::new(ErrorKind::Invalid, message))
+        }
+    }
 }
 
 async fn close_stdin(

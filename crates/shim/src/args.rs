@@ -6,14 +6,16 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use holdfast_state::LogSpec;
-use holdfast_state::shim_options::{ADOPT, CLOSER, GROUP, IDENTIFY, MOVED, SEAT, SPARE};
+use holdfast_state::shim_options::{
+    ADOPT, CLOSER, GROUP, IDENTIFY, MOVED, PROTOCOL, PROTOCOL_OPTION, SEAT, SPARE, VERSION,
+};
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
-/// or `holdfast-shim --group PATH`, or `holdfast-shim --spare`, or `holdfast-shim --closer`
+/// or `holdfast-shim --group PATH`, or with one of `--spare`, `--closer` and `--version`
 #[derive(Debug)]
 pub(crate) struct Args<'a> {
     /// The process's directory.
@@ -30,6 +32,8 @@ pub(crate) struct Args<'a> {
     pub(crate) spare: bool,
     /// Whether only to close descriptors.
     pub(crate) closer: bool,
+    /// Whether only to tell our version.
+    pub(crate) version: bool,
     /// How long the runtime may take. At its end all that it started is killed.
     pub(crate) timeout: Option<Duration>,
     /// Where output goes; nowhere unless it is said.
@@ -49,13 +53,24 @@ pub(crate) struct Args<'a> {
     pub(crate) runtime: Vec<&'a OsStr>,
 }
 
-/// Whether who began us understands what a descriptor is, and not its number alone.
-static IDENTIFIES: AtomicBool = AtomicBool::new(false);
+/// The protocol of the supervisor.
+static PROTOCOL_SPOKEN: AtomicU32 = AtomicU32::new(0);
 
-/// Whether to tell with each descriptor what it is. That holds for a whole process: those of a group have the
-/// same supervisor.
-pub(crate) fn identifies() -> bool {
-    IDENTIFIES.load(Ordering::Relaxed)
+/// The protocol in which the supervisor is answered. That holds for a whole process: those of a group have
+/// the same supervisor.
+pub(crate) fn protocol() -> u32 {
+    PROTOCOL_SPOKEN.load(Ordering::Relaxed)
+}
+
+fn speak(protocol: u32) -> Result<(), String> {
+    if protocol > PROTOCOL {
+        return Err(format!(
+            "the supervisor speaks protocol {protocol}, and this holdfast-shim ({}) only {PROTOCOL}: install the shim of the supervisor's release",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    PROTOCOL_SPOKEN.store(protocol, Ordering::Relaxed);
+    Ok(())
 }
 
 const USAGE: &str = "usage: holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG… (started by the supervisor, not by hand)";
@@ -72,6 +87,7 @@ pub(crate) fn parse<'a>(
         group: None,
         spare: false,
         closer: false,
+        version: false,
         timeout: None,
         log: Vec::new(),
         owner: None,
@@ -89,7 +105,8 @@ pub(crate) fn parse<'a>(
             SEAT => args.seat = true,
             SPARE => args.spare = true,
             CLOSER => args.closer = true,
-            IDENTIFY => IDENTIFIES.store(true, Ordering::Relaxed),
+            VERSION => args.version = true,
+            IDENTIFY => speak(1)?,
             "--terminal" => args.terminal = true,
             "--" => {
                 // At once: each size that it grew through would stay with the allocator.
@@ -100,6 +117,7 @@ pub(crate) fn parse<'a>(
             _ => {
                 let value = words.next().ok_or(USAGE)?;
                 match name {
+                    PROTOCOL_OPTION => speak(parsed(name, value)?)?,
                     "--dir" => args.dir = Path::new(value),
                     MOVED => {
                         (args.adopt, args.moved) = (true, Some(parsed(name, value)?));
@@ -131,7 +149,7 @@ pub(crate) fn parse<'a>(
         }
     }
     let one = args.dir != Path::new("") && (args.adopt || !args.runtime.is_empty());
-    let kinds = [one, args.group.is_some(), args.spare, args.closer];
+    let kinds = [one, args.group.is_some(), args.spare, args.closer, args.version];
     if kinds.into_iter().filter(|kind| *kind).count() == 1 {
         Ok(args)
     } else {

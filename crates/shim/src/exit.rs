@@ -6,12 +6,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use holdfast_state::announce::Announcement;
+use holdfast_state::announce::{Announcement, ExitDetails};
 use holdfast_state::{Evidence, ExitRecord, ExitStatus, UnknownReason};
 use holdfast_sys::Termination;
 use holdfast_sys::ending::Ending;
 use holdfast_sys::wait::{self, Child};
 
+use crate::args;
 use crate::home::Home;
 use crate::log::log;
 
@@ -53,6 +54,11 @@ impl Exit {
         Some(Self { record, zombie: None, retry: Some(Instant::now()) })
     }
 
+    /// Adds whether the OOM killer killed a process of the container.
+    pub(crate) fn note_oom(&mut self, oom_killed: bool) {
+        self.record.oom_killed = oom_killed;
+    }
+
     /// Records, announces and reaps. What the disk refuses is announced all the same (that is no reason to
     /// hide an exit) and is to be settled again when that is [due](Self::due).
     pub(crate) fn settle(&mut self, home: &Home, announce: impl FnOnce(Announcement)) {
@@ -86,7 +92,11 @@ impl Exit {
             // The file says why; its reader finds it when we are gone.
             ExitStatus::Unknown(_) => return,
         };
-        announce(Announcement::Exited { end, evidence: self.record.evidence });
+        let time = self.record.time.as_str().as_bytes().try_into().ok();
+        let details = time
+            .filter(|_| args::protocol() >= 2)
+            .map(|time| ExitDetails { time, oom_killed: self.record.oom_killed });
+        announce(Announcement::Exited { end, evidence: self.record.evidence, details });
     }
 
     /// When to settle it again.
@@ -148,7 +158,10 @@ mod tests {
         exit.settle(&home, |announcement| told = Some(announcement));
         assert!(exit.is_settled() && !is_child(pid));
         let end = Termination::Exited(5);
-        assert_eq!(told, Some(Announcement::Exited { end, evidence: Evidence::Shim }));
+        assert_eq!(
+            told,
+            Some(Announcement::Exited { end, evidence: Evidence::Shim, details: None })
+        );
         let record = home.open().unwrap().exit().unwrap().unwrap();
         assert_eq!(record.status, ExitStatus::Code(5));
         let orphan = Exit::of_orphan(Ending::Doubtful).unwrap();

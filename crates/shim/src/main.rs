@@ -50,6 +50,9 @@ mod start;
 mod stdio;
 mod terminal;
 
+use std::io::{self, Write};
+
+use holdfast_state::shim_options;
 use holdfast_sys::start::Arguments;
 
 use shim::Shim;
@@ -72,6 +75,11 @@ fn run(arguments: Arguments) -> u8 {
     })
 }
 
+fn tell_version() -> io::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    writeln!(io::stdout(), "holdfast-shim {version} protocol {}", shim_options::PROTOCOL)
+}
+
 /// A shim of any kind. `None` if there is nothing to do.
 fn begin(words: Words) -> Result<Option<Shim>, String> {
     let args = args::parse(words.clone())?;
@@ -79,6 +87,7 @@ fn begin(words: Words) -> Result<Option<Shim>, String> {
         args if args.group.is_some() => Shim::group().map(Some),
         args if args.spare => Shim::wait_for_start(),
         args if args.closer => closer::run().map(|()| None),
+        args if args.version => tell_version().map(|()| None),
         args if args.adopt => Shim::adopt(args).map(Some),
         args => {
             let handover = args.seat.then(|| Handover::new(words)).transpose();

@@ -8,6 +8,7 @@
 //!                                         Exited ── the output has ended ──▶ over
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +19,9 @@ use holdfast_state::ProcessDir;
 use holdfast_state::announce::{Announcement, Announcer, MAX_LINE};
 use holdfast_state::control::{self, Control};
 use holdfast_state::handoff::{FdName, Handoff};
+use holdfast_state::id::INIT;
 use holdfast_sys::ending::{Ending, ending};
+use holdfast_sys::oom::OomCounter;
 use holdfast_sys::wait::{self, Child};
 use holdfast_sys::{PidFd, Termination, kernel};
 use nix::libc::SIGKILL;
@@ -73,6 +76,8 @@ pub(crate) struct Seat {
     pub(crate) cancelled: bool,
     /// When to give back what a start or output took.
     rest: Option<Instant>,
+    /// How often the OOM killer has killed in the container, whose init process this is.
+    oom: Option<OomCounter>,
     pub(crate) phase: Phase,
 }
 
@@ -86,6 +91,7 @@ impl Seat {
             stdio,
             cancelled: false,
             rest: None,
+            oom: None,
             phase,
         }
     }
@@ -112,6 +118,7 @@ impl Seat {
             Err(_) => Phase::Adopted { pid, process, end: End::Ahead },
         };
         let mut seat = Self::new(home, exit, control, stdio, phase);
+        seat.count_oom_kills(pid);
         seat.rest_later();
         let shim = seat.announcer();
         seat.announce(&match args.moved {
@@ -141,9 +148,10 @@ impl Seat {
         }
     }
 
-    /// How many descriptors it may come to need: its FIFOs, its stdio, and one of an adopted process.
+    /// How many descriptors it may come to need: its FIFOs, the counter of OOM kills, its stdio, and one
+    /// of an adopted process.
     pub(crate) fn most_files(&self) -> u64 {
-        2 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
+        3 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
     }
 
     /// Whether another shim can take over without missing anything.
@@ -194,6 +202,17 @@ impl Seat {
         }
         self.settle_exit();
         rested
+    }
+
+    /// Opens the counter of OOM kills, if this is the init process of a container: an exec says nothing
+    /// of the others.
+    pub(crate) fn count_oom_kills(&mut self, pid: i32) {
+        if self.home.path().file_name() == Some(OsStr::new(INIT)) {
+            self.oom = OomCounter::of(pid).unwrap_or_else(|error| {
+                log("warning", &format!("OOM kills are not counted: {error}"));
+                None
+            });
+        }
     }
 
     /// Whose child the process was has ended, so it may be ours by now.
@@ -311,7 +330,9 @@ impl Seat {
     /// Puts the rest of the output where it goes, and then the end on disk.
     fn end(&mut self, exit: impl FnOnce() -> Exit) {
         self.stdio.drain();
-        self.phase = Phase::Exited { exit: exit() };
+        let mut exit = exit();
+        exit.note_oom(self.oom.take().is_some_and(|counter| counter.kills() > 0));
+        self.phase = Phase::Exited { exit };
         self.settle_exit();
     }
 

@@ -177,6 +177,8 @@ impl Start {
         seat.rest_later();
         let shim = seat.announcer();
         seat.announce(&Announcement::Created { pid, shim });
+        // Afterwards: nobody waits for it.
+        seat.count_oom_kills(pid);
         Ok(true)
     }
 }

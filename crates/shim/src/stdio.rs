@@ -196,7 +196,7 @@ impl Stdio {
     pub(crate) fn fds(&self) -> StdioFds {
         let of = |fd: BorrowedFd<'_>| ShimFd {
             number: fd.as_raw_fd(),
-            identity: args::identifies().then(|| Identity::of(fd).ok()).flatten(),
+            identity: (args::protocol() >= 1).then(|| Identity::of(fd).ok()).flatten(),
         };
         StdioFds {
             stdout: self.pipe(Stream::Stdout).map(of),

@@ -10,8 +10,8 @@ use holdfast_state::control::Control;
 use holdfast_state::cri::{self, Mark, Stream};
 use holdfast_state::time::{self, TEXT_LEN};
 use holdfast_state::{
-    Directory, Event, EventKind, Evidence, ExitStatus, Incarnation, ProcessDir, ProcessId,
-    ProcessRecord, Timestamp, journal, json_file,
+    Directory, Event, EventKind, Evidence, ExitRecord, ExitStatus, Incarnation, ProcessDir,
+    ProcessId, ProcessRecord, Timestamp, journal, json_file,
 };
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn events() -> Vec<u8> {
         content.extend(serde_json::to_vec(&event).expect("an event"));
         content.push(b'\n');
     };
-    let exited = || EventKind::Exited { status: ExitStatus::Code(0), evidence: Evidence::Shim };
+    let exited = || ExitRecord::now(ExitStatus::Code(0), Evidence::Shim).event();
     add("init", EventKind::Created { pid: 4711 });
     add("init", EventKind::Started);
     for exec in 0..20 {

@@ -8,7 +8,8 @@ use holdfast_sys::Termination;
 use holdfast_sys::fd::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::Evidence;
+use crate::time::TEXT_LEN;
+use crate::{Evidence, ExitRecord, Timestamp};
 
 /// The longest line that is an announcement, in bytes, with its line feed; a longer one is nonsense.
 pub const MAX_LINE: usize = 256;
@@ -39,8 +40,22 @@ pub enum Announcement {
         end: Termination,
         /// How the shim knows.
         evidence: Evidence,
+        /// What earlier builds did not announce, and supervisors of earlier builds do not understand.
+        details: Option<ExitDetails>,
     },
 }
+
+/// What an exit record has besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitDetails {
+    /// When the exit was recorded, as [`format`](crate::time::format) writes it.
+    pub time: [u8; TEXT_LEN],
+    /// Whether the OOM killer killed a process of the container.
+    pub oom_killed: bool,
+}
+
+/// The last word of an exit after the OOM killer has killed.
+const OOM: &str = "oom";
 
 /// Who announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,21 +172,45 @@ impl fmt::Display for Announcement {
             Self::Adopted { shim } => writeln!(f, "adopted {shim}"),
             Self::GivenUp { timed_out: false } => writeln!(f, "given-up failed"),
             Self::GivenUp { timed_out: true } => writeln!(f, "given-up timed-out"),
-            Self::Exited { end, evidence } => {
+            Self::Exited { end, evidence, details } => {
                 match end {
                     Termination::Exited(code) => write!(f, "exited code {code}")?,
                     Termination::Signaled(signal) => write!(f, "exited signal {signal}")?,
                 }
-                match evidence {
-                    Evidence::Shim => writeln!(f),
-                    other => writeln!(f, " {}", other.word()),
+                match (evidence, details) {
+                    (Evidence::Shim, None) => {}
+                    (evidence, _) => write!(f, " {}", evidence.word())?,
                 }
+                if let Some(ExitDetails { time, oom_killed }) = details {
+                    write!(f, " {}", std::str::from_utf8(time).map_err(|_| fmt::Error)?)?;
+                    if *oom_killed {
+                        write!(f, " {OOM}")?;
+                    }
+                }
+                writeln!(f)
             }
         }
     }
 }
 
 impl Announcement {
+    /// The exit that is announced, if one is. If its time is not announced, it is now.
+    #[must_use]
+    pub fn exit(&self) -> Option<ExitRecord> {
+        match *self {
+            Self::Exited { end, evidence, details } => {
+                let record = ExitRecord::now(end.into(), evidence);
+                let time = details.and_then(|it| std::str::from_utf8(&it.time).ok()?.parse().ok());
+                Some(ExitRecord {
+                    time: time.unwrap_or(record.time),
+                    oom_killed: details.is_some_and(|details| details.oom_killed),
+                    ..record
+                })
+            }
+            Self::Created { .. } | Self::Adopted { .. } | Self::GivenUp { .. } => None,
+        }
+    }
+
     /// Reads one line without its line feed; `None` for one that makes no sense.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
@@ -194,7 +233,20 @@ impl Announcement {
                     _ => return None,
                 };
                 let evidence = words.next().map_or(Some(Evidence::Shim), Evidence::of_word)?;
-                Self::Exited { end, evidence }
+                let details = match words.next() {
+                    None => None,
+                    Some(time) => {
+                        time.parse::<Timestamp>().ok()?;
+                        let time = time.as_bytes().try_into().ok()?;
+                        let oom_killed = match words.next() {
+                            None => false,
+                            Some(OOM) => true,
+                            Some(_) => return None,
+                        };
+                        Some(ExitDetails { time, oom_killed })
+                    }
+                };
+                Self::Exited { end, evidence, details }
             }
             _ => return None,
         };
@@ -259,6 +311,24 @@ mod tests {
         assert!(said.to_string().len() <= MAX_LINE, "{}", said.to_string().len());
     }
 
+    fn exited(end: Termination, evidence: Evidence, oom_killed: Option<bool>) -> Announcement {
+        let time = crate::time::format(std::time::SystemTime::now());
+        let details = oom_killed.map(|oom_killed| ExitDetails { time, oom_killed });
+        Announcement::Exited { end, evidence, details }
+    }
+
+    #[test]
+    fn an_exit_is_announced_with_its_time_or_it_is_now() {
+        let text = "exited signal 9 shim 2016-10-06T00:17:09.669794202Z oom";
+        let exit = Announcement::parse(text).unwrap().exit().unwrap();
+        assert_eq!(exit.time.as_str(), "2016-10-06T00:17:09.669794202Z");
+        assert!(exit.oom_killed);
+        let before = Timestamp::now();
+        let exit = Announcement::parse("exited code 3").unwrap().exit().unwrap();
+        assert!(exit.time >= before && !exit.oom_killed);
+        assert_eq!(Announcement::parse("given-up failed").unwrap().exit(), None);
+    }
+
     #[test]
     fn lines_read_back() {
         for said in [
@@ -281,8 +351,10 @@ mod tests {
             },
             Announcement::GivenUp { timed_out: false },
             Announcement::GivenUp { timed_out: true },
-            Announcement::Exited { end: Termination::Exited(255), evidence: Evidence::Shim },
-            Announcement::Exited { end: Termination::Signaled(64), evidence: Evidence::Pidfd },
+            exited(Termination::Exited(255), Evidence::Shim, None),
+            exited(Termination::Signaled(64), Evidence::Pidfd, None),
+            exited(Termination::Exited(0), Evidence::Shim, Some(false)),
+            exited(Termination::Signaled(9), Evidence::Pidfd, Some(true)),
         ] {
             let line = said.to_string();
             assert_eq!(Announcement::parse(line.strip_suffix('\n').unwrap()), Some(said));
@@ -301,6 +373,11 @@ mod tests {
             "adopted shim=1 stdout=1:2",
             "exited",
             "exited code 256",
+            "exited code 1 oom",
+            "exited code 1 shim oom",
+            "exited code 1 shim 2016-10-06T00:17:09Z",
+            "exited code 1 shim 2016-10-06T00:17:09.669794202Z out",
+            "exited code 1 shim 2016-10-06T00:17:09.669794202Z oom oom",
             "given-up",
             "given-up timed-out late",
             "x y",

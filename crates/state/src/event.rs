@@ -67,6 +67,9 @@ pub enum EventKind {
         status: ExitStatus,
         /// How the exit status is known.
         evidence: Evidence,
+        /// Whether the OOM killer killed a process of the container during this run.
+        #[serde(default, rename = "oomKilled", skip_serializing_if = "std::ops::Not::not")]
+        oom_killed: bool,
     },
     /// The shim of the process died; the process keeps running.
     ShimLost,

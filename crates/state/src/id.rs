@@ -99,17 +99,20 @@ id_type! {
     MAX_GROUP_LEN
 }
 
+/// The id of a container's first process.
+pub const INIT: &str = "init";
+
 impl ProcessId {
     /// The container's first process, `init`.
     #[must_use]
     pub fn init() -> Self {
-        Self("init".into())
+        Self(INIT.into())
     }
 
     /// Whether this is the container's first process.
     #[must_use]
     pub fn is_init(&self) -> bool {
-        self.as_str() == "init"
+        self.as_str() == INIT
     }
 }
 

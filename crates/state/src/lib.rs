@@ -11,6 +11,7 @@
 //! <root>/<container>/.bundle/       a bundle that Holdfast made
 //! <root>/<container>/<process>/     process.json, pid, exit, control,  process_dir
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
+//! <root>/<container>/init/          runs.json, changing                  runs
 //! <root>/.broken/<container>-<n>/  what could not be read, and why     broken
 //! <root>/.groups/<name>@2           the socket of a shim that many processes share   handoff
 //! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
@@ -36,6 +37,7 @@ pub mod process_dir;
 mod recognise;
 pub mod record;
 pub mod root;
+pub mod runs;
 pub mod seed;
 pub mod shim_options;
 pub mod status;
@@ -50,5 +52,6 @@ pub use logging::{Backpressure, InvalidLog, LogDriver, LogSpec, Logging};
 pub use process_dir::ProcessDir;
 pub use record::{Launch, OrphanPolicy, Policies, ProcessRecord, RecordError, ShimRecord};
 pub use root::{ContainerDir, LockError, Problem, StateRoot};
+pub use runs::PastRun;
 pub use status::{Evidence, ExitRecord, ExitStatus, UnknownReason};
 pub use time::Timestamp;

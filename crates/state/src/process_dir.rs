@@ -10,8 +10,7 @@ use nix::fcntl::OFlag;
 use crate::directory::is_damage;
 use crate::status::parse_status_file;
 use crate::{
-    Directory, Evidence, ExitRecord, ExitStatus, ProcessRecord, RecordError, Timestamp,
-    UnknownReason,
+    Directory, Evidence, ExitRecord, ExitStatus, ProcessRecord, RecordError, UnknownReason,
 };
 
 /// The record; see [`ProcessRecord`]. Written by the supervisor.
@@ -181,14 +180,10 @@ impl ProcessDir {
             (Some(full), Some(number))
                 if number != unreadable && number.as_number() != full.status.as_number() =>
             {
-                Some(ExitRecord { status: unreadable, evidence: Evidence::None, time: full.time })
+                Some(ExitRecord { status: unreadable, evidence: Evidence::None, ..full })
             }
             (Some(full), _) => Some(full),
-            (None, number) => number.map(|status| ExitRecord {
-                status,
-                evidence: Evidence::StatusFile,
-                time: Timestamp::now(),
-            }),
+            (None, number) => number.map(|status| ExitRecord::now(status, Evidence::StatusFile)),
         })
     }
 
@@ -244,13 +239,13 @@ impl ProcessDir {
     }
 
     /// The end of what the process, or a runtime that failed before it made one, wrote to its
-    /// standard error.
+    /// standard error at this time (RFC 3339) or later.
     #[must_use]
-    pub fn stderr_tail(&self) -> String {
+    pub fn stderr_tail(&self, since: &str) -> String {
         let log = self.0.read_back(OUTPUT_LOG, LOG_PART).unwrap_or_default();
         let mut text = Vec::new();
         for entry in log.split(|&b| b == b'\n').filter_map(crate::cri::decode) {
-            if entry.stream == crate::cri::Stream::Stderr {
+            if entry.stream == crate::cri::Stream::Stderr && entry.time >= since {
                 text.extend_from_slice(entry.content);
                 text.push(b'\n');
             }
@@ -507,7 +502,7 @@ mod tests {
     fn the_end_of_a_standard_error_is_that_of_no_other_stream() {
         use crate::cri::{Mark, Stream, encode};
         let (temp, dir) = scratch();
-        assert_eq!(dir.stderr_tail(), "");
+        assert_eq!(dir.stderr_tail(""), "");
         let mut log = Vec::new();
         for number in 0..1000 {
             let time = crate::time::format(std::time::UNIX_EPOCH);
@@ -516,7 +511,7 @@ mod tests {
             encode(Stream::Stderr, &time, Mark::Plain, line.as_bytes(), &mut log);
         }
         std::fs::write(temp.path().join(OUTPUT_LOG), log).unwrap();
-        let tail = dir.stderr_tail();
+        let tail = dir.stderr_tail("");
         assert!(tail.ends_with("error 998\nerror 999") && !tail.contains("out"), "{tail}");
         assert!((2000..=STDERR_TAIL).contains(&tail.len()), "{}", tail.len());
     }
@@ -533,6 +528,6 @@ mod tests {
         let line = |text: &str| format!("2016-10-06T00:17:09.669794202Z stderr F {text}\n");
         let log = format!("{}{}", line(&much).repeat(1500), line("the reason"));
         std::fs::write(temp.path().join(OUTPUT_LOG), log).unwrap();
-        assert!(dir.stderr_tail().ends_with("the reason"), "{}", dir.stderr_tail());
+        assert!(dir.stderr_tail("").ends_with("the reason"), "{}", dir.stderr_tail(""));
     }
 }

@@ -121,6 +121,9 @@ pub struct Policies {
     pub runtime: PathBuf,
     /// The bundle; empty for an exec.
     pub bundle: PathBuf,
+    /// Whether its input ends with the first writer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_once: bool,
     /// Where its output goes.
     pub log: Logging,
     /// What happens to it when its shim dies.

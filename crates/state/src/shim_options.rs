@@ -16,6 +16,19 @@ pub const ADOPT: &str = "--adopt";
 /// As `--adopt`, for a process whose shim, the pid that follows, has handed it over and left nothing half
 /// done.
 pub const MOVED: &str = "--moved";
-/// The option by which a shim tells with each descriptor what it is ([`ShimFd`](crate::announce::ShimFd)). A
-/// supervisor that gives it understands that.
+/// The option by which the supervisors of earlier builds say that they speak protocol 1.
 pub const IDENTIFY: &str = "--identify";
+/// The option by which a supervisor says which protocol it speaks, a number that follows. A shim then
+/// speaks that one. It refuses a newer one than its own.
+///
+/// | protocol | what is new |
+/// |---|---|
+/// | 0 | |
+/// | 1 | a descriptor is announced with what it is ([`ShimFd`](crate::announce::ShimFd)) |
+/// | 2 | an exit is announced with [`ExitDetails`](crate::announce::ExitDetails) |
+pub const PROTOCOL_OPTION: &str = "--protocol";
+/// The newest protocol of this build.
+pub const PROTOCOL: u32 = 2;
+/// The option by which a shim prints its name, its version and its newest protocol, and ends:
+/// `holdfast-shim 0.1.0 protocol 2`.
+pub const VERSION: &str = "--version";

@@ -6,7 +6,7 @@ use holdfast_sys::Termination;
 use holdfast_sys::ending::Source;
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{EventKind, Timestamp};
 
 /// What the seed reports where it does not know.
 pub const UNKNOWN_STATUS: u8 = 255;
@@ -176,13 +176,24 @@ pub struct ExitRecord {
     pub evidence: Evidence,
     /// When it was recorded.
     pub time: Timestamp,
+    /// Whether the OOM killer killed a process of the container during this run, as far as the
+    /// kernel's counter could be read. Always `false` for an exec.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
 }
 
 impl ExitRecord {
     /// An end that was seen just now.
     #[must_use]
     pub fn now(status: ExitStatus, evidence: Evidence) -> Self {
-        Self { status, evidence, time: Timestamp::now() }
+        Self { status, evidence, time: Timestamp::now(), oom_killed: false }
+    }
+
+    /// Returns the event of this exit.
+    #[must_use]
+    pub fn event(&self) -> EventKind {
+        let Self { status, evidence, oom_killed, .. } = *self;
+        EventKind::Exited { status, evidence, oom_killed }
     }
 }
 

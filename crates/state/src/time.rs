@@ -1,7 +1,8 @@
 //! Points in time as RFC 3339 text with nanoseconds, in UTC.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +18,45 @@ impl Timestamp {
     /// Now, by the system's clock.
     #[must_use]
     pub fn now() -> Self {
-        Self(String::from_utf8_lossy(&format(SystemTime::now())).into_owned())
+        SystemTime::now().into()
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A text that is not a point in time, as in `2016-10-06T00:17:09.669794202Z`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a time in UTC with nanoseconds (RFC 3339): {0:?}")]
+pub struct InvalidTimestamp(String);
+
+/// Times before 1970 count as 1970, and years end at 9999.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        Self(String::from_utf8_lossy(&format(time)).into_owned())
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        match parse(text) {
+            Some(_) => Ok(Self(text.to_owned())),
+            None => Err(InvalidTimestamp(text.chars().take(64).collect())),
+        }
+    }
+}
+
+/// Fails if the timestamp was read from a damaged file.
+impl TryFrom<&Timestamp> for SystemTime {
+    type Error = InvalidTimestamp;
+
+    fn try_from(time: &Timestamp) -> Result<Self, InvalidTimestamp> {
+        parse(&time.0).ok_or_else(|| InvalidTimestamp(time.0.chars().take(64).collect()))
     }
 }
 
@@ -51,10 +84,28 @@ pub fn format(time: SystemTime) -> [u8; TEXT_LEN] {
     text
 }
 
+/// The inverse of [`format`]: only what that can write is a time.
+fn parse(text: &str) -> Option<SystemTime> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let nanos = u32::try_from(number(20..29)?).ok()?;
+    // From March on, as in `civil`.
+    let (year, month) =
+        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let day = (365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day)
+        .checked_sub(DAYS_BEFORE_1970 + 1)?;
+    let seconds = ((day * 24 + hour) * 60 + minute) * 60 + second;
+    let time = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))?;
+    // This refuses what is out of its range, and signs and blanks.
+    (format(time) == *text.as_bytes()).then_some(time)
+}
+
+const DAYS_BEFORE_1970: u64 = 719_468; // from 0000-03-01
+
 /// The proleptic Gregorian date of a day counted from 1970-01-01. The year is counted from March,
 /// so that the leap day comes last and a month's first day is a linear function of its number.
 fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_BEFORE_1970: u64 = 719_468; // from 0000-03-01
     const DAYS_IN_400_YEARS: u64 = 146_097;
     let days = days + DAYS_BEFORE_1970;
     let (era, day) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
@@ -76,7 +127,45 @@ fn digits(place: &mut [u8], mut number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_time_comes_back_from_its_text(seconds in 0..253_402_300_800_u64, nanos in 0..1_000_000_000_u32) {
+            let time = UNIX_EPOCH + Duration::new(seconds, nanos);
+            let stamp = Timestamp::from(time);
+            prop_assert_eq!(SystemTime::try_from(&stamp).unwrap(), time);
+            prop_assert_eq!(stamp.as_str().parse::<Timestamp>().unwrap(), stamp);
+        }
+
+        #[test]
+        fn what_is_a_time_is_written_in_one_way(text in "[0-9+ ]{4}-[0-9+]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9+]{9}Z") {
+            if let Ok(stamp) = text.parse::<Timestamp>() {
+                let time = SystemTime::try_from(&stamp).unwrap();
+                prop_assert_eq!(Timestamp::from(time), stamp);
+            }
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_times() {
+        for text in [
+            "",
+            "2026-02-29T00:00:00.000000000Z",
+            "2026-13-01T00:00:00.000000000Z",
+            "2026-01-01T24:00:00.000000000Z",
+            "1969-12-31T23:59:59.999999999Z",
+            "0000-01-01T00:00:00.000000000Z",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01t00:00:00.000000000Z",
+            "2026-01-01T00:00:00.000000000Z ",
+            "2026-01-0\u{664}T00:00:00.00000000Z",
+        ] {
+            let error = text.parse::<Timestamp>().unwrap_err();
+            assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
+            assert!(SystemTime::try_from(&Timestamp(text.to_owned())).is_err(), "{text}");
+        }
+    }
 
     fn text_of(time: SystemTime) -> String {
         String::from_utf8(format(time).to_vec()).unwrap()

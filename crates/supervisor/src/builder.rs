@@ -181,7 +181,8 @@ impl Builder {
     /// # Errors
     ///
     /// [`Error::Root`] if the state root cannot be locked or used; [`Error::NotInstalled`] if the
-    /// shim is not found; [`Error::InvalidLog`] if the log rotation is out of range; [`Error::Io`]
+    /// shim is not found; [`Error::ShimVersion`] if the shim is of an older release;
+    /// [`Error::InvalidLog`] if the log rotation is out of range; [`Error::Io`]
     /// if the journal or the state root cannot be read, or this process cannot become a subreaper.
     /// A damaged container is not an error; see [`Supervisor::restore_report`].
     ///

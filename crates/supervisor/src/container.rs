@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_state::cri::Stream;
-use holdfast_state::{ContainerId, ExitRecord, ExitStatus};
+use holdfast_state::{ContainerId, ExitRecord, ExitStatus, PastRun};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -18,7 +18,8 @@ use crate::model::container::ContainerState;
 use crate::model::info::{ContainerInfo, ExecInfo};
 use crate::model::lifecycle::{Activity, Change, Input, State};
 use crate::model::options::TerminalSize;
-use crate::model::process::{Moment, Origin, Process};
+use crate::model::process::{Moment, Process};
+use crate::ops::again;
 use crate::os::tasks::blocking;
 use crate::shim::control;
 use crate::watch::change;
@@ -46,8 +47,8 @@ impl Container {
     /// Returns the current state of the container.
     #[must_use]
     pub fn info(&self) -> ContainerInfo {
-        let init = &self.state.init;
-        let Moment { status, pid, exit } = Moment::of(init);
+        let init = self.state.init();
+        let Moment { status, pid, exit } = Moment::of(&init);
         ContainerInfo {
             id: self.state.id.clone(),
             status,
@@ -55,30 +56,84 @@ impl Container {
             exit_status: exit.as_ref().map(|record| record.status.as_number()),
             exit,
             created: init.created.clone(),
+            started: init.started(),
+            oom_killed: init.is_oom_killed(),
+            run: init.run,
             incarnation: Some(init.incarnation),
             args: init.args.clone(),
             labels: init.labels(),
             bundle: init.bundle.clone(),
             shim_group: init.shim_group.clone(),
-            restored: init.origin == Origin::Restored,
+            restored: self.state.restored,
             runtime: self.state.runtime.program().to_owned(),
+            shim_pid: init.shim_pid(),
+            log_paths: log_paths(&self.core, &init),
             log: init.log.spelled_out(),
             execs: self.state.execs().values().map(|exec| info_of(exec)).collect(),
         }
     }
 
-    /// Starts a created container. If the caller drops the future, the start continues in the
-    /// background.
+    /// Starts a container that is created or stopped. If the caller drops the future, the start
+    /// continues in the background.
+    ///
+    /// A stopped container begins its next run, with the same configuration, labels and log. This
+    /// handle and its clones then act on that run. Processes that the last run has left behind are
+    /// killed first. If the start fails, the container is stopped again, with the exit of its last
+    /// run. [`runs`](Self::runs) returns the earlier runs.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongState`] if the container is not in the state `created`, [`Error::NotFound`] if
-    /// it was deleted, [`Error::Runtime`] or [`Error::RuntimeTimeout`] if the runtime fails or
-    /// exceeds the time limit, [`Error::Io`] if the record cannot be read, and [`Error::Closed`]
-    /// after a shutdown.
+    /// [`Error::WrongState`] if the container is neither created nor stopped, or is about to be
+    /// deleted automatically; [`Error::NotFound`] if it was deleted; [`Error::Runtime`] or
+    /// [`Error::RuntimeTimeout`] if the runtime fails or exceeds the time limit; [`Error::Io`] if
+    /// the record cannot be read or written; and [`Error::Closed`] after a shutdown. For a stopped
+    /// container also [`Error::StartTimeout`], [`Error::NotStarted`], [`Error::Shim`],
+    /// [`Error::NotFifo`], [`Error::Limit`], and [`Error::InvalidOption`] if it was made by
+    /// containerd's 2016 shim.
     pub async fn start(&self) -> Result<(), Error> {
         let this = self.clone();
-        self.finish(async move { this.start_now().await }).await
+        self.finish(async move {
+            match this.state.init().state() {
+                State::Stopped(_) => again::start_again(&this.core, &this.state).await,
+                _ => this.start_now().await,
+            }
+        })
+        .await
+    }
+
+    /// Stops the container as [`stop`](Self::stop) does, if it has not stopped yet, and starts it
+    /// again. If the caller drops the future, this continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`stop`](Self::stop) and [`start`](Self::start).
+    pub async fn restart(&self, signal: i32, grace: Duration) -> Result<(), Error> {
+        let this = self.clone();
+        self.finish(async move {
+            remove::stop(&this.core, &this.state, signal, grace).await?;
+            again::start_again(&this.core, &this.state).await
+        })
+        .await
+    }
+
+    /// Returns the earlier runs of the container, the oldest first, with those whose start failed.
+    /// At most the last 100 are kept. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the container was deleted, [`Error::Io`] if the list cannot be read.
+    pub async fn runs(&self) -> Result<Vec<PastRun>, Error> {
+        let (root, init) = (self.core.root.clone(), self.state.init());
+        let read = blocking(move || init.dir(&root)?.past_runs()).await;
+        read.map_err(|error| self.not_done("read the runs", error))
+    }
+
+    /// Returns the error of a failed operation on the files of the container.
+    fn not_done(&self, attempt: &str, error: std::io::Error) -> Error {
+        match self.state.init().is_gone() {
+            true => Error::NotFound(self.id().clone()),
+            false => Error::io(format!("{attempt} of container {}", self.id()))(error),
+        }
     }
 
     /// Runs `work` to completion even if the caller drops the future.
@@ -91,9 +146,9 @@ impl Container {
 
     async fn start_now(&self) -> Result<(), Error> {
         let _operation = self.state.operation.lock().await;
-        let init = &self.state.init;
+        let init = self.state.init();
         if !matches!(init.state(), State::Live { activity: Activity::Created, .. }) {
-            return Err(self.wrong_state("start", "created"));
+            return Err(self.wrong_state("start", "created or stopped"));
         }
         let record =
             init.dir(&self.core.root).and_then(|dir| dir.load().map_err(std::io::Error::other));
@@ -125,7 +180,7 @@ impl Container {
     ///
     /// The errors of [`wait`](Self::wait).
     pub async fn exit(&self) -> Result<ExitRecord, Error> {
-        ended(&self.core, &self.state.init).await
+        ended(&self.core, &self.state.init()).await
     }
 
     /// Sends a signal, given by its number, to the init process.
@@ -136,7 +191,7 @@ impl Container {
     /// the container was deleted, and [`Error::Io`] if the kernel refuses the signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.state
-            .init
+            .init()
             .signal(signal)
             .unwrap_or_else(|| Err(self.wrong_state("a signal", "created or running")))
     }
@@ -177,16 +232,17 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::NoInput`] if the container was created without standard input, [`Error::NotFound`]
-    /// if it was deleted, and [`Error::Io`] if the FIFO cannot be opened.
+    /// if it was deleted, [`Error::Io`] if the FIFO cannot be opened, and with
+    /// [`Stdin::Once`](crate::Stdin::Once) the errors of [`close_stdin`](Self::close_stdin).
     pub fn stdin(&self) -> Result<InputWriter, Error> {
-        InputWriter::open(&self.core, &self.state.init)
+        InputWriter::open(&self.core, &self.state.init())
     }
 
     /// Returns the path of the FIFO of the standard input, if the container was created with
     /// [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
     pub fn stdin_path(&self) -> Option<PathBuf> {
-        input::path(&self.core, &self.state.init)
+        input::path(&self.core, &self.state.init())
     }
 
     /// Closes the standard input: the process reads end of file once all writers have closed it
@@ -198,7 +254,7 @@ impl Container {
     /// [`Error::NotFound`] if the container was deleted, and [`Error::Io`] if the shim's control
     /// FIFO cannot be written.
     pub fn close_stdin(&self) -> Result<(), Error> {
-        control::close(&self.core.root, &self.state.init)
+        control::close(&self.core.root, &self.state.init())
     }
 
     /// Changes the size of the terminal.
@@ -208,7 +264,7 @@ impl Container {
     /// [`Error::NoTerminal`] if the container has no terminal, and the errors of
     /// [`close_stdin`](Self::close_stdin).
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        control::resize(&self.core.root, &self.state.init, size)
+        control::resize(&self.core.root, &self.state.init(), size)
     }
 
     /// Returns an eventfd that becomes readable once [`wait`](Self::wait) would return at
@@ -220,7 +276,7 @@ impl Container {
     ///
     /// [`Error::Io`] if the descriptor cannot be created.
     pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
-        input::exit_fd(&self.core, &self.state.init)
+        input::exit_fd(&self.core, &self.state.init())
     }
 
     /// Returns a reader of the output, from its beginning.
@@ -256,7 +312,7 @@ impl Container {
     /// The errors of [`logs`](Self::logs), and [`Error::NoTimes`] if a time is given and the log
     /// has no timestamps.
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.state.init, &options)
+        LogReader::open(&self.core, &self.state.init(), &options)
     }
 
     /// Returns a reader of the standard output, from its beginning. It reports end of file when the
@@ -319,16 +375,16 @@ impl Container {
     ///
     /// The errors of [`close_stdin`](Self::close_stdin).
     pub fn reopen_logs(&self) -> Result<(), Error> {
-        if self.state.init.is_stopped() {
+        if self.state.init().is_stopped() {
             return Err(self.wrong_state("reopening its logs", "running"));
         }
-        control::reopen_logs(&self.core.root, &self.state.init)
+        control::reopen_logs(&self.core.root, &self.state.init())
     }
 
     /// Returns whether the init process has a terminal.
     #[must_use]
     pub fn has_terminal(&self) -> bool {
-        self.state.init.terminal
+        self.state.init().terminal
     }
 
     /// Deletes a container that has exited or was never started, with all its resources. If the
@@ -366,7 +422,7 @@ impl Container {
     /// Returns how it ended, or `None` while it has not.
     #[must_use]
     pub fn try_wait(&self) -> Option<ExitRecord> {
-        Moment::of(&self.state.init).exit
+        Moment::of(&self.state.init()).exit
     }
 
     /// Stops it: sends a signal, by number, to its init process, and SIGKILL if that has not ended after the
@@ -398,7 +454,7 @@ impl Container {
     /// Returns its labels.
     #[must_use]
     pub fn labels(&self) -> BTreeMap<String, String> {
-        self.state.init.labels()
+        self.state.init().labels()
     }
 
     /// Replaces its labels. They are on disk when this returns.
@@ -409,12 +465,11 @@ impl Container {
     pub async fn set_labels(&self, labels: BTreeMap<String, String>) -> Result<(), Error> {
         let this = self.clone();
         self.finish(async move {
-            let (root, init) = (this.core.root.clone(), this.state.init.clone());
+            // A run that begins meanwhile would take over the old labels.
+            let _operation = this.state.operation.lock().await;
+            let (root, init) = (this.core.root.clone(), this.state.init());
             let set = blocking(move || init.set_labels(&root, labels)).await;
-            set.map_err(|error| match this.state.init.is_gone() {
-                true => Error::NotFound(this.id().clone()),
-                false => Error::io(format!("write the labels of container {}", this.id()))(error),
-            })
+            set.map_err(|error| this.not_done("write the labels", error))
         })
         .await
     }
@@ -422,6 +477,14 @@ impl Container {
     pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
         self.state.wrong_state(operation, needed)
     }
+}
+
+/// Returns the files to which the output of a process is written.
+fn log_paths(core: &Core, process: &Process) -> Vec<PathBuf> {
+    let dir = core.root.path().join(process.container.as_str()).join(process.id.as_str());
+    let files = process.log.specs().iter().flat_map(|spec| [spec.file(), spec.stderr.as_deref()]);
+    // An absolute path stays as it is.
+    files.flatten().map(|file| dir.join(file)).collect()
 }
 
 pub(crate) fn info_of(exec: &Process) -> ExecInfo {

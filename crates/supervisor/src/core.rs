@@ -65,6 +65,11 @@ impl Core {
         self.containers().get(id).cloned()
     }
 
+    /// Returns whether this very container is known, and not only one with its id.
+    pub(crate) fn knows(&self, container: &Arc<ContainerState>) -> bool {
+        self.container(&container.id).is_some_and(|known| Arc::ptr_eq(&known, container))
+    }
+
     /// The pids of all processes that are watched or are about to be. For a process in creation,
     /// the pid is read from the runtime's pid file, because the shim has not announced it yet.
     pub(crate) fn processes(&self) -> HashSet<i32> {

@@ -56,6 +56,18 @@ pub enum Error {
         /// Where it was searched for.
         looked: String,
     },
+    /// The shim does not understand this library, because it is of an older release.
+    #[error(
+        "{path} is {found}, and this library needs protocol {needed}; install the holdfast-shim of the same release as the library"
+    )]
+    ShimVersion {
+        /// The path of the shim.
+        path: PathBuf,
+        /// What it reports of itself; at most some 100 characters.
+        found: String,
+        /// The protocol that the library speaks.
+        needed: u32,
+    },
     /// A path that was given as a FIFO is not one \[`ErrNotFifo`\].
     #[error("{0}: not a FIFO; create one with mkfifo(1)")]
     NotFifo(PathBuf),
@@ -230,6 +242,7 @@ impl Error {
             | Self::InvalidOption(_)
             | Self::Checkpoint { .. }
             | Self::NotInstalled { .. }
+            | Self::ShimVersion { .. }
             | Self::NoLog { .. }
             | Self::NoTimes { .. } => ErrorKind::Invalid,
             Self::WrongState { .. }

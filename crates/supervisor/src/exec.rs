@@ -56,7 +56,7 @@ impl Container {
             .tasks
             .finish(async move {
                 if !matches!(
-                    this.state.init.state(),
+                    this.state.init().state(),
                     State::Live { activity: Activity::Running, .. }
                 ) {
                     return Err(this.wrong_state("exec", "running"));

@@ -20,7 +20,8 @@ use crate::model::process::Process;
 use crate::shim::control;
 
 /// A writer to the standard input of a process. `shutdown` closes the input: the process reads end
-/// of file once all writers have closed it. Dropping this only closes this writer.
+/// of file once all writers have closed it. Dropping this only closes this writer, except with
+/// [`Stdin::Once`](crate::Stdin::Once).
 ///
 /// It writes into the FIFO that the process reads, so it works on if the shim or another client
 /// dies. A hostile process can hold the lock of that FIFO (by splice(2) from a silent socket).
@@ -49,6 +50,13 @@ impl InputWriter {
             io::ErrorKind::NotFound => Error::NoInput(process.container.clone()),
             _ => Error::io(format!("open the input of container {}", process.container))(error),
         })?;
+        if process.stdin_once {
+            // The shim closes its end, so this is the only writer, whose end the kernel closes.
+            match control::close(&core.root, process) {
+                Err(_) if process.is_stopped() => {}
+                closed => closed?,
+            }
+        }
         Ok(Self { core: core.clone(), process: process.clone(), fifo: Some(fifo) })
     }
 

@@ -84,5 +84,5 @@ pub use holdfast_state::cri::{Mark, Stream as OutputStream};
 pub use holdfast_state::{
     ContainerId, Cursor, Event, EventKind, Evidence, ExitRecord, ExitStatus, Gap, GapReason,
     GroupName, Incarnation, InvalidId, InvalidIdentity, InvalidLog, JournalId, LogDriver, LogSpec,
-    Logging, OrphanPolicy, Problem, ProcessId, Timestamp, UnknownReason,
+    Logging, OrphanPolicy, PastRun, Problem, ProcessId, Timestamp, UnknownReason,
 };

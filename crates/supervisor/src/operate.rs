@@ -12,6 +12,7 @@ use crate::model::lifecycle::{Activity, Change, Input, State};
 use crate::os::cgroup::{Cgroups, Stats};
 use crate::os::tasks::blocking;
 use crate::runtime::checkpoint::CheckpointOptions;
+use crate::supervisor::Supervisor;
 use crate::watch::change::{self, OPERATION_LIMIT};
 
 /// The time limit for writing the state of a container to disk.
@@ -109,11 +110,12 @@ impl Container {
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
-            if !matches!(this.state.init.state(), State::Live { activity: Activity::Running, .. }) {
+            let init = this.state.init();
+            if !matches!(init.state(), State::Live { activity: Activity::Running, .. }) {
                 return Err(this.wrong_state("checkpoint", "running"));
             }
             options.prepare()?;
-            let _checkpointing = this.state.init.checkpointing.lock().await;
+            let _checkpointing = init.checkpointing.lock().await;
             let written = this
                 .state
                 .runtime
@@ -125,7 +127,7 @@ impl Container {
             }
             written?;
             options.save()?;
-            this.state.init.apply(&this.core.events, Input::Checkpointed).await;
+            init.apply(&this.core.events, Input::Checkpointed).await;
             Ok(())
         })
         .await
@@ -161,8 +163,31 @@ impl Container {
         stats.await.map_err(Error::io(format!("read the cgroups of container {}", self.id())))
     }
 
+    /// Returns the pid of the init process.
     fn needs_process(&self, operation: &'static str) -> Result<i32, Error> {
         self.info().pid.ok_or_else(|| self.wrong_state(operation, "created, running or paused"))
+    }
+}
+
+impl Supervisor {
+    /// Returns the current resource usage of all containers that have a process, ordered by id.
+    /// Containers whose cgroups cannot be read, because they have just exited for example, are left
+    /// out. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the Tokio runtime of the supervisor is gone.
+    pub async fn stats_all(&self) -> Result<Vec<(Container, Stats)>, Error> {
+        let all = self.list();
+        let read = self.core.tasks.reactor.spawn_blocking(move || {
+            let stats = |container: Container| {
+                let pid = container.state.init().pid()?;
+                let stats = Cgroups::of(pid).ok()?.stats();
+                Some((container, stats))
+            };
+            all.into_iter().filter_map(stats).collect()
+        });
+        Error::joined(read.await.map(Ok))
     }
 }
 

@@ -37,7 +37,7 @@ use crate::watch::{adopt, remove};
 /// keep running.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     report: Arc<RestoreReport>,
     /// Stops all tasks when the last clone is dropped. The tasks themselves hold the core, so the
     /// core would never be dropped.
@@ -68,6 +68,8 @@ impl Supervisor {
         let began = std::time::Instant::now();
         builder.log_rotation.check()?;
         let shim = programs::find_own(SHIM, builder.shim.as_deref())?;
+        let spawned = Arc::<Spawned>::default();
+        programs::check_shim(&spawned, &shim).await?;
         let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
@@ -79,7 +81,6 @@ impl Supervisor {
             let opened = blocking(move || Events::open(&root, bounds, tasks)).await;
             opened.map_err(Error::io("open the journal"))?
         };
-        let spawned = Arc::<Spawned>::default();
         let abilities = Abilities::probe();
         let core = Arc::new(Core {
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
@@ -250,7 +251,7 @@ impl Supervisor {
                         // No other container has this id here: the directory of the container did
                         // not exist before.
                         core.containers().insert(container.id.clone(), container.clone());
-                        match LogReader::attached(&core, &container.init) {
+                        match LogReader::attached(&core, &container.init()) {
                             Ok(log) => {
                                 let begun = start::begin(&core, &container, &job);
                                 Ok((container, begun, log))
@@ -302,7 +303,7 @@ impl Supervisor {
         self.core
             .containers()
             .values()
-            .filter(|container| !container.init.is_going())
+            .filter(|container| !container.init().is_going())
             .map(|c| Container::new(self.core.clone(), c.clone()))
             .collect()
     }

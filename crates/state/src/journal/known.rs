@@ -59,7 +59,8 @@ impl KnownProcesses {
         }
     }
 
-    fn remove(&mut self, id: &ProcessId) {
+    /// Removes what is known of a process.
+    pub fn forget(&mut self, id: &ProcessId) {
         if id.is_init() {
             self.init = None;
         } else {
@@ -80,6 +81,12 @@ pub struct KnownProcess {
     pub doing: Option<Doing>,
     /// Whether its program is known to have run.
     pub started: bool,
+    /// When its program was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Whether the OOM killer killed a process of the container.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
     /// Whether it has lost its shim.
     pub shim_lost: bool,
     /// How it exited.
@@ -138,7 +145,7 @@ impl Known {
         }
         let container = self.container(&event.container, event.incarnation, event.run);
         if event.kind == EventKind::SetAside {
-            container.processes.remove(&event.process);
+            container.processes.forget(&event.process);
             return;
         }
         container.processes.add(event);
@@ -152,7 +159,7 @@ impl Known {
         if process.is_init() {
             self.0.remove(id);
         } else {
-            container.processes.remove(process);
+            container.processes.forget(process);
         }
     }
 
@@ -217,22 +224,29 @@ impl KnownProcess {
         match event.kind {
             // Earlier events belong to an earlier exec process with the same id.
             EventKind::Created { pid } => *self = Self { pid: Some(pid), ..Self::default() },
-            EventKind::StartFailed { .. } => *self = Self { failed: true, ..Self::default() },
+            EventKind::StartFailed { .. } => {
+                // A container whose next run fails to start is again what it was: its last run has
+                // exited.
+                let exited = self.exited.take().filter(|_| event.process.is_init());
+                *self = Self { failed: true, exited, ..Self::default() };
+            }
             EventKind::Starting => self.doing = Some(Doing::Starting),
-            EventKind::Started => (self.doing, self.started) = (Some(Doing::Started), true),
+            EventKind::Started => {
+                (self.doing, self.started) = (Some(Doing::Started), true);
+                self.started_at = Some(event.time.clone());
+            }
             EventKind::Pausing => self.doing = Some(Doing::Pausing),
             EventKind::Paused => self.doing = Some(Doing::Paused),
             EventKind::Resuming => self.doing = Some(Doing::Resuming),
             EventKind::Resumed => self.doing = Some(Doing::Resumed),
             EventKind::ShimLost => self.shim_lost = true,
             EventKind::Adopted => self.shim_lost = false,
-            EventKind::Exited { status, evidence } => {
-                self.exited = Some(ExitRecord { status, evidence, time: event.time.clone() });
+            EventKind::Exited { status, evidence, oom_killed } => {
+                let time = event.time.clone();
+                self.exited = Some(ExitRecord { status, evidence, time, oom_killed });
             }
-            EventKind::OutOfMemory
-            | EventKind::Checkpointed
-            | EventKind::SetAside
-            | EventKind::Deleted => {}
+            EventKind::OutOfMemory => self.oom_killed = event.process.is_init(),
+            EventKind::Checkpointed | EventKind::SetAside | EventKind::Deleted => {}
         }
     }
 }

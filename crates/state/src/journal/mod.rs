@@ -586,8 +586,8 @@ fn allocate(file: &File) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
-        ContainerId, EventKind, Evidence, ExitStatus, Gap, GapReason, Incarnation, ProcessId,
-        Timestamp,
+        ContainerId, EventKind, Evidence, ExitRecord, ExitStatus, Gap, GapReason, Incarnation,
+        ProcessId, Timestamp,
     };
     use proptest::prelude::*;
     use std::fs;
@@ -634,7 +634,7 @@ mod tests {
     }
 
     fn exited(code: u8) -> EventKind {
-        EventKind::Exited { status: ExitStatus::Code(code), evidence: Evidence::Shim }
+        ExitRecord::now(ExitStatus::Code(code), Evidence::Shim).event()
     }
 
     fn append(journal: &mut Journal, kinds: impl IntoIterator<Item = EventKind>) -> Vec<u64> {

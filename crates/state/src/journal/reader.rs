@@ -177,8 +177,10 @@ impl Reader {
                 Line::Event(Event { container, process, time, kind, .. })
                     if container == *id && process.is_init() =>
                 {
-                    let EventKind::Exited { status, evidence } = kind else { return None };
-                    Some(ExitRecord { status, evidence, time })
+                    let EventKind::Exited { status, evidence, oom_killed } = kind else {
+                        return None;
+                    };
+                    Some(ExitRecord { status, evidence, time, oom_killed })
                 }
                 _ => None,
             });

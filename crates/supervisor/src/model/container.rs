@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use holdfast_state::{ContainerId, ProcessId};
 
 use crate::error::Error;
-use crate::model::process::Process;
+use crate::model::process::{Origin, Process};
 use crate::runtime::command::Runtime;
 
 /// The shared state of a container.
@@ -14,7 +14,11 @@ use crate::runtime::command::Runtime;
 pub(crate) struct ContainerState {
     pub(crate) id: ContainerId,
     pub(crate) runtime: Runtime,
-    pub(crate) init: Arc<Process>,
+    /// Whether the supervisor restored it from disk.
+    pub(crate) restored: bool,
+    /// The init process of the current run. Replaced only while `operation` is held, or by the watch
+    /// of a run that was not begun.
+    init: Mutex<Arc<Process>>,
     execs: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
     /// Held while the runtime changes the container, so that only one change happens at a time.
     pub(crate) operation: tokio::sync::Mutex<()>,
@@ -25,7 +29,19 @@ pub(crate) struct ContainerState {
 impl ContainerState {
     pub(crate) fn new(id: ContainerId, runtime: Runtime, init: Arc<Process>) -> Self {
         let (execs, operation, removal) = Default::default();
-        Self { id, runtime, init, execs, operation, removal }
+        let (restored, init) = (init.origin == Origin::Restored, Mutex::new(init));
+        Self { id, runtime, restored, init, execs, operation, removal }
+    }
+
+    /// Returns the init process of the current run.
+    pub(crate) fn init(&self) -> Arc<Process> {
+        self.init.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins another run. The process of the last one has no directory any more.
+    pub(crate) fn begin_run(&self, process: Arc<Process>) {
+        let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *init, process).set_gone();
     }
 
     pub(crate) fn execs(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Arc<Process>>> {
@@ -34,15 +50,16 @@ impl ContainerState {
 
     /// Returns the init process and all exec processes.
     pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
-        std::iter::once(self.init.clone()).chain(self.execs().values().cloned()).collect()
+        std::iter::once(self.init()).chain(self.execs().values().cloned()).collect()
     }
 
     /// Returns the error for an operation that needs the container in another state.
     pub(crate) fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
-        if self.init.is_gone() {
+        let init = self.init();
+        if init.is_gone() {
             return Error::NotFound(self.id.clone());
         }
-        let status = self.init.status().as_str();
+        let status = init.status().as_str();
         Error::WrongState { id: self.id.clone(), status, operation, needed }
     }
 }

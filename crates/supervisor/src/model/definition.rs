@@ -69,6 +69,8 @@ pub(crate) struct StdioDefinition {
     interactive: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     terminal: Option<TerminalSize>,
+    /// Whether the input ends with its first writer; only together with `interactive`.
+    stdin_once: bool,
     /// The path of a FIFO that the caller has created for the input; not together with `interactive`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<PathBuf>,
@@ -155,9 +157,14 @@ impl TryFrom<StdioDefinition> for Stdio {
     type Error = &'static str;
 
     fn try_from(definition: StdioDefinition) -> Result<Self, &'static str> {
-        let StdioDefinition { interactive, terminal, stdin, stdout, stderr, log } = definition;
+        let StdioDefinition { interactive, stdin_once, terminal, stdin, stdout, stderr, log } =
+            definition;
         let stdin = match (interactive, stdin) {
+            (false, _) if stdin_once => {
+                return Err("an input that ends with its first writer needs to be interactive");
+            }
             (false, None) => Stdin::Null,
+            (true, None) if stdin_once => Stdin::Once,
             (true, None) => Stdin::Pipe,
             (false, Some(path)) => Stdin::Fifo(path),
             (true, Some(_)) => {
@@ -171,12 +178,12 @@ impl TryFrom<StdioDefinition> for Stdio {
 impl From<Stdio> for StdioDefinition {
     fn from(stdio: Stdio) -> Self {
         let Stdio { stdin, stdout, stderr, terminal, log } = stdio;
-        let (interactive, stdin) = match stdin {
-            Stdin::Null => (false, None),
-            Stdin::Pipe => (true, None),
-            Stdin::Fifo(path) => (false, Some(path)),
+        let (interactive, stdin_once) = (stdin.is_own(), stdin == Stdin::Once);
+        let stdin = match stdin {
+            Stdin::Fifo(path) => Some(path),
+            Stdin::Null | Stdin::Pipe | Stdin::Once => None,
         };
-        Self { interactive, terminal, stdin, stdout, stderr, log }
+        Self { interactive, stdin_once, terminal, stdin, stdout, stderr, log }
     }
 }
 
@@ -219,7 +226,9 @@ mod tests {
             let text = serde_json::to_string(&options).unwrap();
             assert_eq!(serde_json::from_str::<ContainerOptions>(&text).unwrap(), options, "{text}");
         }
+        let once = Stdio::new().stdin(Stdin::Once);
         let exec = ExecOptions::new(["sh"]).env("A=b").cwd("/").cap_drop("ALL").auto_remove();
+        let exec = exec.stdio(once);
         let text = serde_json::to_string(&exec).unwrap();
         assert_eq!(serde_json::from_str::<ExecOptions>(&text).unwrap(), exec, "{text}");
     }
@@ -235,6 +244,7 @@ mod tests {
                 r#"{"bundle":"/b","stdio":{"interactive":true,"stdin":"/f"}}"#,
                 "either an interactive",
             ),
+            (r#"{"bundle":"/b","stdio":{"stdinOnce":true}}"#, "needs to be interactive"),
         ] {
             let error = serde_json::from_str::<ContainerOptions>(text).unwrap_err();
             assert!(error.to_string().contains(reason), "{text}: {error}");

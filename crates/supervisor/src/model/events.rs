@@ -95,12 +95,13 @@ impl Events {
     pub(crate) fn publish(
         self: &Arc<Self>,
         process: &Process,
+        time: Timestamp,
         kinds: Vec<EventKind>,
     ) -> impl Future<Output = ()> + use<> {
         let told = (!kinds.is_empty()).then(|| {
             let (done, told) = oneshot::channel();
             let mut queue = lock(&self.queue);
-            queue.events.extend(of_process(process, kinds));
+            queue.events.extend(of_process(process, &time, kinds));
             queue.waiting.push(done);
             if !replace(&mut queue.is_written, true) {
                 let this = self.clone();
@@ -197,7 +198,8 @@ impl Events {
         let gone: Vec<_> = gone
             .map(|(id, known)| {
                 let init = known.processes.get(&ProcessId::init());
-                (known.event(id, EventKind::Deleted), init.is_some_and(|init| init.failed))
+                let failed = init.is_some_and(|init| init.failed && init.exited.is_none());
+                (known.event(id, EventKind::Deleted), failed)
             })
             .collect();
         let mut deletions = Vec::new();
@@ -260,9 +262,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Returns the events of a process, without numbers.
 pub(crate) fn of_process(
     process: &Process,
+    time: &Timestamp,
     kinds: Vec<EventKind>,
-) -> impl Iterator<Item = Event> + '_ {
-    let time = Timestamp::now();
+) -> impl Iterator<Item = Event> {
     kinds.into_iter().map(move |kind| Event {
         container: process.container.clone(),
         incarnation: process.incarnation,

@@ -55,6 +55,17 @@ pub struct ContainerInfo {
     /// The time of creation. `None` for a container of containerd's 2016 shim, which did not record
     /// it.
     pub created: Option<Timestamp>,
+    /// When its program was started, in the current run. `None` if it was not started, or if the
+    /// journal no longer knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// Whether the OOM killer killed a process of the container in the current run.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// The number of the current run: how often the container was started, or created to be
+    /// started. See [`Container::start`](crate::Container::start).
+    #[serde(default)]
+    pub run: u32,
     /// Identifies this life of the container's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Incarnation>,
@@ -70,6 +81,9 @@ pub struct ContainerInfo {
     /// The group whose one shim its processes share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim_group: Option<GroupName>,
+    /// The pid of the shim of its init process; `None` if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_pid: Option<i32>,
     /// Whether this supervisor restored the container from disk.
     pub restored: bool,
     /// The path of the OCI runtime.
@@ -78,8 +92,20 @@ pub struct ContainerInfo {
     /// it was set or is the default; a `max_size` of 0 means no limit.
     #[serde(default)]
     pub log: Logging,
+    /// The files to which the output of the init process is written. When a file is rotated, `.1` is
+    /// added to its name, and so on.
+    #[serde(default)]
+    pub log_paths: Vec<PathBuf>,
     /// The exec processes.
     pub execs: Vec<ExecInfo>,
+}
+
+impl ContainerInfo {
+    /// Returns when the exit of the current run was recorded.
+    #[must_use]
+    pub fn finished(&self) -> Option<&Timestamp> {
+        self.exit.as_ref().map(|exit| &exit.time)
+    }
 }
 
 /// A snapshot of an exec process.

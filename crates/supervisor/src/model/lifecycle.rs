@@ -311,7 +311,7 @@ fn shim_gone(nature: Nature, shim: Shim, most: Option<u8>) -> (Shim, Vec<Action>
 /// Returns the events of an exit. A process that exited while the runtime was starting it counts as
 /// started, so `Started` is published before `Exited`.
 fn publish_exit(activity: Activity, record: &ExitRecord) -> Vec<Action> {
-    let exited = EventKind::Exited { status: record.status, evidence: record.evidence };
+    let exited = record.event();
     match activity {
         Activity::Starting => vec![Action::Publish(EventKind::Started), Action::Publish(exited)],
         _ => vec![Action::Publish(exited)],

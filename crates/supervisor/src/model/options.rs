@@ -42,6 +42,7 @@ pub(crate) enum Source {
 
 /// Where the standard input of a process comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stdin {
     /// No input: the process reads end of file at once.
     #[default]
@@ -50,8 +51,18 @@ pub enum Stdin {
     /// reads end of file once [`close_stdin`](crate::Container::close_stdin) was called and all
     /// writers are gone.
     Pipe,
+    /// As [`Pipe`](Self::Pipe), for one writer: when that [`InputWriter`](crate::InputWriter) is
+    /// dropped, or its process dies, the process reads end of file.
+    Once,
     /// A FIFO that the caller has created.
     Fifo(PathBuf),
+}
+
+impl Stdin {
+    /// Returns whether Holdfast creates a FIFO for it.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Self::Pipe | Self::Once)
+    }
 }
 
 /// The size of a terminal, in characters.

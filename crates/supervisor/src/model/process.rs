@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_state::{
-    ContainerId, ExitRecord, GroupName, Incarnation, Launch, Logging, ProcessDir, ProcessId,
-    ProcessRecord, StateRoot, Timestamp,
+    ContainerId, EventKind, ExitRecord, GroupName, Incarnation, Launch, Logging, ProcessDir,
+    ProcessId, ProcessRecord, StateRoot, Timestamp,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ pub(crate) struct Process {
     pub(crate) log: Logging,
     /// Whether it has a terminal.
     pub(crate) terminal: bool,
+    /// Whether its input ends with the first writer.
+    pub(crate) stdin_once: bool,
     /// The time of creation; containerd's 2016 shim did not record it.
     pub(crate) created: Option<Timestamp>,
     pub(crate) args: Vec<String>,
@@ -73,6 +75,14 @@ pub(crate) struct Process {
     failure: Mutex<Option<Error>>,
     /// Whether the failure of the start was published.
     failure_told: AtomicBool,
+    /// Whether the OOM killer killed a process of the container.
+    oom_killed: AtomicBool,
+    /// The pid of its shim; 0 if there is none.
+    shim: AtomicI32,
+    /// When its program was started.
+    started: Mutex<Option<Timestamp>>,
+    /// When this value was created.
+    pub(crate) since: Timestamp,
     /// Whether the automatic removal after the exit has failed.
     stays: AtomicBool,
     /// Whether its directory has been removed, so that another process may have its name.
@@ -112,6 +122,7 @@ impl Process {
             origin,
             log: policies.map(|policies| policies.log.clone()).unwrap_or_default(),
             terminal: record.oci.get("terminal").and_then(Value::as_bool).unwrap_or_default(),
+            stdin_once: policies.is_some_and(|policies| policies.stdin_once),
             created: policies.map(|policies| policies.created.clone()),
             args: args_of(record),
             bundle: policies.map(|policies| policies.bundle.clone()).unwrap_or_default(),
@@ -125,6 +136,10 @@ impl Process {
             failure: Mutex::new(None),
             failure_told: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            oom_killed: AtomicBool::new(false),
+            shim: AtomicI32::new(0),
+            started: Mutex::default(),
+            since: Timestamp::now(),
             stays: AtomicBool::new(false),
             checkpointing: tokio::sync::Mutex::default(),
             unwatched: CancellationToken::new(),
@@ -143,7 +158,15 @@ impl Process {
                 other => rest.push(other),
             }
         }
-        events.publish(self, told).await;
+        let time = Timestamp::now();
+        for kind in &told {
+            match kind {
+                EventKind::Started => self.note_start(Some(time.clone())),
+                EventKind::OutOfMemory => self.note_oom(),
+                _ => {}
+            }
+        }
+        events.publish(self, time, told).await;
         self.state.send_if_modified(|state| {
             let changed = *state != next;
             *state = next;
@@ -238,6 +261,40 @@ impl Process {
         }
         *lock(&self.labels) = labels;
         Ok(())
+    }
+
+    /// Notes when its program was started.
+    pub(crate) fn note_start(&self, time: Option<Timestamp>) {
+        *lock(&self.started) = time;
+    }
+
+    /// Returns when its program was started. A process may exit before the supervisor knows that it
+    /// was started; the time of the exit then counts.
+    pub(crate) fn started(&self) -> Option<Timestamp> {
+        let started = lock(&self.started).clone()?;
+        match &*self.state.borrow() {
+            State::Stopped(exit) => Some(started.min(exit.time.clone())),
+            _ => Some(started),
+        }
+    }
+
+    /// Notes which shim it has.
+    pub(crate) fn note_shim(&self, pid: Option<i32>) {
+        self.shim.store(pid.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn shim_pid(&self) -> Option<i32> {
+        Some(self.shim.load(Ordering::Relaxed)).filter(|pid| *pid > 0)
+    }
+
+    /// Notes that the OOM killer killed a process of the container.
+    pub(crate) fn note_oom(&self) {
+        self.oom_killed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_oom_killed(&self) -> bool {
+        self.oom_killed.load(Ordering::Relaxed)
+            || matches!(&*self.state.borrow(), State::Stopped(exit) if exit.oom_killed)
     }
 
     pub(crate) fn is_creating(&self) -> bool {

@@ -13,8 +13,8 @@ use holdfast_state::process_dir::STDIN;
 use holdfast_state::record::SCHEMA;
 use holdfast_state::root::BUNDLE_NAME;
 use holdfast_state::{
-    Directory, Incarnation, Launch, OrphanPolicy, Policies, ProcessDir, ProcessId, ProcessRecord,
-    Timestamp,
+    Directory, Incarnation, Launch, OrphanPolicy, PastRun, Policies, ProcessDir, ProcessId,
+    ProcessRecord, Timestamp,
 };
 use serde_json::{Map, Value, json};
 
@@ -118,6 +118,59 @@ pub(crate) fn container(
     Ok((container, Job { process, dir, record, command, timeout }))
 }
 
+/// Makes the directory of a stopped container that of its next run.
+pub(crate) fn next_run(core: &Core, container: &ContainerState) -> Result<Job, Error> {
+    let (id, last) = (&container.id, container.init());
+    let State::Stopped(exit) = last.state() else {
+        return Err(container.wrong_state("start", "created or stopped"));
+    };
+    let failed = |cause| Error::Io { attempt: format!("begin a run of container {id}"), cause };
+    let dir = last.dir(&core.root).map_err(failed)?;
+    let record = dir.load().map_err(|error| failed(io::Error::other(error)))?;
+    let Some(policies) = record.holdfast.clone() else {
+        let text = "a container of containerd's 2016 shim can't be started again";
+        return Err(Error::InvalidOption(text.to_owned()));
+    };
+    let own_stdin = text(dir.path().join(STDIN));
+    for path in [&record.stdin, &record.stdout, &record.stderr] {
+        if !path.is_empty() && *path != own_stdin {
+            given_fifo(Path::new(path))?;
+        }
+    }
+    limits::check_files(dir.directory())?;
+    // The runs whose start failed have numbers too.
+    let runs = dir.past_runs().unwrap_or_default();
+    let run = runs.last().map_or(0, |run| run.run).max(policies.run).saturating_add(1);
+    let next = ProcessRecord {
+        checkpoint: String::new(),
+        start_time: String::new(),
+        holdfast: Some(Policies {
+            boot_id: core.boot_id.clone(),
+            incarnation: Some(last.incarnation),
+            run,
+            launch: Launch::Run,
+            pidfs: None,
+            shim: None,
+            ..policies.clone()
+        }),
+        ..record
+    };
+    let command = container.runtime.launch(id, &next, Launch::Run, &policies.bundle)?;
+    let past = PastRun::exited(last.run, last.started(), exit);
+    let stdin = (next.stdin == own_stdin).then(|| next.stdio_owner());
+    if let Err(error) = dir.begin_run(past, &next, stdin) {
+        if let Err(error) = dir.revert_run(None) {
+            // The next restore does it.
+            tracing::warn!(container = %id, %error, "a run that could not begin was not taken back");
+        }
+        return Err(failed(error));
+    }
+    let process = Arc::new(Process::new(id, &last.id, &next, State::Creating, None, Origin::Made));
+    let timeout = Some(last.start_timeout).filter(|limit| !limit.is_zero());
+    let timeout = timeout.unwrap_or(core.start_timeout);
+    Ok(Job { process, dir, record: next, command, timeout })
+}
+
 /// Creates the directory of an exec in a running container.
 pub(crate) fn exec(
     core: &Core,
@@ -154,8 +207,8 @@ pub(crate) fn exec(
             on_orphan,
             shim_group,
             auto_remove: options.auto_remove,
-            incarnation: Some(container.init.incarnation),
-            run: container.init.run,
+            incarnation: Some(container.init().incarnation),
+            run: container.init().run,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
         oci: exec_process(init.oci, options)?,
@@ -194,6 +247,7 @@ fn policies(
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
+        stdin_once: stdio.stdin == Stdin::Once,
         log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
@@ -228,14 +282,14 @@ fn fill(directory: Directory, record: &mut ProcessRecord, stdio: &Stdio) -> Resu
     let failed = |cause| Error::Io { attempt: format!("create {}", record.root), cause };
     let dir = ProcessDir::new(directory);
     dir.make_fifos().map_err(failed)?;
-    if stdio.stdin == Stdin::Pipe {
+    if stdio.stdin.is_own() {
         let (uid, gid) = record.stdio_owner();
         dir.make_stdin(uid, gid).map_err(failed)?;
     }
     let given = |path: &Option<PathBuf>| path.as_deref().map(given_fifo).transpose();
     let stdin = match &stdio.stdin {
         Stdin::Null => None,
-        Stdin::Pipe => Some(text(own_stdin)),
+        Stdin::Pipe | Stdin::Once => Some(text(own_stdin)),
         Stdin::Fifo(path) => Some(given_fifo(path)?),
     };
     let (stdout, stderr) = (given(&stdio.stdout)?, given(&stdio.stderr)?);

@@ -1,5 +1,6 @@
 //! Creates and starts containers from their options, and restores them from what is on disk.
 
+pub(crate) mod again;
 pub(crate) mod bundle;
 mod default_config;
 pub(crate) mod layout;

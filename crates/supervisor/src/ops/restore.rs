@@ -17,7 +17,7 @@ use holdfast_state::root::Found;
 use holdfast_state::seed::SeedState;
 use holdfast_state::{
     ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
-    ProcessDir, ProcessId, ProcessRecord, ShimRecord, UnknownReason,
+    ProcessDir, ProcessId, ProcessRecord, ShimRecord, Timestamp, UnknownReason,
 };
 use holdfast_sys::PidFd;
 use tokio::sync::Semaphore;
@@ -103,7 +103,8 @@ fn report_the_past(core: &Core, names: &[String], restored: &[(Arc<ContainerStat
             events.extend(restored.imported.iter().cloned());
             imported_from.push(container);
         }
-        events.extend(events::of_process(&restored.process, restored.missing.clone()));
+        let missing = restored.missing.clone();
+        events.extend(events::of_process(&restored.process, &Timestamp::now(), missing));
     }
     core.events.append(events);
     if !has_exits && imported_from.is_empty() {
@@ -170,6 +171,9 @@ fn restore_container(
         // directory, and gives none.
         None => found.directory.process(&ProcessId::init()).map_err(no_init)?,
     };
+    if init_dir.is_between_runs()? {
+        init_dir.revert_run(None)?;
+    }
     let record = init_dir.load()?;
     let runtime = match &record.holdfast {
         Some(policies) => core.runtimes.at(policies.runtime.clone()),
@@ -177,7 +181,11 @@ fn restore_container(
     };
     let runtime = runtime.with_args(&record.runtime_args);
     let incarnation = incarnation_of(&record);
-    let (known, imported) = core.events.known(&found.directory, &found.id, Some(incarnation));
+    let (mut known, imported) = core.events.known(&found.directory, &found.id, Some(incarnation));
+    if record.holdfast.as_ref().is_some_and(|policies| policies.run > known.run) {
+        // All that is known of the init process belongs to its last run.
+        known.processes.forget(&ProcessId::init());
+    }
     let lost = set_aside::lost(found.directory.directory().path(), &execs, &known);
     let restore = |id: &ProcessId, dir: &ProcessDir, record: &ProcessRecord| {
         let known = known.processes.get(id).cloned().unwrap_or_default();
@@ -300,10 +308,10 @@ fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
 /// Finds out the outcome of a change that was begun.
 async fn settle(core: Arc<Core>, container: Arc<ContainerState>) {
     let _operation = container.operation.lock().await;
-    let State::Live { activity, .. } = container.init.state() else { return };
+    let State::Live { activity, .. } = container.init().state() else { return };
     let Some(change) = activity.change() else { return };
     let outcome = change::outcome(&container, change).await;
-    container.init.apply(&core.events, outcome).await;
+    container.init().apply(&core.events, outcome).await;
 }
 
 fn restore_process(
@@ -337,13 +345,20 @@ fn restore_process(
     }
     let mut kept = core.keeping.of(container, id);
     let was_kept = kept.is_any();
-    let (state, handle) = state_of(core, dir, record, exit.as_ref(), &known, &mut kept)?;
+    let (mut state, handle) = state_of(core, dir, record, exit.as_ref(), &known, &mut kept)?;
+    if let State::Stopped(exit) = &mut state {
+        exit.oom_killed |= known.oom_killed;
+    }
     let missing = missing(&known, &state, record, || dir.pid().ok().flatten());
     let doubtful = matches!(&state, State::Live { activity, .. } if activity.change().is_some());
     let process =
         Process::new(container, id, record, state, handle.map(Arc::new), Origin::Restored);
     if known.failed {
         process.failure_is_told();
+    }
+    process.note_start(known.started_at);
+    if known.oom_killed {
+        process.note_oom();
     }
     match Copies::of_kept(&mut kept, record, &core.closer) {
         Some(copies) if !process.is_stopped() => process.keep_copies(copies),
@@ -356,9 +371,11 @@ fn restore_process(
     // since.
     let is_in_group = policies.is_some_and(|policies| policies.shim_group.is_some());
     let shim = shim.filter(|shim| !is_in_group || shim.stdio.all().all(|fd| fd.identity.is_some()));
+    let shim = shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim));
+    process.note_shim(shim.as_ref().map(|shim| shim.pid));
     Ok(Restored {
         process: Arc::new(process),
-        shim: shim.filter(|_| exit.as_ref().is_some_and(ExitFifo::has_shim)),
+        shim,
         exit: exit.filter(ExitFifo::has_shim),
         missing,
         imported: Vec::new(),
@@ -504,7 +521,7 @@ fn missing(
         missing.push(EventKind::Started);
     }
     if let Some(record) = ended {
-        missing.push(EventKind::Exited { status: record.status, evidence: record.evidence });
+        missing.push(record.event());
     }
     missing
 }

@@ -14,16 +14,42 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The resource usage of a container at one moment. A value that the kernel or the cgroup does not
 /// report is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct Stats {
     /// CPU time used since the start, in nanoseconds.
     pub cpu_nanos: Option<u64>,
+    /// The part of it in user mode, in nanoseconds.
+    pub cpu_user_nanos: Option<u64>,
+    /// The part of it in kernel mode, in nanoseconds.
+    pub cpu_system_nanos: Option<u64>,
+    /// The number of periods in which the CPU time was limited.
+    pub cpu_periods: Option<u64>,
+    /// The number of these periods in which the limit was reached.
+    pub cpu_throttled_periods: Option<u64>,
+    /// How long processes had to wait because of the limit, in nanoseconds.
+    pub cpu_throttled_nanos: Option<u64>,
     /// Memory in use, page cache included, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Memory in use without the page cache that was not used lately, in bytes: what Kubernetes
+    /// calls the working set.
+    pub memory_working_set_bytes: Option<u64>,
+    /// The largest value that `memory_bytes` has had, in bytes.
+    pub memory_peak_bytes: Option<u64>,
     /// The memory limit, in bytes; `None` if there is none.
     pub memory_limit_bytes: Option<u64>,
+    /// Bytes read from block devices.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices.
+    pub io_write_bytes: Option<u64>,
+    /// Read operations on block devices.
+    pub io_reads: Option<u64>,
+    /// Write operations on block devices.
+    pub io_writes: Option<u64>,
     /// The number of processes and threads.
     pub pids: Option<u64>,
+    /// The limit of that number; `None` if there is none.
+    pub pids_limit: Option<u64>,
     /// How often the OOM killer has killed a process of the container.
     pub oom_kills: Option<u64>,
 }
@@ -34,6 +60,15 @@ pub(crate) struct Cgroups(BTreeMap<String, PathBuf>);
 
 /// A file: the controller of its hierarchy, and its name in the cgroup directory.
 type File = (&'static str, &'static str);
+
+/// The files of cgroup v1 that count what block devices transfer. The first of each two includes
+/// the cgroups below; older kernels do not have it.
+const BYTES: [File; 2] = [
+    ("blkio", "blkio.throttle.io_service_bytes_recursive"),
+    ("blkio", "blkio.throttle.io_service_bytes"),
+];
+const OPERATIONS: [File; 2] =
+    [("blkio", "blkio.throttle.io_serviced_recursive"), ("blkio", "blkio.throttle.io_serviced")];
 
 impl Cgroups {
     /// Returns the cgroups of a process that belong to its container alone. A cgroup that it shares
@@ -148,17 +183,56 @@ impl Cgroups {
         let limit = self
             .number(&[("", "memory.max"), ("memory", "memory.limit_in_bytes")])
             .filter(|bytes| *bytes < 1 << 60);
+        let cpu = |unified: &str, old: &'static str| {
+            let micros = self.entry(&[("", "cpu.stat")], unified);
+            let nanos = micros.map(|micros| micros.saturating_mul(1000));
+            nanos.or_else(|| self.number(&[("cpuacct", old)]))
+        };
+        let throttled = self.entry(&[("", "cpu.stat")], "throttled_usec");
+        let throttled = throttled.map(|micros| micros.saturating_mul(1000));
+        let of_cpu = |name| self.entry(&[("", "cpu.stat"), ("cpu", "cpu.stat")], name);
+        let memory = self.number(&[("", "memory.current"), ("memory", "memory.usage_in_bytes")]);
+        let inactive = self
+            .entry(&[("", "memory.stat")], "inactive_file")
+            .or_else(|| self.entry(&[("memory", "memory.stat")], "total_inactive_file"));
         Stats {
-            cpu_nanos: self
-                .entry(&[("", "cpu.stat")], "usage_usec")
-                .map(|micros| micros.saturating_mul(1000))
-                .or_else(|| self.number(&[("cpuacct", "cpuacct.usage")])),
-            memory_bytes: self
-                .number(&[("", "memory.current"), ("memory", "memory.usage_in_bytes")]),
+            cpu_nanos: cpu("usage_usec", "cpuacct.usage"),
+            cpu_user_nanos: cpu("user_usec", "cpuacct.usage_user"),
+            cpu_system_nanos: cpu("system_usec", "cpuacct.usage_sys"),
+            cpu_periods: of_cpu("nr_periods"),
+            cpu_throttled_periods: of_cpu("nr_throttled"),
+            cpu_throttled_nanos: throttled
+                .or_else(|| self.entry(&[("cpu", "cpu.stat")], "throttled_time")),
+            memory_bytes: memory,
+            memory_working_set_bytes: memory
+                .zip(inactive)
+                .map(|(all, inactive)| all.saturating_sub(inactive)),
+            memory_peak_bytes: self
+                .number(&[("", "memory.peak"), ("memory", "memory.max_usage_in_bytes")]),
             memory_limit_bytes: limit,
+            io_read_bytes: self.io("rbytes=", "Read", &BYTES),
+            io_write_bytes: self.io("wbytes=", "Write", &BYTES),
+            io_reads: self.io("rios=", "Read", &OPERATIONS),
+            io_writes: self.io("wios=", "Write", &OPERATIONS),
             pids: self.number(&[("", "pids.current"), ("pids", "pids.current")]),
+            pids_limit: self.number(&[("", "pids.max"), ("pids", "pids.max")]),
             oom_kills: self.oom_kills(),
         }
+    }
+
+    /// Returns a sum over all block devices. On cgroup v2 a line of `io.stat` has the form
+    /// `8:0 rbytes=1 wbytes=2 …`, on v1 a line of these files `8:0 Read 1`.
+    fn io(&self, unified: &str, old: &str, files: &[File]) -> Option<u64> {
+        if let Some(text) = self.read(&[("", "io.stat")]) {
+            let values = text.split_ascii_whitespace().filter_map(|it| it.strip_prefix(unified));
+            return Some(values.filter_map(|value| value.parse::<u64>().ok()).sum());
+        }
+        let text = self.read(files)?;
+        let values = text.lines().filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            (words.next()? == old).then(|| words.next()?.parse::<u64>().ok())?
+        });
+        Some(values.sum())
     }
 }
 
@@ -269,9 +343,94 @@ mod tests {
         fs::write(dir.join("cpu.stat"), "usage_usec 12\nuser_usec 1\n").unwrap();
         fs::write(dir.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
         assert_eq!(found.processes().unwrap(), [5, 6, 7]);
-        let expected = Stats { cpu_nanos: Some(12_000), oom_kills: Some(2), ..Stats::default() };
+        let expected = Stats {
+            cpu_nanos: Some(12_000),
+            cpu_user_nanos: Some(1000),
+            oom_kills: Some(2),
+            ..Stats::default()
+        };
         assert_eq!(found.stats(), expected);
         assert!(found.is_frozen());
+    }
+
+    /// Returns the stats of a cgroup whose hierarchies have these files.
+    fn stats_of(lines: &str, files: &[(&str, &str)]) -> Stats {
+        let temp = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = temp.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        parse(lines, temp.path()).stats()
+    }
+
+    #[test]
+    fn each_version_reports_the_same_numbers() {
+        let unified = stats_of(
+            "0::/c",
+            &[
+                ("cgroup.controllers", ""),
+                (
+                    "c/cpu.stat",
+                    "usage_usec 9\nuser_usec 5\nsystem_usec 4\nnr_periods 8\nnr_throttled 3\nthrottled_usec 2\n",
+                ),
+                ("c/memory.current", "1000\n"),
+                ("c/memory.peak", "2000\n"),
+                ("c/memory.max", "4000\n"),
+                ("c/memory.stat", "anon 1\ninactive_file 300\n"),
+                ("c/memory.events", "oom_kill 1\n"),
+                (
+                    "c/io.stat",
+                    "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=7\n8:16 rbytes=1 wbytes=2 rios=3 wios=4\n",
+                ),
+                ("c/pids.current", "6\n"),
+                ("c/pids.max", "60\n"),
+            ],
+        );
+        let old = stats_of(
+            "5:cpu,cpuacct:/c\n4:memory:/c\n3:blkio:/c\n2:pids:/c\n0::/\n",
+            &[
+                ("cpu,cpuacct/c/cpuacct.usage", "9000\n"),
+                ("cpu,cpuacct/c/cpuacct.usage_user", "5000\n"),
+                ("cpu,cpuacct/c/cpuacct.usage_sys", "4000\n"),
+                ("cpu,cpuacct/c/cpu.stat", "nr_periods 8\nnr_throttled 3\nthrottled_time 2000\n"),
+                ("memory/c/memory.usage_in_bytes", "1000\n"),
+                ("memory/c/memory.max_usage_in_bytes", "2000\n"),
+                ("memory/c/memory.limit_in_bytes", "4000\n"),
+                ("memory/c/memory.stat", "inactive_file 1\ntotal_inactive_file 300\n"),
+                ("memory/c/memory.oom_control", "oom_kill_disable 0\noom_kill 1\n"),
+                (
+                    "blkio/c/blkio.throttle.io_service_bytes_recursive",
+                    "8:0 Read 10\n8:0 Write 20\n8:0 Total 30\n8:16 Read 1\n8:16 Write 2\nTotal 33\n",
+                ),
+                (
+                    "blkio/c/blkio.throttle.io_serviced_recursive",
+                    "8:0 Read 1\n8:0 Write 2\n8:16 Read 3\n8:16 Write 4\nTotal 10\n",
+                ),
+                ("pids/c/pids.current", "6\n"),
+                ("pids/c/pids.max", "60\n"),
+            ],
+        );
+        let expected = Stats {
+            cpu_nanos: Some(9000),
+            cpu_user_nanos: Some(5000),
+            cpu_system_nanos: Some(4000),
+            cpu_periods: Some(8),
+            cpu_throttled_periods: Some(3),
+            cpu_throttled_nanos: Some(2000),
+            memory_bytes: Some(1000),
+            memory_working_set_bytes: Some(700),
+            memory_peak_bytes: Some(2000),
+            memory_limit_bytes: Some(4000),
+            io_read_bytes: Some(11),
+            io_write_bytes: Some(22),
+            io_reads: Some(4),
+            io_writes: Some(6),
+            pids: Some(6),
+            pids_limit: Some(60),
+            oom_kills: Some(1),
+        };
+        assert_eq!((unified, old), (expected, expected));
     }
 
     #[test]

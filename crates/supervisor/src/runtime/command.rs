@@ -197,7 +197,7 @@ impl Runtime {
 
 /// Runs a runtime command and returns its output. If it exceeds the time limit, it is killed with
 /// all its children that stayed in its process group.
-async fn run(
+pub(crate) async fn run(
     spawned: &Spawned,
     command: String,
     args: &[OsString],

@@ -1,11 +1,15 @@
 //! Finds the executables that Holdfast starts: its own, and the OCI runtimes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use holdfast_state::shim_options;
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::os::children::Spawned;
+use crate::runtime::command;
 
 /// The name that selects an installed runtime automatically.
 pub(crate) const AUTO: &str = "auto";
@@ -96,6 +100,30 @@ pub(crate) fn find_own(name: &str, given: Option<&Path>) -> Result<PathBuf, Erro
     }
     looked.push("PATH".to_owned());
     search_path(name).ok_or_else(|| missing(looked.join(", ")))
+}
+
+/// How long a shim may take to report its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Checks that a shim understands this library.
+pub(crate) async fn check_shim(spawned: &Spawned, shim: &Path) -> Result<(), Error> {
+    let args = [shim.into(), shim_options::VERSION.into()];
+    let text = format!("{} {}", shim.display(), shim_options::VERSION);
+    let answer = match command::run(spawned, text, &args, VERSION_LIMIT).await {
+        Ok(answer) => String::from_utf8_lossy(&answer).trim().to_owned(),
+        // The shims of earlier builds do not know this option.
+        Err(Error::Runtime(_)) => "a release that does not report its version".to_owned(),
+        Err(error) => return Err(error),
+    };
+    let found = answer.chars().take(100).collect();
+    let protocol = answer.rsplit_once(" protocol ").and_then(|(_, number)| number.parse().ok());
+    match protocol {
+        Some(shim_options::PROTOCOL..) => Ok(()),
+        Some(0_u32..) | None => {
+            let needed = shim_options::PROTOCOL;
+            Err(Error::ShimVersion { path: shim.to_owned(), found, needed })
+        }
+    }
 }
 
 /// Returns the first executable of this name in `PATH`.

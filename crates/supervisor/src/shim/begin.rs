@@ -14,7 +14,7 @@ use holdfast_state::process_dir::SHIM_LOG;
 use holdfast_state::{GroupName, ProcessDir, ProcessRecord, shim_options};
 use holdfast_sys::fd_passing;
 
-use crate::shim::Shims;
+use crate::shim::{Shims, protocol};
 
 /// What a shim begins with: its command line, which is still to be completed, its descriptors, and
 /// the reader of its announcements.
@@ -75,7 +75,7 @@ impl ShimEnds {
         // The shim of a group has this option on its own command line. Here it follows `--dir` and
         // its value.
         if self.group.is_none() {
-            self.words.insert(2, shim_options::IDENTIFY.into());
+            self.words.splice(2..2, protocol());
         }
         let adopt = adoptee.as_ref().map(|_| OsStr::new(shim_options::ADOPT));
         let words = adopt.into_iter().chain(self.words.iter().map(|word| &**word));

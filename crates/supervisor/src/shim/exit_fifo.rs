@@ -57,14 +57,7 @@ impl ExitFifo {
 
     /// Returns an exit that was announced and not returned yet.
     pub(crate) fn announced_exit(&self) -> Option<ExitRecord> {
-        self.pending.iter().find_map(|announcement| match announcement {
-            Announcement::Exited { end, evidence } => {
-                Some(ExitRecord::now((*end).into(), *evidence))
-            }
-            Announcement::Created { .. }
-            | Announcement::Adopted { .. }
-            | Announcement::GivenUp { .. } => None,
-        })
+        self.pending.iter().find_map(Announcement::exit)
     }
 
     /// Returns the next announcement, or `None` when the shim is gone. Cancel safe: no announcement

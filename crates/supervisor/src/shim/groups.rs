@@ -19,7 +19,7 @@ use holdfast_state::handoff::{Message, VERSION};
 use holdfast_state::{Directory, GroupName, shim_options};
 use nix::errno::Errno;
 
-use crate::shim::Shims;
+use crate::shim::{Shims, protocol};
 
 /// How long the shim of a group may take to make room for one more message.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,7 +118,7 @@ impl Shims {
         command
             .arg(shim_options::GROUP)
             .arg(home.path().join(group))
-            .arg(shim_options::IDENTIFY)
+            .args(protocol())
             .stdin(OwnedFd::from(inbox))
             .stdout(Stdio::null())
             .stderr(home.append(&log_name(group))?);

@@ -1,12 +1,13 @@
 //! Shims: how they are spawned, how messages reach them, and how their announcements are read.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use holdfast_state::StateRoot;
+use holdfast_state::{StateRoot, shim_options};
 
-use crate::os::children::{Spawned, hide_our_own_manager};
+use crate::os::children::Spawned;
 use crate::os::tasks::Tasks;
 use crate::shim::groups::Groups;
 use crate::shim::spares::Spares;
@@ -19,6 +20,11 @@ mod spares;
 
 /// The name of the shim's executable.
 pub(crate) const SHIM: &str = "holdfast-shim";
+
+/// The environment of shims and of the runtimes that they start: how to find programs, and the
+/// systemd manager of a user. Anything more would be shown to whoever looks at a shim, and would
+/// use memory in each of them.
+const ENVIRONMENT: [&str; 3] = ["PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
 
 /// What a supervisor needs to spawn and reach its shims.
 #[derive(Debug)]
@@ -47,7 +53,13 @@ impl Shims {
     /// Returns the command of a shim, still without arguments.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        hide_our_own_manager(&mut command);
+        command.env_clear();
+        command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command
     }
+}
+
+/// Returns the option by which a shim knows in which protocol to announce.
+fn protocol() -> [OsString; 2] {
+    [shim_options::PROTOCOL_OPTION.into(), shim_options::PROTOCOL.to_string().into()]
 }

@@ -24,7 +24,7 @@ pub(crate) async fn make(
     verb: &'static str,
     needed: &'static str,
 ) -> Result<(), Error> {
-    let init = &container.init;
+    let init = container.init();
     if !matches!(init.state(), State::Live { activity, .. } if activity == change.path()[0]) {
         return Err(container.wrong_state(verb, needed));
     }
@@ -50,17 +50,17 @@ pub(crate) async fn settle(
             outcome
         }
     };
-    container.init.apply(&core.events, outcome).await;
+    container.init().apply(&core.events, outcome).await;
 }
 
 /// Thaws a container for a signal that would otherwise wait for ever: on cgroup v1, a frozen
 /// process does not even die of SIGKILL. It does not matter who froze the container, or whether the
 /// supervisor knows of it.
 pub(crate) async fn thaw(core: &Core, container: &ContainerState) -> Result<(), Error> {
-    if container.init.status() == Status::Paused {
+    if container.init().status() == Status::Paused {
         return make(core, container, Change::Resume, "resume", "paused").await;
     }
-    let Some(pid) = container.init.pid() else { return Ok(()) };
+    let Some(pid) = container.init().pid() else { return Ok(()) };
     let frozen = blocking(move || Ok(Cgroups::of(pid)?.is_frozen())).await;
     if frozen.unwrap_or(false) {
         container.runtime.command("resume", vec![], &container.id, OPERATION_LIMIT).await?;
@@ -75,7 +75,7 @@ pub(crate) async fn thaw(core: &Core, container: &ContainerState) -> Result<(), 
 /// else. If the runtime gives no answer, a container counts as started, because nobody may start it
 /// twice, and as not paused.
 pub(crate) async fn outcome(container: &ContainerState, change: Change) -> Input {
-    let frozen = match container.init.pid() {
+    let frozen = match container.init().pid() {
         Some(pid) if change != Change::Start => {
             blocking(move || Ok(Cgroups::of(pid)?.is_frozen())).await.unwrap_or_default()
         }

@@ -1,15 +1,15 @@
 //! Failed starts: finds the reason, and removes what is left of them.
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use holdfast_state::ProcessDir;
 use holdfast_state::process_dir::StartError;
+use holdfast_state::{PastRun, ProcessDir};
 
 use crate::core::Core;
 use crate::error::Error;
 use crate::model::container::ContainerState;
-use crate::model::lifecycle::Input;
+use crate::model::lifecycle::{Input, State};
 use crate::model::process::{Origin, Process};
 use crate::os::cgroup::Cgroups;
 use crate::os::tasks::blocking;
@@ -28,7 +28,7 @@ pub(crate) async fn clear_away(
 ) {
     let dir = process.dir(&core.root);
     let failure = match &dir {
-        Ok(dir) => explain(dir, given_up == Some(true), process.start_timeout),
+        Ok(dir) => explain(dir, process, given_up == Some(true)),
         Err(_) => Error::NotStarted(String::new()),
     };
     if process.origin == Origin::Restored {
@@ -39,7 +39,6 @@ pub(crate) async fn clear_away(
         // supervisor knows from the journal that it was reported.
         process.apply(&core.events, Input::Failed(failure.to_string())).await;
     }
-    process.fail(failure);
     let ended = move |dir: &ProcessDir| {
         leftovers::end_runtime(dir)?;
         leftovers::end_process(dir)
@@ -62,24 +61,57 @@ pub(crate) async fn clear_away(
     {
         own.remove_empty_below(process.container.as_str());
     }
-    if let Err(error) = remove::forget(core, container, process, Removal::OfItself).await {
-        tracing::error!(container = %process.container, process = %process.id, %error, "failed start: its directory was not removed");
+    let done = if process.id.is_init() && process.run > 1 {
+        let reason = failure.to_string();
+        go_back(core, container, process, reason).await
+    } else {
+        remove::forget(core, container, process, Removal::OfItself).await
+    };
+    if let Err(error) = done {
+        tracing::error!(container = %process.container, process = %process.id, %error, "failed start: its files are left");
     }
+    process.fail(failure);
 }
 
-fn explain(dir: &ProcessDir, timed_out: bool, timeout: Duration) -> Error {
+/// Makes a container whose next run has failed to start again what it was.
+async fn go_back(
+    core: &Core,
+    container: &ContainerState,
+    process: &Arc<Process>,
+    reason: String,
+) -> io::Result<()> {
+    let (root, of) = (core.root.clone(), process.clone());
+    let reverted = blocking(move || {
+        let failed = PastRun::failed(of.run, &reason);
+        of.dir(&root)?.revert_run(Some(failed))
+    });
+    let (record, exit) = reverted.await?;
+    let state = State::Stopped(exit);
+    let last = Process::new(&container.id, &process.id, &record, state, None, Origin::Made);
+    last.unwatched.cancel();
+    container.begin_run(Arc::new(last));
+    Ok(())
+}
+
+fn explain(dir: &ProcessDir, process: &Process, timed_out: bool) -> Error {
     let start_error = dir.start_error();
+    let timeout = process.start_timeout;
+    // What earlier runs have written is no reason.
+    let stderr_tail = || match process.run {
+        1 => dir.stderr_tail(""),
+        _ => dir.stderr_tail(process.since.as_str()),
+    };
     if timed_out {
         let detail = match start_error {
             Some(StartError::Runtime(text)) => format!("oci runtime error: {text}"),
-            Some(StartError::Shim(_)) | None => dir.stderr_tail(),
+            Some(StartError::Shim(_)) | None => stderr_tail(),
         };
         return Error::StartTimeout { timeout, detail };
     }
     match start_error {
         Some(StartError::Shim(text)) => Error::Shim(text),
         Some(StartError::Runtime(text)) => Error::Runtime(text),
-        None => match dir.stderr_tail() {
+        None => match stderr_tail() {
             // A runtime that fails before it has read its log option writes the reason to standard
             // error.
             text if !text.is_empty() => Error::Runtime(text),

@@ -96,6 +96,7 @@ fn record_shim(
             policies.shim = shim.cloned();
         }
     };
+    process.note_shim(shim.map(|shim| shim.pid));
     process.change_record(dir, change).map(drop)
 }
 

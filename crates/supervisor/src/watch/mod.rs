@@ -201,12 +201,14 @@ impl Watch {
                     self.feed(Input::Adopted, &mut deadline).await;
                 }
                 News::Said(Announcement::GivenUp { timed_out }) => self.given_up = Some(timed_out),
-                News::Said(Announcement::Exited { end, evidence }) => {
-                    let record = ExitRecord::now(end.into(), evidence);
-                    self.feed(Input::Recorded(record), &mut deadline).await;
+                News::Said(said @ Announcement::Exited { .. }) => {
+                    if let Some(record) = said.exit() {
+                        self.feed(Input::Recorded(record), &mut deadline).await;
+                    }
                 }
                 News::ShimGone => {
                     self.exit = None;
+                    self.process.note_shim(None);
                     if let Some(shim) = &mut self.shim
                         && !self.core.spawned.ended(shim).await
                     {
@@ -269,10 +271,13 @@ impl Watch {
     /// further inputs.
     async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
         let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            if matches!(input, Input::Recorded(_)) {
+        while let Some(mut input) = inputs.pop() {
+            if let Input::Recorded(record) | Input::Found(record) = &mut input {
                 // An out-of-memory kill is reported before the exit that it caused.
                 self.tell_out_of_memory().await;
+                record.oom_killed |= self.process.is_oom_killed();
+            }
+            if matches!(input, Input::Recorded(_)) {
                 // The exit may be caused by a checkpoint, which is reported before the exit. A
                 // runtime that hangs during the checkpoint delays the exit only by this limit.
                 let _ = timeout(RECORD_GRACE, self.process.checkpointing.lock()).await;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, EventKind, ExitRecord};
+use holdfast_state::{ContainerId, EventKind, ExitRecord, Timestamp};
 use tokio::time::timeout;
 
 use crate::core::Core;
@@ -50,20 +50,23 @@ pub(crate) async fn delete(
     removal: Removal,
 ) -> Result<(), Error> {
     let _operation = container.operation.lock().await;
-    let known = core.container(&container.id);
-    if !known.is_some_and(|known| Arc::ptr_eq(&known, container)) {
+    if !core.knows(container) {
         return Err(Error::NotFound(container.id.clone()));
     }
-    if force == Force::Yes && container.init.state() == State::Creating {
+    if force == Force::Yes && container.init().state() == State::Creating {
         cut_start_short(core, container).await?;
         // A start that was cancelled is cleared away by now. If it succeeded just before, its
-        // process has ended, and the deletion goes on.
-        if container.init.state() == State::Abandoned {
+        // process has ended; if it was not the first start, the container is stopped again. In both
+        // cases the deletion goes on.
+        if !core.knows(container) {
             return Ok(());
         }
     }
-    match container.init.state() {
+    let init = container.init();
+    match init.state() {
         State::Stopped(_) | State::Live { activity: Activity::Created, .. } => {}
+        // The disk refused to make the container again what it was.
+        State::Abandoned if init.run > 1 => {}
         State::Creating | State::Abandoned => {
             return Err(container.wrong_state("delete without force", "created or stopped"));
         }
@@ -89,7 +92,7 @@ pub(crate) async fn delete(
     for process in container.processes() {
         shim_ended(core, &process, drain).await;
     }
-    forget(core, container, &container.init, removal)
+    forget(core, container, &init, removal)
         .await
         .map_err(Error::io(format!("remove the directory of container {}", container.id)))
 }
@@ -101,7 +104,7 @@ pub(crate) async fn stop(
     signal: i32,
     grace: Duration,
 ) -> Result<ExitRecord, Error> {
-    let init = &container.init;
+    let init = container.init();
     if init.state() == State::Creating {
         return Err(container.wrong_state("stop", "created, running or paused"));
     }
@@ -116,14 +119,14 @@ pub(crate) async fn stop(
             return ended.ok_or_else(|| Error::NotFound(container.id.clone()));
         }
     }
-    vanished(init).await?;
+    vanished(&init).await?;
     init.ended().await.ok_or_else(|| Error::NotFound(container.id.clone()))
 }
 
 /// Cancels a start, and waits until it has failed or the process that it started has ended.
 async fn cut_start_short(core: &Core, container: &ContainerState) -> Result<(), Error> {
     // The shim may not have begun yet. It reads this message when it does.
-    let _told = match control::cancel_start(&core.root, &container.init) {
+    let _told = match control::cancel_start(&core.root, &container.init()) {
         Ok(told) => Some(told),
         // The directory is gone, so the start is being cleared away already.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -133,7 +136,21 @@ async fn cut_start_short(core: &Core, container: &ContainerState) -> Result<(), 
             ));
         }
     };
-    vanished(&container.init).await
+    vanished(&container.init()).await
+}
+
+/// Ends what is left of a run that is over, so that another can begin: processes that the init
+/// process has left running, the runtime's state, and the shims.
+pub(crate) async fn clear_run(core: &Core, container: &ContainerState) -> Result<(), Error> {
+    container.runtime.delete(&container.id, DELETE_LIMIT).await?;
+    for process in container.processes() {
+        vanished(&process).await?;
+        shim_ended(core, &process, Duration::from_secs(1)).await;
+    }
+    match container.init().unwatched.is_cancelled() {
+        true => Ok(()),
+        false => Err(Error::Shim("the shim of the last run does not end".to_owned())),
+    }
 }
 
 /// Waits until the shim of an ended process is gone. A shim that still waits for a slow reader of a
@@ -164,9 +181,8 @@ async fn vanished(process: &Process) -> Result<(), Error> {
 
 /// Returns whether this very process is known, and not only one with its name.
 fn knows(core: &Core, container: &Arc<ContainerState>, process: &Arc<Process>) -> bool {
-    let known = core.container(&container.id);
-    known.is_some_and(|known| Arc::ptr_eq(&known, container))
-        && (Arc::ptr_eq(&container.init, process)
+    core.knows(container)
+        && (Arc::ptr_eq(&container.init(), process)
             || container.execs().get(&process.id).is_some_and(|it| Arc::ptr_eq(it, process)))
 }
 
@@ -218,7 +234,7 @@ pub(crate) async fn forget(
             // can have the id.
             let mut containers = core.containers();
             let last = if has_been { vec![EventKind::Deleted] } else { vec![] };
-            let told = core.events.publish(process, last);
+            let told = core.events.publish(process, Timestamp::now(), last);
             core.forget(&mut containers, &container.id);
             told
         };
@@ -233,7 +249,7 @@ pub(crate) async fn forget(
 /// Waits for the deletion of a container that has ended and is to be deleted after its exit: a
 /// caller that knows of the exit may use the id again.
 pub(crate) async fn make_way(core: &Arc<Core>, id: &ContainerId) {
-    if let Some(old) = core.container(id).filter(|old| old.init.is_to_go()) {
+    if let Some(old) = core.container(id).filter(|old| old.init().is_to_go()) {
         // It does not matter whether this call deletes the container or another one does. If
         // neither can, the id stays in use.
         let _ = delete(core, &old, Force::No, Removal::OfItself).await;
