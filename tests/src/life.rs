@@ -253,7 +253,8 @@ impl Life {
                 self.said(&["wait", &id], &format!("{STATUS}\n")).await
             }
             Step::Again => {
-                // The gate is still open.
+                // The gate lets one script through each time. This may come before the script.
+                self.gate.open(STATUS);
                 self.said(&["start", &id], "").await?;
                 self.said(&["wait", &id], &format!("{STATUS}\n")).await
             }

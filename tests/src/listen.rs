@@ -103,6 +103,10 @@ pub async fn status(container: &Container) -> ExitStatus {
 }
 
 /// An event in words: its process, what happened and, for an exit, how.
+///
+/// # Panics
+///
+/// If the library has an event that is not here.
 #[must_use]
 pub fn in_words(event: &Event) -> String {
     let what = match &event.kind {
@@ -121,6 +125,7 @@ pub fn in_words(event: &Event) -> String {
         EventKind::Deleted => "deleted",
         EventKind::StartFailed { reason } => &format!("start failed: {reason}"),
         EventKind::SetAside => "set aside",
+        other => panic!("an event that no test knows: {other:?}"),
     };
     format!("{} {what}", event.process)
 }

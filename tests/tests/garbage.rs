@@ -210,7 +210,7 @@ impl Field {
         let problems = &supervisor.restore_report().problems;
         let told = |path: &str| {
             let (place, aside) = (self.root().join(path), self.root().join(".broken"));
-            problems.iter().any(|Problem { path, reason }| {
+            problems.iter().any(|Problem { path, reason, .. }| {
                 !reason.is_empty() && (path.starts_with(&place) || path.starts_with(&aside))
             })
         };

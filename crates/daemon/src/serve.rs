@@ -124,7 +124,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         "restored"
     );
     if let Some(limit) = supervisor.limits().first() {
-        let Limit { of, most, containers, raise } = limit;
+        let Limit { of, most, containers, raise, .. } = limit;
         tracing::info!(containers, limit = %of, most, raise, "room");
     }
     let socket = Socket::bind(&config.address)

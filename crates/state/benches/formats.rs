@@ -121,7 +121,8 @@ fn events() -> Vec<u8> {
         let container = "web-1".parse().expect("an id");
         let incarnation = Incarnation::of_earlier_build(None);
         let time = Timestamp::now();
-        let event = Event { container, incarnation, run: 1, seq, time, process, kind };
+        let mut event = Event::new(container, (incarnation, 1), process, time, kind);
+        event.seq = seq;
         content.extend(serde_json::to_vec(&event).expect("an event"));
         content.push(b'\n');
     };

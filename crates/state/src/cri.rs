@@ -17,7 +17,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// As it stands in logs.
+    /// Returns its name, as in logs.
     #[must_use]
     pub const fn name(self) -> &'static [u8; 6] {
         match self {
@@ -26,27 +26,28 @@ impl Stream {
         }
     }
 
-    /// The stream of this name.
+    /// Returns the stream with this name.
     #[must_use]
     pub fn named(name: &[u8]) -> Option<Self> {
         [Self::Stdout, Self::Stderr].into_iter().find(|stream| stream.name() == name)
     }
 }
 
-/// What an entry says beside its content.
+/// Where an entry of a log comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mark {
-    /// Nothing: it is the container's.
+    /// The container wrote it.
     #[default]
     Plain,
-    /// A shim that died had read it, and its successor can't tell whether it stands here already.
+    /// The container wrote it, and it may be in the log twice: a shim that died had read it, and its
+    /// successor cannot know whether it was written.
     Again,
-    /// It is not the container's: Holdfast tells of what was dropped.
+    /// Holdfast wrote it: a notice that output was dropped.
     Notice,
 }
 
 impl Mark {
-    /// As it stands behind the tag's colon.
+    /// Returns its name, which follows the colon of the tag.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

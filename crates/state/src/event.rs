@@ -11,6 +11,7 @@ use crate::{ContainerId, Evidence, ExitStatus, ProcessId, Timestamp};
 /// An event. The numbers of a journal only grow, over all containers and over restarts of the
 /// supervisor. For each process, the start comes before the exit, and the exit comes exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Event {
     /// The id of the container.
     pub container: ContainerId,
@@ -29,9 +30,24 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+impl Event {
+    /// Returns an event without a number, which it gets when it is appended to the journal.
+    #[must_use]
+    pub fn new(
+        container: ContainerId,
+        (incarnation, run): (Incarnation, u32),
+        process: ProcessId,
+        time: Timestamp,
+        kind: EventKind,
+    ) -> Self {
+        Self { container, incarnation, run, seq: 0, time, process, kind }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum EventKind {
     /// The runtime created the container; its process waits for the start.
     Created {

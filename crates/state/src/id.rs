@@ -12,15 +12,15 @@ pub const MAX_LEN: usize = 128;
 /// The longest name of a group: it is also that of a socket, whose address takes no longer one.
 pub const MAX_GROUP_LEN: usize = 64;
 
-/// A name that is no id.
+/// A text that is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "invalid id {text:?}: an id has 1 to {longest} of the characters a-z A-Z 0-9 _ . - and starts with a letter or digit"
 )]
 pub struct InvalidId {
-    /// Its beginning.
+    /// The beginning of the text.
     pub text: String,
-    /// How long an id of its kind can be, in bytes.
+    /// The length limit for an id of this kind, in bytes.
     pub longest: usize,
 }
 
@@ -43,7 +43,7 @@ macro_rules! id_type {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// The id as text; it is also the name of its directory.
+            /// Returns the id as text. It is also the name of a directory.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -82,13 +82,13 @@ macro_rules! id_type {
 }
 
 id_type! {
-    /// The name of a container: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}`.
+    /// The id of a container: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}`.
     ContainerId,
     MAX_LEN
 }
 
 id_type! {
-    /// The name of a process within its container; the container's first is [`ProcessId::init`].
+    /// The id of a process within its container. That of the first process is [`ProcessId::init`].
     ProcessId,
     MAX_LEN
 }
@@ -103,13 +103,13 @@ id_type! {
 pub const INIT: &str = "init";
 
 impl ProcessId {
-    /// The container's first process, `init`.
+    /// Returns the id of the container's first process, `init`.
     #[must_use]
     pub fn init() -> Self {
         Self(INIT.into())
     }
 
-    /// Whether this is the container's first process.
+    /// Returns whether this is the id of the container's first process.
     #[must_use]
     pub fn is_init(&self) -> bool {
         self.as_str() == INIT

@@ -14,62 +14,66 @@ use thiserror::Error;
 
 use crate::process_dir::{OUTPUT_JSON, OUTPUT_LOG, OUTPUT_RAW};
 
-/// The format and kind of a place.
+/// How output is stored, or passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum LogDriver {
-    /// A file in the format of [`crate::cri`].
+    /// A file in the format of Kubernetes' container runtime interface: `TIME STREAM TAG CONTENT`.
     #[default]
     Cri,
-    /// A file in the format of [`crate::json_file`].
+    /// A file in Docker's `json-file` format: one JSON object a line.
     JsonFile,
-    /// A file of the very bytes.
+    /// A file with the bytes alone.
     File,
-    /// FIFOs of the caller's. With the default, `block`, and no other place, the process writes
-    /// them itself.
+    /// FIFOs that the caller has created. With [`Backpressure::Block`] and no second destination,
+    /// the process writes to them directly.
     Fifo,
-    /// The journal of systemd, by its native protocol.
+    /// The journal of systemd, by its native protocol (systemd-journald(8)).
     Journald,
-    /// Nowhere.
+    /// The output is discarded.
     None,
 }
 
-/// What happens to output that a reader does not take.
+/// What happens to output while its reader is slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Backpressure {
-    /// The process waits.
+    /// The process waits, as at a pipe that is full.
     #[default]
     Block,
-    /// The oldest of it is dropped and counted.
+    /// The oldest output is dropped and counted.
     DropOldest,
-    /// It goes through a file of bounded size; past that, the oldest is dropped and counted.
+    /// Output waits in a file of limited size. Beyond that, the oldest is dropped and counted.
     Spill,
 }
 
-/// One place.
+/// A destination of output.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogSpec {
-    /// What it is.
+    /// The driver.
     pub driver: LogDriver,
-    /// The file, FIFO or socket; files have a name in the process's directory unless one is given,
-    /// and the journal its own socket.
+    /// The path of the file, FIFO or socket. By default a file is in the directory of the process,
+    /// and the journal is that of the machine.
     pub path: Option<PathBuf>,
-    /// Where its standard error goes, if not there too.
+    /// The path for the standard error, if it is not written to the same file.
     pub stderr: Option<PathBuf>,
-    /// In bytes: a file that would become larger is set aside as `PATH.1`, that as `PATH.2`, …
+    /// The largest size of a file, in bytes. A file that would become larger is renamed to `PATH.1`,
+    /// that to `PATH.2`, and so on.
     ///
-    /// Where a log is asked for, `None` stands for the default of the supervisor and 0 for no bound.
-    /// In a record of a process and on the command line of its shim `None` stands for no bound: see
+    /// In a request, `None` means the default of the supervisor, and 0 no limit. In the record of a
+    /// process and on the command line of its shim, `None` means no limit; see
     /// [`Logging::resolved`].
     pub max_size: Option<u64>,
-    /// How many such files there are at the most, the newest included. The oldest is removed.
+    /// The largest number of files, the newest included. The oldest is removed.
     pub max_files: Option<u32>,
-    /// In lines a second: what is beyond is dropped and counted.
+    /// The largest number of lines a second. More lines are dropped and counted.
     pub rate: Option<u32>,
-    /// What happens to what is not read.
+    /// What happens while the reader is slow.
     pub backpressure: Backpressure,
-    /// In bytes: how much waits for a reader before anything is dropped.
+    /// How many bytes wait for a reader before output is dropped.
     pub buffer: Option<u64>,
-    /// The process writes its file itself, past the shim, and can do to it what it likes.
+    /// Whether the process writes to the file directly, without the shim. It can then also change
+    /// and truncate the file.
     pub direct: bool,
 }
 
@@ -88,18 +92,19 @@ const MIN_SIZE: u64 = 4096;
 const MOST_PLACES: usize = 16;
 
 impl LogSpec {
-    /// The size of a file, in bytes, at which it is set aside unless something else is said.
+    /// The default of [`max_size`](Self::max_size), in bytes.
     pub const MAX_SIZE: u64 = 10 * 1024 * 1024;
-    /// How many files a rotated log has unless something else is said.
+    /// The default of [`max_files`](Self::max_files).
     pub const MAX_FILES: u32 = 5;
 
-    /// A place of this kind with nothing special about it.
+    /// Returns a destination with this driver and its defaults.
     #[must_use]
     pub fn new(driver: LogDriver) -> Self {
         Self { driver, ..Self::default() }
     }
 
-    /// The file of a driver that writes one, relative to the process's directory if it is ours.
+    /// Returns the path of the file, if the driver writes one; relative to the directory of the process
+    /// if it is there.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         let own = match self.driver {
@@ -111,7 +116,7 @@ impl LogSpec {
         Some(self.path.as_deref().unwrap_or(Path::new(own)))
     }
 
-    /// All names under which it has files, with those of files that are set aside.
+    /// Returns the names of all its files, rotated ones included.
     fn all_files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let stderr = self.file().and(self.stderr.as_deref());
         // As long as the bound is not known it may be any; a name with a high number is nobody's.
@@ -122,7 +127,7 @@ impl LogSpec {
         })
     }
 
-    /// Whether it has files that can be set aside.
+    /// Returns whether its files can be rotated.
     #[must_use]
     pub fn can_rotate(&self) -> bool {
         match self.driver {
@@ -132,25 +137,25 @@ impl LogSpec {
         }
     }
 
-    /// The size in bytes at which a file is set aside; `None` if none ever is.
+    /// Returns the largest size of a file, in bytes; `None` if there is no limit.
     #[must_use]
     pub fn bound(&self) -> Option<u64> {
         self.max_size.filter(|size| *size > 0)
     }
 
-    /// How many files there are at the most.
+    /// Returns the largest number of files.
     #[must_use]
     pub fn files(&self) -> u32 {
         self.max_files.unwrap_or(Self::MAX_FILES)
     }
 
-    /// How much waits for a reader.
+    /// Returns how many bytes wait for a reader at most.
     #[must_use]
     pub fn buffered(&self) -> u64 {
         self.buffer.unwrap_or(BUFFER)
     }
 
-    /// Whether a process can write it itself, past the shim.
+    /// Returns whether the process can write to it directly, without the shim.
     #[must_use]
     pub fn is_direct(&self) -> bool {
         match self.driver {
@@ -161,7 +166,11 @@ impl LogSpec {
         }
     }
 
-    /// Reads a number of bytes: digits, then perhaps `k`, `m` or `g` for powers of 1024.
+    /// Parses a number of bytes: digits, then perhaps `k`, `m` or `g` for powers of 1024.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the text.
     pub fn parse_size(text: &str) -> Result<u64, String> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
@@ -249,7 +258,7 @@ impl LogDriver {
     const ALL: [Self; 6] =
         [Self::Cri, Self::JsonFile, Self::File, Self::Fifo, Self::Journald, Self::None];
 
-    /// As it is written.
+    /// Returns its name, as in `cri`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -315,7 +324,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A text that names no place for output.
+/// A destination for output that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "log {text:?}: {reason}; it is DRIVER[:PATH][,option=value…] with one of the drivers cri, json-file, file, fifo, journald, none"
@@ -382,15 +391,19 @@ impl fmt::Display for LogSpec {
     }
 }
 
-/// All places to which the output of a process goes. As JSON: the text of the one, or a list of
-/// texts.
+/// All destinations of the output of a process. As JSON: a text if there is one destination, or a
+/// list of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "OneOrMany", into = "OneOrMany")]
 pub struct Logging(Vec<LogSpec>);
 
 impl Logging {
-    /// These places, or `cri` if there are none. Refused are places that no text could describe or
-    /// that their driver can't serve, and those that do not go together.
+    /// Returns these destinations; `cri` if there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidLog`] if a driver does not support one of its options, if a path cannot be written as a
+    /// text, or if two destinations exclude each other.
     pub fn new(specs: Vec<LogSpec>) -> Result<Self, InvalidLog> {
         for spec in &specs {
             spec.check().map_err(|reason| InvalidLog { text: spec.to_string(), reason })?;
@@ -416,8 +429,8 @@ impl Logging {
         Ok(if specs.is_empty() { Self::default() } else { Self(specs) })
     }
 
-    /// Refuses what a new process may not have, and the records of earlier builds may: too many places,
-    /// and files that would be written, or renamed, by two of them.
+    /// Checks the conditions for a new process: not too many destinations, and no file that two of them
+    /// would write or rename. Records of earlier builds may violate them.
     ///
     /// # Errors
     ///
@@ -439,15 +452,14 @@ impl Logging {
         Ok(())
     }
 
-    /// Each of them.
+    /// Returns each destination.
     #[must_use]
     pub fn specs(&self) -> &[LogSpec] {
         &self.0
     }
 
-    /// These as they are written down when a process is made. A log that does not say when it is
-    /// rotated has this size of a file, `None` for no bound, and at the most so many files. One that
-    /// has no bound does not say so any more: records have always been read that way.
+    /// Returns the form for the record of a process: a log without a size limit of its own gets these
+    /// (`None` means no limit), and a limit of 0 becomes `None`.
     #[must_use]
     pub fn resolved(&self, max_size: Option<u64>, max_files: u32) -> Self {
         let resolve = |spec: &LogSpec| {
@@ -463,8 +475,7 @@ impl Logging {
         Self(self.0.iter().map(resolve).collect())
     }
 
-    /// These as somebody would ask for them: the opposite of [`resolved`](Self::resolved), where
-    /// 0 says that there is no bound.
+    /// Returns the form of a request, the opposite of [`resolved`](Self::resolved): no limit is 0.
     #[must_use]
     pub fn spelled_out(&self) -> Self {
         let mut spelled = self.clone();
@@ -474,13 +485,13 @@ impl Logging {
         spelled
     }
 
-    /// The one that can be read back.
+    /// Returns the destination that can be read back.
     #[must_use]
     pub fn readable(&self) -> Option<&LogSpec> {
         self.0.iter().find(|spec| spec.file().is_some())
     }
 
-    /// Whether the process writes it itself, past the shim.
+    /// Returns whether the process writes to it directly, without the shim.
     #[must_use]
     pub fn is_direct(&self) -> bool {
         matches!(self.0.as_slice(), [spec] if spec.is_direct())

@@ -191,14 +191,14 @@ impl Launch {
     }
 }
 
-/// What happens to a process whose shim died.
+/// What happens to a process when its shim dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OrphanPolicy {
-    /// It runs on, and its exit is noticed all the same.
+    /// It keeps running, and another shim takes it over.
     #[default]
     Adopt,
-    /// It is killed: the seed's policy.
+    /// It is killed, as by containerd's 2016 shim.
     Kill,
 }
 

@@ -35,20 +35,21 @@ pub struct StateRoot {
     lock: Mutex<Option<Lock>>,
 }
 
-/// The root can't be taken.
+/// A state root that cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum LockError {
-    /// Another supervisor has it.
+    /// Another supervisor uses it.
     #[error(
         "state root {root} is in use by process {pid}: one daemon a root; stop that one, or choose another --root"
     )]
     Held {
         /// The root.
         root: PathBuf,
-        /// The holder's pid, as it wrote it.
+        /// The pid of that process.
         pid: String,
     },
-    /// It belongs to somebody else, who could change it under our hands.
+    /// It belongs to another user, who could change it at any moment.
     #[error("state root {root} belongs to uid {uid}, not to this process; choose another --root")]
     Foreign {
         /// The root.
@@ -56,43 +57,52 @@ pub enum LockError {
         /// Its owner.
         uid: u32,
     },
-    /// It holds something, and nothing that says that it is a state root.
+    /// It is a directory with other content.
     #[error(
         "{root} is not a state root of Holdfast: it holds {found:?}; nothing in it was touched; choose an empty directory or a new one (if it is a state root that was damaged, write the line {line:?} into {root}/{MARKER})", line = recognise::line(), MARKER = recognise::MARKER
     )]
     NotARoot {
         /// The directory.
         root: PathBuf,
-        /// Something in it that is not Holdfast's.
+        /// A name in it that is not Holdfast's.
         found: String,
     },
-    /// A newer Holdfast made it, and this one does not know how to use it.
+    /// A newer release of Holdfast created it.
     #[error(
         "state root {root} was made by a newer Holdfast ({marker:?}); nothing in it was touched"
     )]
     Newer {
         /// The root.
         root: PathBuf,
-        /// What that wrote.
+        /// The content of the marker file.
         marker: String,
     },
-    /// It can't be made or opened.
+    /// It cannot be created or opened.
     #[error("state root {root}: {source}")]
     Io {
         /// The root.
         root: PathBuf,
-        /// What went wrong.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Something in the state root that could not be loaded. All else was.
+/// Something in the state root that could not be loaded. Everything else was.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl Problem {
+    /// Returns a problem of what is at this path.
+    #[must_use]
+    pub fn new(path: PathBuf, reason: impl Into<String>) -> Self {
+        Self { path, reason: reason.into() }
+    }
 }
 
 impl StateRoot {

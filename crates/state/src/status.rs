@@ -1,4 +1,4 @@
-//! How a process ended, and how that is known.
+//! Exit statuses, and how they are known.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EventKind, Timestamp};
 
-/// What the seed reports where it does not know.
+/// The number for an unknown exit status, as in containerd's 2016 shim.
 pub const UNKNOWN_STATUS: u8 = 255;
 
-/// How a process ended: the status that `waitid(2)` would have given, or why nobody knows it.
+/// How a process ended: the status that waitid(2) returns, or why it is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExitStatus {
@@ -19,27 +19,29 @@ pub enum ExitStatus {
     Code(u8),
     /// This signal ended it.
     Signal(i32),
-    /// It ended, and its status is lost.
+    /// It ended, and its exit status is unknown.
     Unknown(UnknownReason),
 }
 
-/// Why a status is unknown. Never a number: an unknown status is not a failure code, and least of
-/// all a success.
+/// Why an exit status is unknown. This is never given as a number only: an unknown status is neither
+/// a success nor a certain failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum UnknownReason {
-    /// The record is from an earlier boot, and nothing had recorded an exit.
+    /// The machine was rebooted before an exit was recorded.
     MachineRebooted,
-    /// It was gone when Holdfast came back: its shim and the daemon were both dead when it exited.
+    /// It exited while there was neither its shim nor a supervisor.
     ExitedUnwatched,
-    /// Its shim died, it was reaped by another process, and this kernel does not tell (below 6.15).
+    /// Its shim died, and another process reaped it. Linux reports the status of such a process from
+    /// version 6.15 on.
     ReapedByAnother,
-    /// Its shim died, and this kernel (below 5.17) shows of another's child the status of the main
-    /// thread, which may not be that of the process.
+    /// Its shim died, and this kernel (before 5.17) reports only the status of the main thread, which
+    /// may differ from that of the process.
     MainThreadOnly,
-    /// The status file holds something that is no status.
+    /// The files that contain the exit status are damaged.
     UnreadableRecord,
-    /// The status file holds 255, the seed's number for a status that it did not know.
+    /// The only record is the number 255 in `exitStatus`, which also stands for an unknown status.
     RecordedAsUnknown,
 }
 
@@ -59,8 +61,8 @@ impl fmt::Display for UnknownReason {
 }
 
 impl ExitStatus {
-    /// The number that a shell would show: the code, 128 + the signal, or 255 where it is unknown.
-    /// This is what `exitStatus` holds and what the seed's readers see.
+    /// Returns the number that a shell would show: the code, 128 + the signal, or 255 if the status is
+    /// unknown. This is the content of the file `exitStatus`.
     #[must_use]
     pub fn as_number(self) -> u8 {
         match self {
@@ -72,7 +74,7 @@ impl ExitStatus {
         }
     }
 
-    /// The exit code, if it exited by itself.
+    /// Returns the exit code, if it exited by itself.
     #[must_use]
     pub fn code(self) -> Option<u8> {
         match self {
@@ -81,7 +83,7 @@ impl ExitStatus {
         }
     }
 
-    /// The signal that ended it, by number, if one did.
+    /// Returns the number of the signal that ended it, if one did.
     #[must_use]
     pub fn signal(self) -> Option<i32> {
         match self {
@@ -90,7 +92,7 @@ impl ExitStatus {
         }
     }
 
-    /// Whether it exited with code 0.
+    /// Returns whether it exited with code 0.
     #[must_use]
     pub fn success(self) -> bool {
         self == Self::Code(0)
@@ -116,26 +118,27 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// Who saw the end.
+/// How an exit status is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Evidence {
-    /// The shim, as the parent, by `waitid(2)`.
+    /// From waitid(2) by the shim, the parent of the process.
     Shim,
-    /// The daemon, to whom the process had come as an orphan, by `waitid(2)`.
+    /// From waitid(2) by the supervisor, which the process had as its parent after its shim died.
     Parent,
-    /// The kernel, asked through a pidfd after the process was reaped (Linux 6.15+).
+    /// From the kernel, by a pidfd, after another process reaped it (Linux 6.15 or later).
     Pidfd,
-    /// The zombie's entry in `/proc`.
+    /// From `/proc`, where the kernel shows the status of a zombie.
     Zombie,
-    /// A status file without detail: the seed's, or one whose `exit.json` is gone.
+    /// From the file `exitStatus` alone: that of containerd's 2016 shim, or `exit.json` is gone.
     StatusFile,
-    /// Nobody; the status says why.
+    /// It is not known; the status gives the reason.
     None,
 }
 
 impl Evidence {
-    /// The word by which it is told and recorded.
+    /// Returns the word that stands for it in records.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -148,7 +151,7 @@ impl Evidence {
         }
     }
 
-    /// What a word stands for.
+    /// Returns the evidence for which a word stands.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         let all =
@@ -167,10 +170,11 @@ impl From<Source> for Evidence {
     }
 }
 
-/// `exit.json`: the end of a process in full, where `exitStatus` has only the seed's number.
+/// How a process ended, and how that is known: the content of `exit.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ExitRecord {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// How that is known.
     pub evidence: Evidence,
@@ -183,7 +187,7 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// An end that was seen just now.
+    /// Returns a record with the current time.
     #[must_use]
     pub fn now(status: ExitStatus, evidence: Evidence) -> Self {
         Self { status, evidence, time: Timestamp::now(), oom_killed: false }
@@ -197,11 +201,11 @@ impl ExitRecord {
     }
 }
 
-/// Reads the content of an `exitStatus` file: decimal, or what the seed wrote by a slip of its
-/// format string, `%!u(uint32=137)`. `None` if the file says nothing (the seed's
-/// `ErrProcessNotExited`).
+/// Parses the content of an `exitStatus` file: a decimal number, or `%!u(uint32=137)`, which
+/// containerd's 2016 shim wrote because of an error in its format string. `None` if the file is
+/// empty (`ErrProcessNotExited` of that shim).
 ///
-/// A bare number tells no code from a signal, so 128+n reads as the code that a shell would show.
+/// A number alone does not distinguish a code from a signal, so 128+n is read as a code.
 #[must_use]
 pub fn parse_status_file(content: &[u8]) -> Option<ExitStatus> {
     let text = content.trim_ascii();

@@ -15,13 +15,13 @@ pub const TEXT_LEN: usize = 30;
 pub struct Timestamp(String);
 
 impl Timestamp {
-    /// Now, by the system's clock.
+    /// Returns the current time of the system's clock.
     #[must_use]
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

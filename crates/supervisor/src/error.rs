@@ -134,6 +134,20 @@ pub enum Error {
         /// The state that the operation needs.
         needed: &'static str,
     },
+    /// The operation needs the exec process in another state.
+    #[error("process {process} of container {id} is {status}, and {operation} needs it {needed}")]
+    WrongExecState {
+        /// The container.
+        id: ContainerId,
+        /// The process.
+        process: ProcessId,
+        /// Its current state.
+        status: &'static str,
+        /// The requested operation.
+        operation: &'static str,
+        /// The state that the operation needs.
+        needed: &'static str,
+    },
     /// A process did not exit in time after SIGKILL: it hangs in the kernel.
     #[error("process {pid} of container {id} is still alive {} after SIGKILL; it hangs in the kernel", humantime(.after))]
     SurvivesKill {
@@ -246,6 +260,7 @@ impl Error {
             | Self::NoLog { .. }
             | Self::NoTimes { .. } => ErrorKind::Invalid,
             Self::WrongState { .. }
+            | Self::WrongExecState { .. }
             | Self::NoShim { .. }
             | Self::NoInput(_)
             | Self::NoTerminal(_) => ErrorKind::WrongState,

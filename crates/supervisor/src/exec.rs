@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_state::cri::Stream;
 use holdfast_state::{ExitRecord, ExitStatus, ProcessId};
+use tokio::time::timeout;
 
 use crate::container::{Container, ended, info_of};
 use crate::core::Core;
@@ -18,7 +20,10 @@ use crate::model::info::ExecInfo;
 use crate::model::lifecycle::{Activity, State};
 use crate::model::options::{ExecOptions, TerminalSize};
 use crate::model::process::Process;
+use crate::operate::ProcessEntry;
 use crate::ops::{layout, start};
+use crate::os::descendants;
+use crate::os::tasks::blocking;
 use crate::shim::control;
 use crate::watch::remove::{self, Removal};
 
@@ -188,17 +193,83 @@ impl ExecProcess {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongState`] if the process has exited, and [`Error::Io`] if the kernel refuses the
+    /// [`Error::WrongExecState`] if the process has exited, and [`Error::Io`] if the kernel refuses the
     /// signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        self.process.signal(signal).unwrap_or_else(|| {
-            Err(Error::WrongState {
-                id: self.container.id.clone(),
-                status: "stopped",
-                operation: "a signal to an exec",
-                needed: "running",
+        let sent = self.process.signal(signal);
+        sent.unwrap_or_else(|| Err(self.wrong_state("a signal", "running")))
+    }
+
+    fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
+        if self.process.is_gone() {
+            return Error::NotFound(self.container.id.clone());
+        }
+        Error::WrongExecState {
+            id: self.container.id.clone(),
+            process: self.process.id.clone(),
+            status: self.process.status().as_str(),
+            operation,
+            needed,
+        }
+    }
+
+    /// Sends SIGKILL to the process and to its descendants: its children, their children, and so on.
+    /// A process whose parent has ended is no descendant; it ends with the container. If the container
+    /// is paused, they end when it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`signal`](Self::signal).
+    pub async fn kill(&self) -> Result<(), Error> {
+        let Some(handle) = self.process.handle().filter(|_| !self.process.is_stopped()) else {
+            return self.signal(nix::libc::SIGKILL);
+        };
+        let attempt = format!("kill process {} and its descendants", handle.pid);
+        match blocking(move || descendants::kill(handle.pid, &handle.pidfd)).await {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
+            killed => killed.map_err(Error::io(attempt)),
+        }
+    }
+
+    /// Stops the process: sends a signal, by number, and [kills](Self::kill) it with its descendants
+    /// if it has not ended after the grace period. Returns how it ended, also if it had ended before.
+    /// If the caller drops the future, the stop continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SurvivesKill`] if the process does not end after SIGKILL, [`Error::Io`] if the kernel
+    /// refuses the signal, and [`Error::Closed`] after a shutdown.
+    pub async fn stop(&self, signal: i32, grace: Duration) -> Result<ExitRecord, Error> {
+        let this = self.clone();
+        self.core
+            .tasks
+            .finish(async move {
+                // `None` if it has ended, which is what is wanted.
+                this.process.signal(signal).unwrap_or(Ok(()))?;
+                if timeout(grace, this.process.ended()).await.is_err() {
+                    match this.kill().await {
+                        Ok(()) | Err(Error::WrongExecState { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                    remove::vanished(&this.process).await?;
+                }
+                this.exit().await
             })
-        })
+            .await
+    }
+
+    /// Returns the process and its descendants; see [`kill`](Self::kill). Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongExecState`] if the process has exited.
+    pub async fn processes(&self) -> Result<Vec<ProcessEntry>, Error> {
+        let pid = self.pid().ok_or_else(|| self.wrong_state("top", "running"))?;
+        let found = blocking(move || {
+            Ok(descendants::of(pid).into_iter().filter_map(ProcessEntry::of).collect())
+        });
+        found.await.map_err(Error::io(format!("list the descendants of process {pid}")))
     }
 
     /// Opens the standard input, if the process was created with
@@ -302,12 +373,7 @@ impl ExecProcess {
     /// The errors of [`Container::reopen_logs`].
     pub fn reopen_logs(&self) -> Result<(), Error> {
         if self.process.is_stopped() {
-            return Err(Error::WrongState {
-                id: self.container.id.clone(),
-                status: "stopped",
-                operation: "reopening the logs of an exec",
-                needed: "running",
-            });
+            return Err(self.wrong_state("reopening its logs", "running"));
         }
         control::reopen_logs(&self.core.root, &self.process)
     }
@@ -322,16 +388,11 @@ impl ExecProcess {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongState`] if the process has not exited, and [`Error::Io`] if its directory
+    /// [`Error::WrongExecState`] if the process has not exited, and [`Error::Io`] if its directory
     /// cannot be removed.
     pub async fn delete(&self) -> Result<(), Error> {
         if !self.process.is_stopped() {
-            return Err(Error::WrongState {
-                id: self.container.id.clone(),
-                status: "running",
-                operation: "delete of an exec",
-                needed: "stopped",
-            });
+            return Err(self.wrong_state("delete", "stopped"));
         }
         let removed =
             remove::forget(&self.core, &self.container, &self.process, Removal::Asked).await;

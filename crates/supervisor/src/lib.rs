@@ -17,6 +17,24 @@
 //! those that exited in the meantime. A status that cannot be determined is
 //! [`ExitStatus::Unknown`], with the reason.
 //!
+//! # Runs
+//!
+//! A stopped container can be [started](Container::start) again. Each start is a *run* of the same
+//! container: id, incarnation, configuration, labels and log stay, and [`Container::runs`] returns
+//! the exits of the earlier runs. A handle acts on the current run.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `oci-spec` | yes | `Supervisor::create_with` and `run_with`: a last change to the OCI configuration as a typed value |
+//!
+//! # What it needs
+//!
+//! Linux 5.10 or later, an OCI runtime, the executable `holdfast-shim`, and a process that a service
+//! manager ends alone (systemd: `KillMode=process`). The guide `docs/embedding.md` in the repository
+//! has the details, and the folder `examples` complete services.
+//!
 //! # Cancel safety
 //!
 //! The future of any method may be dropped. An operation that changes a container continues in the
@@ -43,6 +61,8 @@
 //! | `os` | wrappers of kernel interfaces: tasks, child processes, cgroups, file watches | `error` |
 //!
 //! The test `layers` checks this order.
+
+#![warn(clippy::missing_errors_doc)]
 
 mod builder;
 mod container;
@@ -81,8 +101,10 @@ pub use runtime::programs::RuntimeChoice;
 pub use supervisor::{RestoreReport, Supervisor};
 
 pub use holdfast_state::cri::{Mark, Stream as OutputStream};
+pub use holdfast_state::time::InvalidTimestamp;
 pub use holdfast_state::{
-    ContainerId, Cursor, Event, EventKind, Evidence, ExitRecord, ExitStatus, Gap, GapReason,
-    GroupName, Incarnation, InvalidId, InvalidIdentity, InvalidLog, JournalId, LogDriver, LogSpec,
-    Logging, OrphanPolicy, PastRun, Problem, ProcessId, Timestamp, UnknownReason,
+    Backpressure, ContainerId, Cursor, Event, EventKind, Evidence, ExitRecord, ExitStatus, Gap,
+    GapReason, GroupName, Incarnation, InvalidId, InvalidIdentity, InvalidLog, JournalId,
+    LockError, LogDriver, LogSpec, Logging, OrphanPolicy, PastRun, Problem, ProcessId, Timestamp,
+    UnknownReason,
 };

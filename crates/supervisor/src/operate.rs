@@ -1,7 +1,6 @@
 //! Operations on a container other than starting and stopping it: pause and resume, resource
 //! limits, checkpoints, process list and statistics.
 
-use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +19,7 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A process in a container, as the host sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProcessEntry {
     /// Its pid in the host's pid namespace.
     pub pid: i32,
@@ -147,7 +147,7 @@ impl Container {
             if pids.is_empty() {
                 pids.push(pid);
             }
-            Ok(pids.into_iter().filter_map(entry).collect())
+            Ok(pids.into_iter().filter_map(ProcessEntry::of).collect())
         });
         found.await.map_err(Error::io(format!("list the processes of container {}", self.id())))
     }
@@ -194,15 +194,17 @@ impl Supervisor {
 /// The file with the limits of the last `update`, in the directory of the container.
 const RESOURCES: &str = ".resources.json";
 
-/// Describes a process; `None` if it has exited in the meantime.
-fn entry(pid: i32) -> Option<ProcessEntry> {
-    let read = |file: &str| -> io::Result<Vec<u8>> { std::fs::read(format!("/proc/{pid}/{file}")) };
-    let line = read("cmdline").ok()?;
-    let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
-    let command = if line.is_empty() {
-        format!("[{}]", String::from_utf8_lossy(&read("comm").ok()?).trim())
-    } else {
-        line
-    };
-    Some(ProcessEntry { pid, command })
+impl ProcessEntry {
+    /// Describes a process; `None` if it has exited in the meantime.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).ok();
+        let line = read("cmdline")?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
+        let command = if line.is_empty() {
+            format!("[{}]", String::from_utf8_lossy(&read("comm")?).trim())
+        } else {
+            line
+        };
+        Some(Self { pid, command })
+    }
 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_state::{ContainerId, Cursor, ExitRecord, Launch, Problem, StateRoot};
-use oci_spec::runtime::Spec;
 use tokio_util::sync::DropGuard;
 
 use crate::builder::Builder;
@@ -46,6 +45,7 @@ pub struct Supervisor {
 
 /// What [`Builder::open`] found on disk.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct RestoreReport {
     /// The number of restored containers.
     pub containers: usize,
@@ -180,29 +180,35 @@ impl Supervisor {
     /// options were applied. The result is written to the container's `config.json`; what
     /// [`Spec`](oci_spec::runtime::Spec) does not know of a bundle's configuration is dropped.
     ///
+    /// This needs the feature `oci-spec`, which is on by default.
+    ///
     /// # Errors
     ///
     /// The errors of [`create`](Self::create).
+    #[cfg(feature = "oci-spec")]
     pub async fn create_with(
         &self,
         options: ContainerOptions,
-        configure: impl FnOnce(&mut Spec) + Send + 'static,
+        configure: impl FnOnce(&mut oci_spec::runtime::Spec) + Send + 'static,
     ) -> Result<Container, Error> {
-        let configure: Option<Configure> = Some(Box::new(configure));
+        let configure = Some(by_spec(configure));
         self.launch(options, configure, Launch::Create).await.map(|(container, _)| container)
     }
 
     /// Does what [`run`](Self::run) does, with a last change as [`create_with`](Self::create_with) makes it.
     ///
+    /// This needs the feature `oci-spec`, which is on by default.
+    ///
     /// # Errors
     ///
     /// The errors of [`create`](Self::create).
+    #[cfg(feature = "oci-spec")]
     pub async fn run_with(
         &self,
         options: ContainerOptions,
-        configure: impl FnOnce(&mut Spec) + Send + 'static,
+        configure: impl FnOnce(&mut oci_spec::runtime::Spec) + Send + 'static,
     ) -> Result<Container, Error> {
-        let configure: Option<Configure> = Some(Box::new(configure));
+        let configure = Some(by_spec(configure));
         self.launch(options, configure, Launch::Run).await.map(|(container, _)| container)
     }
 
@@ -379,4 +385,16 @@ impl Supervisor {
         self.core.events.close().await;
         self.core.root.release();
     }
+}
+
+/// Makes a change of a configuration out of a change of its typed form.
+#[cfg(feature = "oci-spec")]
+fn by_spec(configure: impl FnOnce(&mut oci_spec::runtime::Spec) + Send + 'static) -> Configure {
+    Box::new(move |config| {
+        let mut spec = serde_json::from_value(config.take())
+            .map_err(|error| format!("config.json: not an OCI configuration: {error}"))?;
+        configure(&mut spec);
+        *config = serde_json::to_value(spec).map_err(|error| error.to_string())?;
+        Ok(())
+    })
 }

@@ -83,6 +83,10 @@ impl Sinks {
                 }
             }
             LogDriver::None => {}
+            other => {
+                let text = format!("this shim has no log driver {}", other.name());
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
         }
         Ok(())
     }

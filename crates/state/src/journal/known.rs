@@ -206,15 +206,8 @@ impl KnownContainer {
     /// Returns an event of this container as a whole, without a number.
     #[must_use]
     pub fn event(&self, id: &ContainerId, kind: EventKind) -> Event {
-        Event {
-            container: id.clone(),
-            incarnation: self.incarnation,
-            run: self.run,
-            seq: 0,
-            time: Timestamp::now(),
-            process: ProcessId::init(),
-            kind,
-        }
+        let start = (self.incarnation, self.run);
+        Event::new(id.clone(), start, ProcessId::init(), Timestamp::now(), kind)
     }
 }
 

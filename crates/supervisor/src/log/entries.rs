@@ -13,6 +13,7 @@ use crate::log::holes;
 
 /// A piece of output, byte for byte as the container wrote it, or a notice by Holdfast.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogChunk {
     /// The stream to which it was written.
     pub stream: Stream,

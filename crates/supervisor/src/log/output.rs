@@ -74,6 +74,7 @@ impl AsyncBufRead for OutputReader {
 
 /// A line of output, or a notice by Holdfast.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogLine {
     /// The stream to which it was written.
     pub stream: cri::Stream,

@@ -66,8 +66,8 @@ impl Events {
         let (journal, problem) = match Journal::open(root, bounds) {
             Err(error) if is_damage(&error) => {
                 let path = root.set_journal_aside(&error.to_string())?;
-                let reason = format!("set aside: {error}");
-                (Journal::open(root, bounds)?, Some(Problem { path, reason }))
+                let problem = Problem::new(path, format!("set aside: {error}"));
+                (Journal::open(root, bounds)?, Some(problem))
             }
             opened => (opened?, None),
         };
@@ -265,14 +265,9 @@ pub(crate) fn of_process(
     time: &Timestamp,
     kinds: Vec<EventKind>,
 ) -> impl Iterator<Item = Event> {
-    kinds.into_iter().map(move |kind| Event {
-        container: process.container.clone(),
-        incarnation: process.incarnation,
-        run: process.run,
-        seq: 0,
-        time: time.clone(),
-        process: process.id.clone(),
-        kind,
+    kinds.into_iter().map(move |kind| {
+        let start = (process.incarnation, process.run);
+        Event::new(process.container.clone(), start, process.id.clone(), time.clone(), kind)
     })
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The status of a container, in the terms of the OCI runtime specification, and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Status {
     /// The runtime is creating the container.
     Creating,
@@ -41,6 +42,7 @@ impl Status {
 /// A snapshot of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ContainerInfo {
     /// The id of the container.
     pub id: ContainerId,
@@ -111,6 +113,7 @@ impl ContainerInfo {
 /// A snapshot of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ExecInfo {
     /// The id of the process, which is unique within its container.
     pub id: ProcessId,

@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use holdfast_state::ContainerId;
-use oci_spec::runtime::{Mount, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -28,8 +27,8 @@ pub(crate) struct Bundle {
 /// The largest size in bytes of a file that is accepted as a configuration.
 const CONFIG_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// The caller's last change to a configuration.
-pub(crate) type Configure = Box<dyn FnOnce(&mut Spec) + Send>;
+/// The caller's last change to a configuration. Its error says why the configuration makes no sense.
+pub(crate) type Configure = Box<dyn FnOnce(&mut Value) -> Result<(), String> + Send>;
 
 /// Where the files of a new bundle are written to, and where they will be once the container is
 /// published.
@@ -48,14 +47,7 @@ pub(crate) fn prepare(
     place: Place<'_>,
 ) -> Result<Bundle, Error> {
     let nofile = nofile(soft_nofile).map_err(Error::io("read the limit of open files"))?;
-    let default = |rootfs: &Path, mounts| {
-        let failed = |error: &dyn std::fmt::Display| Error::Bundle {
-            path: place.own.to_owned(),
-            reason: error.to_string(),
-        };
-        let spec = default_config(id, &options.args, rootfs, mounts, nofile);
-        serde_json::to_value(spec.map_err(|e| failed(&e))?).map_err(|e| failed(&e))
-    };
+    let default = |rootfs: &Path, mounts| default_config(id, &options.args, rootfs, mounts, nofile);
     let (given, mut config) = match &options.source {
         Source::Bundle(path) => {
             let bad = |reason: String| Error::Bundle { path: path.clone(), reason };
@@ -69,11 +61,11 @@ pub(crate) fn prepare(
             if !rootfs.is_dir() {
                 return Err(bad("not a directory".to_owned()));
             }
-            (None, default(&rootfs, vec![])?)
+            (None, default(&rootfs, vec![]))
         }
         Source::Host => {
             let mounts = host_rootfs(&place.scratch.join("rootfs"))?;
-            (None, default(&place.own.join("rootfs"), mounts)?)
+            (None, default(&place.own.join("rootfs"), mounts))
         }
     };
     if !options.args.is_empty() {
@@ -108,10 +100,7 @@ fn change(
     // `runc spec` always writes true.
     set_terminal(&mut config["process"], options.stdio.terminal);
     if let Some(configure) = configure {
-        let mut spec: Spec = serde_json::from_value(config.take())
-            .map_err(|error| format!("config.json: not an OCI configuration: {error}"))?;
-        configure(&mut spec);
-        *config = serde_json::to_value(spec).map_err(|error| error.to_string())?;
+        configure(config)?;
     }
     check_process(&config["process"])
 }
@@ -209,7 +198,7 @@ pub(crate) fn host_id(mappings: &Value, id: u32) -> u32 {
 }
 
 /// Creates an empty root with mount points. Returns the mounts that show the host's programs there.
-fn host_rootfs(rootfs: &Path) -> Result<Vec<Mount>, Error> {
+fn host_rootfs(rootfs: &Path) -> Result<Vec<Value>, Error> {
     let failed = |cause| Error::Io { attempt: format!("create {}", rootfs.display()), cause };
     make_dir(rootfs).map_err(failed)?;
     for name in ["proc", "dev", "sys", "tmp"] {
@@ -239,8 +228,5 @@ fn host_rootfs(rootfs: &Path) -> Result<Vec<Mount>, Error> {
         }
     }
     mounts.push(mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", "size=65536k"]));
-    mounts
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Rootfs { path: rootfs.to_owned(), reason: error.to_string() })
+    Ok(mounts)
 }

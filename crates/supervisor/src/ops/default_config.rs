@@ -1,43 +1,56 @@
 //! The OCI configuration of a container that has no bundle of its own.
 
-use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use holdfast_state::ContainerId;
 use nix::sys::resource::{Resource, getrlimit};
-use oci_spec::OciSpecError;
-use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder, get_default_maskedpaths, get_default_mounts,
-    get_default_readonly_paths,
-};
+use serde_json::{Value, json};
 
 use crate::ops::layout::random_hex;
 
 /// The search path for programs in the container.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The capabilities of the container's root user: Docker's default set, which is enough for the
-/// usual services. A container that shares the host's network uses NET_RAW and NET_BIND_SERVICE
-/// there.
-const CAPABILITIES: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
+/// The capabilities of the container's root user: podman's default set.
+const CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
 ];
+
+/// The largest number of processes and threads of a container, so that one that forks without end
+/// leaves room for others: podman's default.
+const MOST_PIDS: u32 = 2048;
+
+/// Files that tell about the host or change it. The container sees them as empty.
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Files that the container can read, and not write.
+const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Returns the soft and the hard limit of open files for the container's programs. The hard limit
 /// is that of this process. The soft limit is `soft`, or else that of this process, and at most the
@@ -49,73 +62,89 @@ pub(crate) fn nofile(soft: Option<u64>) -> io::Result<(u64, u64)> {
 
 /// Returns the default configuration: a read-only root; private mount, pid, ipc and uts namespaces,
 /// and a private cgroup namespace where the kernel supports it; the host's network; a cgroup of its
-/// own.
+/// own, which allows the usual devices only.
 pub(crate) fn default_config(
     id: &ContainerId,
     args: &[String],
     rootfs: &Path,
-    further_mounts: Vec<Mount>,
-    nofile: (u64, u64),
-) -> Result<Spec, OciSpecError> {
-    let args = if args.is_empty() { vec!["sh".to_owned()] } else { args.to_vec() };
-    let capabilities: HashSet<Capability> = CAPABILITIES.into();
-    let capabilities = LinuxCapabilitiesBuilder::default()
-        .bounding(capabilities.clone())
-        .effective(capabilities.clone())
-        .permitted(capabilities)
-        // A program that another user runs gets none of them automatically.
-        .inheritable(HashSet::new())
-        .ambient(HashSet::new())
-        .build()?;
-    let process = ProcessBuilder::default()
-        .terminal(false)
-        .user(UserBuilder::default().uid(0u32).gid(0u32).build()?)
-        .args(args)
-        .env([PATH.to_owned(), "HOME=/root".to_owned()])
-        .cwd("/")
-        .capabilities(capabilities)
-        .no_new_privileges(true)
-        // The limit is set here because a runtime may have raised its own before it starts the
-        // program.
-        .rlimits([PosixRlimitBuilder::default()
-            .typ(PosixRlimitType::RlimitNofile)
-            .soft(nofile.0)
-            .hard(nofile.1)
-            .build()?])
-        .build()?;
-
-    let mut mounts = get_default_mounts();
+    further_mounts: Vec<Value>,
+    (soft, hard): (u64, u64),
+) -> Value {
+    let args = if args.is_empty() { json!(["sh"]) } else { json!(args) };
+    let mut mounts = mounts();
     mounts.extend(further_mounts);
-    SpecBuilder::default()
-        .version("1.0.2")
-        .root(RootBuilder::default().path(rootfs).readonly(true).build()?)
-        .hostname(id.as_str().chars().take(63).collect::<String>())
-        .process(process)
-        .mounts(mounts)
-        .linux(
-            LinuxBuilder::default()
-                .namespaces(namespaces()?)
-                // The random part makes it unlikely that this is the cgroup of an earlier
-                // container, which a crash may have left.
-                .cgroups_path(PathBuf::from(format!("/holdfast/{id}.{}", random_hex(4))))
-                .masked_paths(get_default_maskedpaths())
-                .readonly_paths(get_default_readonly_paths())
-                .build()?,
-        )
-        .build()
+    let hostname: String = id.as_str().chars().take(63).collect();
+    // The random part makes it unlikely that this is the cgroup of an earlier container, which a
+    // crash may have left.
+    let cgroup = format!("/holdfast/{id}.{}", random_hex(4));
+    let mut namespaces = vec!["mount", "pid", "ipc", "uts"];
+    if Path::new("/proc/self/ns/cgroup").exists() {
+        namespaces.push("cgroup");
+    }
+    let namespaces: Vec<_> = namespaces.iter().map(|kind| json!({ "type": kind })).collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": rootfs, "readonly": true },
+        "hostname": hostname,
+        "process": {
+            "terminal": false,
+            "user": { "uid": 0, "gid": 0 },
+            "args": args,
+            "env": [PATH, "HOME=/root"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": CAPABILITIES,
+                "effective": CAPABILITIES,
+                "permitted": CAPABILITIES,
+                // A program that another user runs gets none of them automatically.
+                "inheritable": [],
+                "ambient": [],
+            },
+            "noNewPrivileges": true,
+            // The limit is set here because a runtime may have raised its own before it starts the
+            // program.
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": hard }],
+        },
+        "mounts": mounts,
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": cgroup,
+            "resources": {
+                // The runtime adds the usual devices after this rule, as the specification says.
+                "devices": [{ "allow": false, "access": "rwm" }],
+                "pids": { "limit": MOST_PIDS },
+            },
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+        },
+    })
 }
 
-fn namespaces() -> Result<Vec<oci_spec::runtime::LinuxNamespace>, OciSpecError> {
-    let mut kinds = vec![
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-    ];
-    if Path::new("/proc/self/ns/cgroup").exists() {
-        kinds.push(LinuxNamespaceType::Cgroup);
-    }
-    kinds.into_iter().map(|kind| LinuxNamespaceBuilder::default().typ(kind).build()).collect()
+fn mounts() -> Vec<Value> {
+    vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
+    ]
 }
 
 /// Returns a mount with this destination, type, source and options.
@@ -124,11 +153,11 @@ pub(crate) fn mount(
     kind: &str,
     from: impl AsRef<Path>,
     options: &[&str],
-) -> Result<Mount, OciSpecError> {
-    MountBuilder::default()
-        .destination(to.as_ref())
-        .typ(kind)
-        .source(from.as_ref())
-        .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
-        .build()
+) -> Value {
+    json!({
+        "destination": to.as_ref(),
+        "type": kind,
+        "source": from.as_ref(),
+        "options": options,
+    })
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use holdfast_state::directory::is_damage;
 use holdfast_state::journal::{KnownContainer, KnownProcess};
 use holdfast_state::process_dir::LoadError;
-use holdfast_state::{ContainerDir, ContainerId, Event, EventKind, Problem, ProcessDir, ProcessId};
+use holdfast_state::{ContainerDir, ContainerId, EventKind, Problem, ProcessDir, ProcessId};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -62,7 +62,7 @@ impl From<Error> for Trouble {
 pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) -> Problem {
     let path = core.root.path().join(id.as_str());
     let damage = match trouble {
-        Trouble::Refused(reason) => return told(Problem { path, reason }),
+        Trouble::Refused(reason) => return told(Problem::new(path, reason)),
         Trouble::Damaged(reason) => reason,
     };
     let looked = core.root.container(id).and_then(|dir| {
@@ -79,7 +79,7 @@ pub(crate) fn container(core: &Arc<Core>, id: &ContainerId, trouble: Trouble) ->
         Ok((None, known)) => core.root.set_container_aside(id, &damage).inspect(|_| {
             core.events.append(vec![known.event(id, EventKind::SetAside)]);
         }),
-        Ok((Some(living), _)) => return told(Problem { path, reason: left(&damage, &living) }),
+        Ok((Some(living), _)) => return told(Problem::new(path, left(&damage, &living))),
         Err(error) => Err(error),
     };
     told(outcome(damage, path, moved))
@@ -95,18 +95,19 @@ pub(crate) fn process(
 ) -> Problem {
     let path = core.root.path().join(container.as_str()).join(id.as_str());
     let damage = match trouble {
-        Trouble::Refused(reason) => return told(Problem { path, reason }),
+        Trouble::Refused(reason) => return told(Problem::new(path, reason)),
         Trouble::Damaged(reason) => reason,
     };
     let moved = match core.root.container(container) {
         Ok(dir) => {
             if let Some(living) = living(&dir, id, known.processes.get(id)) {
-                return told(Problem { path, reason: left(&damage, &living) });
+                return told(Problem::new(path, left(&damage, &living)));
             }
             let reason = format!("process {id} of container {container}: {damage}");
             core.root.set_process_aside(&dir, container, id, &reason).inspect(|_| {
-                let event = known.event(container, EventKind::SetAside);
-                core.events.append(vec![Event { process: id.clone(), ..event }]);
+                let mut event = known.event(container, EventKind::SetAside);
+                event.process = id.clone();
+                core.events.append(vec![event]);
             })
         }
         Err(error) => Err(error),
@@ -129,7 +130,7 @@ pub(crate) fn lost(
         let reason = format!(
             "its directory is gone, and its exit was never reported: it was process {pid}, which is not signalled"
         );
-        Some(told(Problem { path: directory.join(id.as_str()), reason }))
+        Some(told(Problem::new(directory.join(id.as_str()), reason)))
     };
     open.filter_map(lost).collect()
 }
@@ -142,8 +143,8 @@ fn left(damage: &str, living: &str) -> String {
 
 fn outcome(damage: String, path: PathBuf, moved: io::Result<PathBuf>) -> Problem {
     match moved {
-        Ok(path) => Problem { path, reason: format!("set aside: {damage}") },
-        Err(error) => Problem { path, reason: format!("{damage}; it can't be set aside: {error}") },
+        Ok(path) => Problem::new(path, format!("set aside: {damage}")),
+        Err(error) => Problem::new(path, format!("{damage}; it can't be set aside: {error}")),
     }
 }
 

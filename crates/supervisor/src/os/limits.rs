@@ -17,6 +17,7 @@ const PROCESSES: u64 = 2;
 /// The kernel features that Holdfast uses; docs/reliability.md describes their effects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Abilities {
     /// The release of the kernel, for example `6.18`.
     pub kernel: String,
@@ -54,6 +55,7 @@ impl Abilities {
 /// A limited resource that containers use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Limit {
     /// The resource.
     pub of: String,

@@ -3,6 +3,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod closer;
+pub(crate) mod descendants;
 pub(crate) mod file_watch;
 pub(crate) mod limits;
 pub(crate) mod oom;

@@ -18,6 +18,7 @@ const EMBEDDED: &str = "holdfast-oci";
 
 /// The runtime that `auto` selects on this machine at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RuntimeChoice {
     /// The path of its executable; `None` if there is no runtime.
     pub program: Option<PathBuf>,

@@ -169,7 +169,7 @@ async fn shim_ended(core: &Core, process: &Process, drain: Duration) {
 }
 
 /// Waits until a killed process has ended.
-async fn vanished(process: &Process) -> Result<(), Error> {
+pub(crate) async fn vanished(process: &Process) -> Result<(), Error> {
     let pid = process.pid();
     let (id, after) = (process.container.clone(), KILL_LIMIT);
     match (timeout(KILL_LIMIT, process.ended()).await, pid) {
