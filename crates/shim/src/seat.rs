@@ -148,10 +148,9 @@ impl Seat {
         }
     }
 
-    /// How many descriptors it may come to need: its FIFOs, the counter of OOM kills, its stdio, and one
-    /// of an adopted process.
+    /// How many descriptors it may come to need: its FIFOs, its stdio, and one of an adopted process.
     pub(crate) fn most_files(&self) -> u64 {
-        3 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
+        2 + self.stdio.most_files() + u64::from(matches!(self.phase, Phase::Adopted { .. }))
     }
 
     /// Whether another shim can take over without missing anything.
@@ -204,7 +203,7 @@ impl Seat {
         rested
     }
 
-    /// Opens the counter of OOM kills, if this is the init process of a container: an exec says nothing
+    /// Finds the counter of OOM kills, if this is the init process of a container: an exec says nothing
     /// of the others.
     pub(crate) fn count_oom_kills(&mut self, pid: i32) {
         if self.home.path().file_name() == Some(OsStr::new(INIT)) {

@@ -1,9 +1,8 @@
-//! The number of times that the OOM killer has killed in a cgroup, by a file that is held open: at
-//! the end of a process, cgroup v1 no longer tells where it was.
+//! The number of times that the OOM killer has killed in a cgroup. The path of the cgroup is looked
+//! up while its process lives: afterwards, cgroup v1 no longer tells it.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::proc;
@@ -12,11 +11,10 @@ const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The counter of the memory cgroup of a process.
 #[derive(Debug)]
-pub struct OomCounter(File);
+pub struct OomCounter(Box<Path>);
 
 impl OomCounter {
-    /// Opens the counter. `None` if the process shares its memory cgroup with this process, or if
-    /// the kernel has no counter for it.
+    /// Finds the counter. `None` if the process shares its memory cgroup with this process.
     ///
     /// # Errors
     ///
@@ -25,17 +23,15 @@ impl OomCounter {
         let theirs = proc::read(&format!("/proc/{pid}/cgroup"))?;
         let own = proc::read("/proc/self/cgroup")?;
         let counter = file(&theirs, MOUNT).filter(|path| file(&own, MOUNT).as_ref() != Some(path));
-        match counter.map(File::open) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            opened => Ok(opened.and_then(Result::ok).map(Self)),
-        }
+        Ok(counter.map(|path| Self(path.into())))
     }
 
-    /// Returns the count since the cgroup was created; 0 once the cgroup is gone.
+    /// Returns the count since the cgroup was created; 0 if the cgroup is gone, or the kernel has no
+    /// counter for it.
     #[must_use]
     pub fn kills(&self) -> u64 {
         let mut text = [0; 512];
-        let length = self.0.read_at(&mut text, 0).unwrap_or(0);
+        let length = File::open(&self.0).and_then(|mut file| file.read(&mut text)).unwrap_or(0);
         count(&text[..length])
     }
 }
