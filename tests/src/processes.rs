@@ -195,8 +195,9 @@ pub fn recorded_shim(root: &Path, container: &str, process: &str) -> Option<Proc
 #[must_use]
 pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
     let dir = format!("--dir {} ", root.join(container).join(process).display());
-    let mut found: Vec<_> =
-        shims(root).into_iter().filter(|shim| shim.command.contains(&dir)).collect();
+    // One that starts a process for a group hands it over, and ends a little later.
+    let is_its = |shim: &Proc| shim.command.contains(&dir) && !shim.command.contains(" --seat ");
+    let mut found: Vec<_> = shims(root).into_iter().filter(is_its).collect();
     if found.is_empty() && crate::shim_group().is_some() {
         // It is not in its command line whose it is.
         found.extend(recorded_shim(root, container, process));

@@ -243,7 +243,7 @@ async fn a_failed_start_is_explained_by_the_first_error_in_the_logs_however_they
     let shim = scratch.path().join("failing-shim");
     let logs = scratch.path().join("logs");
     let script = format!(
-        "#!/bin/sh\ncat {0}/own >&2\n[ ! -e {0}/runtime ] || cp {0}/runtime \"$2/log.json\"\nexit 1\n",
+        "#!/bin/sh\n[ $1 != --version ] || {{ echo its protocol 2; exit; }}\ncat {0}/own >&2\n[ ! -e {0}/runtime ] || cp {0}/runtime \"$2/log.json\"\nexit 1\n",
         logs.display()
     );
     executable::script(&shim, &script);
