@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use holdfast_supervisor::{Error, ErrorKind, ExecOptions, ExitStatus, Stdin, Stdio, Supervisor};
+use holdfast_supervisor::{
+    Error, ErrorKind, EventKind, ExecOptions, ExitStatus, Status, Stdin, Stdio, Supervisor,
+};
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{Scratch, edit_json, eventually, read_all, said, soon, status, unique_id};
 use nix::libc::{SIGKILL, SIGTERM};
@@ -188,5 +190,79 @@ async fn a_shim_has_little_of_the_environment_of_its_supervisor() {
     // The tests themselves have more.
     assert!(std::env::vars_os().count() > allowed.len());
     container.delete_forced().await.unwrap();
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_hears_of_an_event_finds_the_state_that_it_reports() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut events = supervisor.events();
+    let id = unique_id("seen");
+    let first = scratch.options(["true"]).id(id.clone());
+    let container = supervisor.create(first).await.unwrap();
+    // A matter of instants, so more than once.
+    for run in 1..=30 {
+        let starting = {
+            let container = container.clone();
+            tokio::spawn(async move { container.start().await })
+        };
+        loop {
+            let event = soon("an event", events.next()).await.unwrap().unwrap();
+            if matches!(event.kind, EventKind::Exited { .. }) {
+                break;
+            }
+        }
+        let info = container.info();
+        assert_eq!((info.status, info.run, info.pid), (Status::Stopped, run, None));
+        assert!(container.try_wait().is_some());
+        starting.await.unwrap().unwrap();
+    }
+    container.delete().await.unwrap();
+    loop {
+        let event = soon("an event", events.next()).await.unwrap().unwrap();
+        if event.kind == EventKind::Deleted {
+            break;
+        }
+    }
+    assert!(supervisor.get(&id).is_err());
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_input_of_a_container_that_has_ended_is_a_wrong_state_and_one_that_goes_is_not_found() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for _ in 0..20 {
+        let options = || scratch.options(["true"]).stdio(Stdio::new().stdin(Stdin::Pipe));
+        let ended = supervisor.run(options()).await.unwrap();
+        status(&ended).await;
+        let error = ended.stdin().unwrap_err();
+        assert!(matches!(error, Error::WrongState { status: "stopped", .. }), "{error}");
+        ended.delete().await.unwrap();
+        let goes = supervisor.run(options().auto_remove()).await.unwrap();
+        status(&goes).await;
+        for error in [goes.stdin().unwrap_err(), goes.logs().err().unwrap_or(Error::Closed)] {
+            let is_right = matches!(error, Error::NotFound(_) | Error::Closed);
+            assert!(is_right || matches!(error, Error::WrongState { .. }), "{error}");
+        }
+    }
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bind_mount_of_nothing_is_refused_before_anything_is_made() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for (source, said) in [
+        (scratch.path().join("nothing"), "No such file"),
+        ("data".into(), "is an absolute path, not data"),
+    ] {
+        let options = scratch.options(["true"]).bind(source, "/data");
+        let error = supervisor.run(options).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+    assert!(supervisor.list().is_empty());
     scratch.close(supervisor).await;
 }

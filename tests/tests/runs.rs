@@ -203,7 +203,7 @@ async fn of_two_starts_at_once_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forced_deletion_cancels_the_start_of_a_further_run() {
+async fn a_stop_and_a_forced_deletion_cancel_the_start_of_a_further_run() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;
     let runtime = binary("fake-runtime").into_os_string().into_string().expect("UTF-8");
@@ -213,6 +213,24 @@ async fn a_forced_deletion_cancels_the_start_of_a_further_run() {
     edit_json(&container.info().bundle.join("config.json"), |config| {
         config["annotations"] = serde_json::json!({ "fake": "hang-in-create" });
     });
+    let starting = tokio::spawn({
+        let container = container.clone();
+        async move { container.start().await }
+    });
+    while container.info().status != Status::Creating {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A stop cancels it as well. Whoever waits is told of the last run, since there is no other.
+    let waiting = tokio::spawn({
+        let container = container.clone();
+        async move { container.exit().await }
+    });
+    tokio::task::yield_now().await;
+    let exit = soon("the stop", container.stop(SIGKILL, Duration::from_secs(10))).await.unwrap();
+    assert_eq!(exit.status, ExitStatus::Signal(SIGKILL));
+    assert!(starting.await.unwrap().is_err());
+    assert_eq!(soon("the wait", waiting).await.unwrap().unwrap(), exit);
+    assert_eq!(container.info().status, Status::Stopped);
     let starting = tokio::spawn({
         let container = container.clone();
         async move { container.start().await }

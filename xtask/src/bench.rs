@@ -3,6 +3,7 @@
 
 mod churn;
 mod compare;
+mod embedding;
 mod gigabyte;
 mod hosts;
 mod latency;
@@ -51,6 +52,8 @@ enum What {
     Plots,
     /// What the library adds to a start, and from an exit to the future; with many others idle
     Library(library::Options),
+    /// What the library costs a service that embeds it: crates, the time of a build, memory
+    Embedding(embedding::Options),
     /// The daemon with thousands of containers: memory, wake-ups, restore, all of them exiting at once
     Scale(scale::Options),
 }
@@ -66,6 +69,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
         What::Library(options) => library::run(options),
+        What::Embedding(options) => embedding::run(options),
         What::Scale(options) => scale::run(options),
     }
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use holdfast_state::Timestamp;
 use holdfast_sys::PidFd;
+use libcontainer::container::ContainerStatus;
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::container::{Container, ContainerStatus};
 use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::wait::waitpid;
@@ -149,10 +149,7 @@ pub(crate) fn start(global: &Global, id: &str) -> anyhow::Result<()> {
     NotifySocket::new(dir.libcontainer().join(NOTIFY_FILE)).notify_container_start()?;
     dir.mark_started().context("mark the container as started")?;
     drop(lock);
-    let container = Container::load(dir.libcontainer())?;
-    let hooks = container.spec()?.hooks;
-    let hooks = hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
-    hooks::run(hooks, container, &record, Status::Running).context("run poststart hooks")
+    hooks::poststart(&dir.libcontainer(), &record).context("run poststart hooks")
 }
 
 /// Ends what a command that failed has begun: its children, none of which a caller knows of.

@@ -4,7 +4,6 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use libcontainer::container::Container;
 use nix::sys::signal::Signal;
 
 use crate::args::{Global, Kill};
@@ -67,14 +66,8 @@ pub(crate) fn delete(global: &Global, id: &str, force: Force) -> anyhow::Result<
         }
     }
     destroy(&dir, &record)?;
-    let container = Container::load(dir.libcontainer()).ok();
-    let stopped = container.and_then(|container| Some((container.spec().ok()?.hooks?, container)));
-    if let Some((hooks, container)) = stopped
-        && let Err(error) =
-            hooks::run(hooks.poststop().as_ref(), container, &record, Status::Stopped)
-    {
-        // The specification: logged, and the rest goes on.
-        tracing::warn!("run poststop hooks: {error:#}");
+    if dir.libcontainer().exists() {
+        hooks::poststop(&dir.libcontainer(), &record);
     }
     fs::remove_dir_all(&dir.path).with_context(|| format!("remove {}", dir.path.display()))
 }

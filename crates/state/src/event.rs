@@ -207,6 +207,13 @@ pub struct Cursor {
     pub(crate) number: u64,
 }
 
+/// The position before all events that are kept.
+impl Default for Cursor {
+    fn default() -> Self {
+        Self::BEGINNING
+    }
+}
+
 impl Cursor {
     /// The position before all events that are kept, in any journal.
     pub const BEGINNING: Self = Self { journal: JournalId(0), number: 0 };

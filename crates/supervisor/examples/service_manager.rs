@@ -4,7 +4,7 @@
 //! other end of this program leaves them running; the next one picks them up.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use holdfast_supervisor::{Container, ContainerInfo, ContainerOptions, Error, Supervisor};
@@ -50,20 +50,15 @@ async fn pick_up_or_start(
     Ok(container)
 }
 
-/// Returns how long the last run was. The times are stored, so this is also known of a run that
-/// began under an earlier process of this program.
-fn length_of_run(info: &ContainerInfo) -> Option<Duration> {
-    let started = SystemTime::try_from(info.started.as_ref()?).ok()?;
-    SystemTime::try_from(info.finished()?).ok()?.duration_since(started).ok()
-}
-
 /// Starts a service again each time it exits, until `ending` is cancelled.
 async fn keep_running(container: &Container, ending: &CancellationToken) -> Result<(), Error> {
     let name = container.id();
     let mut pause = FIRST_PAUSE;
     while let Some(exit) = ending.run_until_cancelled(container.exit()).await {
         let status = exit?.status;
-        if length_of_run(&container.info()).is_some_and(|length| length >= STABLE) {
+        // The times are stored, so this is also known of a run that began under an earlier process of
+        // this program.
+        if container.info().ran_for().is_some_and(|length| length >= STABLE) {
             pause = FIRST_PAUSE;
         }
         println!("{name}: exited with {status}, again in {pause:?}");

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Read, Write, stdin};
 use std::os::fd::AsFd;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use holdfast_supervisor::{ContainerOptions, Mark, Stdin, Stdio, Supervisor, TerminalSize};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -35,17 +35,9 @@ impl Drop for RawMode {
     }
 }
 
-/// Returns the size of our terminal, which stty(1) prints as rows and columns, or the usual size.
-/// The system call behind it needs `unsafe`, or a library such as rustix.
+/// Returns the size of our terminal, or the usual size.
 fn size() -> TerminalSize {
-    let said = Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()).output();
-    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
-    let numbers =
-        text.unwrap_or_default().split_whitespace().flat_map(str::parse).collect::<Vec<_>>();
-    match numbers[..] {
-        [height @ 1..=u16::MAX, width @ 1..=u16::MAX] => TerminalSize { width, height },
-        _ => TerminalSize { width: 80, height: 24 },
-    }
+    TerminalSize::of(std::io::stdin()).unwrap_or(TerminalSize { width: 80, height: 24 })
 }
 
 /// Reads our standard input on a thread of its own. This program does not wait for the end of that

@@ -163,7 +163,8 @@ impl Container {
     }
 
     /// Waits until the init process exits, and returns its exit status. Returns the status also
-    /// after the container was deleted. Cancel safe.
+    /// after the container was deleted. If a run fails to start meanwhile, this returns the exit
+    /// status of the last run. Cancel safe.
     ///
     /// # Errors
     ///
@@ -180,7 +181,14 @@ impl Container {
     ///
     /// The errors of [`wait`](Self::wait).
     pub async fn exit(&self) -> Result<ExitRecord, Error> {
-        ended(&self.core, &self.state.init()).await
+        loop {
+            let init = self.state.init();
+            match ended(&self.core, &init).await {
+                // This run was not begun, so the container is again what it was.
+                Err(Error::NotFound(_)) if !Arc::ptr_eq(&init, &self.state.init()) => {}
+                ended => return ended,
+            }
+        }
     }
 
     /// Sends a signal, given by its number, to the init process.
@@ -231,8 +239,8 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`Error::NoInput`] if the container was created without standard input, [`Error::NotFound`]
-    /// if it was deleted, [`Error::Io`] if the FIFO cannot be opened, and with
+    /// [`Error::NoInput`] if the container was created without standard input, [`Error::WrongState`]
+    /// if its process has exited, [`Error::NotFound`] if it was deleted, [`Error::Io`] if the FIFO cannot be opened, and with
     /// [`Stdin::Once`](crate::Stdin::Once) the errors of [`close_stdin`](Self::close_stdin).
     pub fn stdin(&self) -> Result<InputWriter, Error> {
         InputWriter::open(&self.core, &self.state.init())
@@ -425,15 +433,19 @@ impl Container {
         Moment::of(&self.state.init()).exit
     }
 
-    /// Stops it: sends a signal, by number, to its init process, and SIGKILL if that has not ended after the
-    /// grace period. A paused container is resumed first, since it could not act on the signal. Returns how
-    /// it ended, also if it had ended before. If the caller drops the future, the stop continues in the
-    /// background.
+    /// Stops the container: sends a signal, by number, to its init process, and SIGKILL if that has not
+    /// ended after the grace period. A paused container is resumed first, since it could not act on the
+    /// signal. The start of a further run is cancelled. Returns how the container ended, also if it had
+    /// ended before. If the caller drops the future, the stop continues in the background.
+    ///
+    /// The init process of a pid namespace gets only signals for which it has a handler
+    /// (pid_namespaces(7)). One that has none for this signal ends after the grace period.
     ///
     /// # Errors
     ///
-    /// [`Error::SurvivesKill`] if a process does not end after SIGKILL, [`Error::WrongState`] while it is
-    /// being created, the errors of the runtime if it cannot be resumed, and [`Error::Closed`] after a
+    /// [`Error::SurvivesKill`] if a process does not end after SIGKILL, [`Error::WrongState`] while the
+    /// container is being created, [`Error::StartDoesNotEnd`] if the start of a further run cannot be
+    /// cancelled, the errors of the runtime if it cannot be resumed, and [`Error::Closed`] after a
     /// shutdown.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Result<ExitRecord, Error> {
         let this = self.clone();
@@ -457,7 +469,8 @@ impl Container {
         self.state.init().labels()
     }
 
-    /// Replaces its labels. They are on disk when this returns.
+    /// Replaces its labels. They are on disk when this returns. If the caller drops the future, this
+    /// continues in the background.
     ///
     /// # Errors
     ///

@@ -47,7 +47,8 @@ impl Container {
     }
 
     /// Does what [`exec`](Self::exec) does, and also returns a reader of the output that misses
-    /// nothing, however soon the process exits.
+    /// nothing, however soon the process exits. If the caller drops the future, the start continues
+    /// in the background.
     ///
     /// # Errors
     ///
@@ -215,7 +216,8 @@ impl ExecProcess {
 
     /// Sends SIGKILL to the process and to its descendants: its children, their children, and so on.
     /// A process whose parent has ended is no descendant; it ends with the container. If the container
-    /// is paused, they end when it is resumed.
+    /// is paused, they end when it is resumed. If the caller drops the future, this continues in the
+    /// background.
     ///
     /// # Errors
     ///
@@ -384,7 +386,8 @@ impl ExecProcess {
         self.process.terminal
     }
 
-    /// Removes the record and the output of a process that has exited.
+    /// Removes the record and the output of a process that has exited. If the caller drops the future,
+    /// the removal continues in the background.
     ///
     /// # Errors
     ///
@@ -394,11 +397,15 @@ impl ExecProcess {
         if !self.process.is_stopped() {
             return Err(self.wrong_state("delete", "stopped"));
         }
-        let removed =
-            remove::forget(&self.core, &self.container, &self.process, Removal::Asked).await;
-        removed.map_err(Error::io(format!(
-            "remove process {} of container {}",
-            self.process.id, self.container.id
-        )))
+        let this = self.clone();
+        self.core
+            .tasks
+            .finish(async move {
+                let Self { core, container, process } = &this;
+                let failed = format!("remove process {} of container {}", process.id, container.id);
+                let removed = remove::forget(core, container, process, Removal::Asked).await;
+                removed.map_err(Error::io(failed))
+            })
+            .await
     }
 }

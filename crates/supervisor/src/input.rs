@@ -16,6 +16,7 @@ use tokio::net::unix::pipe;
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::model::info::Status;
 use crate::model::process::Process;
 use crate::shim::control;
 
@@ -47,7 +48,15 @@ impl InputWriter {
             .and_then(pipe::Sender::from_file);
         let fifo = opened.map_err(|error| match error.kind() {
             _ if process.is_gone() => Error::NotFound(process.container.clone()),
+            _ if process.is_going() => Error::NotFound(process.container.clone()),
             io::ErrorKind::NotFound => Error::NoInput(process.container.clone()),
+            // Nobody reads any more.
+            _ if error.raw_os_error() == Some(nix::libc::ENXIO) => Error::WrongState {
+                id: process.container.clone(),
+                status: Status::Stopped.as_str(),
+                operation: "its input",
+                needed: "created or running",
+            },
             _ => Error::io(format!("open the input of container {}", process.container))(error),
         })?;
         if process.stdin_once {

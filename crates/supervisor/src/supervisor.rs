@@ -178,7 +178,8 @@ impl Supervisor {
 
     /// Does what [`create`](Self::create) does, with a last change to the OCI configuration, after all
     /// options were applied. The result is written to the container's `config.json`; what
-    /// [`Spec`](oci_spec::runtime::Spec) does not know of a bundle's configuration is dropped.
+    /// [`Spec`](oci_spec::runtime::Spec) does not know of a bundle's configuration is dropped. If the
+    /// caller drops the future, the creation continues in the background.
     ///
     /// This needs the feature `oci-spec`, which is on by default.
     ///
@@ -196,6 +197,7 @@ impl Supervisor {
     }
 
     /// Does what [`run`](Self::run) does, with a last change as [`create_with`](Self::create_with) makes it.
+    /// If the caller drops the future, this continues in the background.
     ///
     /// This needs the feature `oci-spec`, which is on by default.
     ///
@@ -223,7 +225,8 @@ impl Supervisor {
     }
 
     /// Does what [`run`](Self::run) does, and also returns a reader of the output that misses
-    /// nothing, however soon the container exits and is removed.
+    /// nothing, however soon the container exits and is removed. If the caller drops the future, this
+    /// continues in the background.
     ///
     /// # Errors
     ///

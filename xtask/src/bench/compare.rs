@@ -2,7 +2,7 @@
 //! Only Holdfast takes part, and nothing is saved.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
@@ -98,14 +98,10 @@ fn ratios(pair: &[Column]) -> Samples {
 /// The programs of a revision, built like ours, in a working tree of git's below `target`. Both stay
 /// there, so that the next revision has less to build.
 pub(super) fn build_revision(revision: &str) -> anyhow::Result<Programs> {
-    let commit = format!("{revision}^{{commit}}");
-    let id = setup::output(crate::git().args(["rev-parse", "--short", "--verify", &commit]))?;
-    let id = id.trim();
-    let dir = crate::target().join("compare");
-    let tree = dir.join("tree");
-    check_out(&tree, id)?;
+    let id = id_of(revision)?;
+    let tree = tree_of(revision)?;
     println!("building {id} (release)");
-    let target = dir.join("target");
+    let target = crate::target().join("compare/target");
     // Whatever programs it has. Of the same toolchain as ours.
     crate::run(
         crate::cargo()
@@ -115,6 +111,19 @@ pub(super) fn build_revision(revision: &str) -> anyhow::Result<Programs> {
             .env("CARGO_TARGET_DIR", &target),
     )?;
     Ok(Programs { name: format!("holdfast {id}"), dir: target.join("release") })
+}
+
+fn id_of(revision: &str) -> anyhow::Result<String> {
+    let commit = format!("{revision}^{{commit}}");
+    let id = setup::output(crate::git().args(["rev-parse", "--short", "--verify", &commit]))?;
+    Ok(id.trim().to_owned())
+}
+
+/// A working tree of git's below `target`, with a revision checked out.
+pub(super) fn tree_of(revision: &str) -> anyhow::Result<PathBuf> {
+    let tree = crate::target().join("compare/tree");
+    check_out(&tree, &id_of(revision)?)?;
+    Ok(tree)
 }
 
 fn check_out(tree: &Path, id: &str) -> anyhow::Result<()> {

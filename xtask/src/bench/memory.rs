@@ -250,7 +250,7 @@ impl Kernel {
 }
 
 /// The lines `Name:  123 kB` of a file of the kernel's.
-fn figures(path: &Path) -> anyhow::Result<Vec<(String, f64)>> {
+pub(super) fn figures(path: &Path) -> anyhow::Result<Vec<(String, f64)>> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     let figure = |line: &str| {
         let (name, rest) = line.split_once(':')?;

@@ -106,6 +106,18 @@ impl Config {
                 let shown = mount.destination.display();
                 return Err(format!("the destination of a mount is an absolute path, not {shown}"));
             }
+            if mount.options.iter().any(|option| option == "bind" || option == "rbind") {
+                let shown = mount.source.display();
+                if !mount.source.is_absolute() {
+                    return Err(format!(
+                        "the source of a bind mount is an absolute path, not {shown}"
+                    ));
+                }
+                mount
+                    .source
+                    .metadata()
+                    .map_err(|error| format!("bind mount of {shown}: {error}"))?;
+            }
             let all = array(&mut config["mounts"])?;
             all.retain(|it| it["destination"] != json!(mount.destination));
             all.push(json!(mount));
@@ -284,7 +296,7 @@ mod tests {
             mounts: vec![Mount {
                 destination: "/proc".into(),
                 kind: "none".into(),
-                source: "/data".into(),
+                source: "/tmp".into(),
                 options: vec!["rbind".into()],
             }],
             read_only: Some(true),
@@ -309,7 +321,7 @@ mod tests {
         }
         assert_eq!(config["hostname"], "web");
         assert_eq!(config["root"]["readonly"], true);
-        let mount = json!({ "destination": "/proc", "type": "none", "source": "/data", "options": ["rbind"] });
+        let mount = json!({ "destination": "/proc", "type": "none", "source": "/tmp", "options": ["rbind"] });
         assert_eq!(config["mounts"], json!([mount]));
         let resources = json!({
             "memory": { "limit": 1 << 20 },

@@ -6,6 +6,7 @@
 //! journal, so a slow listener misses none that the journal still keeps.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::mem::{replace, take};
 use std::pin::Pin;
@@ -46,13 +47,23 @@ pub(crate) struct Events {
     tasks: Tasks,
 }
 
+/// What is done between the writing of events and their publication.
+pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// The events that wait for the writer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     events: Vec<Event>,
-    /// Dropped when all events that were queued before them are published.
-    waiting: Vec<oneshot::Sender<()>>,
+    /// What is done when the events that were queued before it are written; the sender is dropped
+    /// when they are published.
+    waiting: Vec<(Meanwhile, oneshot::Sender<()>)>,
     is_written: bool,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 impl Events {
@@ -90,19 +101,21 @@ impl Events {
         Cursor::new(self.id, *self.told.borrow())
     }
 
-    /// Queues events of a process. They are published in the order of the calls. The returned
-    /// future completes when they are written and published.
+    /// Queues events of a process. They are published in the order of the calls. When they are
+    /// written and before they are published, `meanwhile` is called: what they report is then true
+    /// for everyone who hears of it. The returned future completes when they are published.
     pub(crate) fn publish(
         self: &Arc<Self>,
         process: &Process,
         time: Timestamp,
         kinds: Vec<EventKind>,
+        meanwhile: Meanwhile,
     ) -> impl Future<Output = ()> + use<> {
         let told = (!kinds.is_empty()).then(|| {
             let (done, told) = oneshot::channel();
             let mut queue = lock(&self.queue);
             queue.events.extend(of_process(process, &time, kinds));
-            queue.waiting.push(done);
+            queue.waiting.push((meanwhile, done));
             if !replace(&mut queue.is_written, true) {
                 let this = self.clone();
                 self.tasks.reactor.spawn_blocking(move || this.write_queue());
@@ -119,7 +132,7 @@ impl Events {
 
     fn write_queue(&self) {
         loop {
-            let (events, waiting) = {
+            let (events, waiting): (_, Vec<_>) = {
                 let mut queue = lock(&self.queue);
                 if queue.events.is_empty() {
                     queue.is_written = false;
@@ -127,18 +140,24 @@ impl Events {
                 }
                 (take(&mut queue.events), take(&mut queue.waiting))
             };
-            self.append(events);
+            let (changes, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            self.append_with(events, || changes.into_iter().for_each(|change| change()));
             drop(waiting);
         }
     }
 
     /// Writes events to the journal and publishes them. Blocks on the disk.
-    pub(crate) fn append(&self, mut events: Vec<Event>) {
+    pub(crate) fn append(&self, events: Vec<Event>) {
+        self.append_with(events, || {});
+    }
+
+    fn append_with(&self, mut events: Vec<Event>, meanwhile: impl FnOnce()) {
         let mut journal = lock(&self.journal);
         if let Err(error) = journal.append(&mut events) {
             // The events are published all the same: a full disk must not hide an exit.
             tracing::warn!(%error, events = events.len(), "the journal can't be written; the next event tries again");
         }
+        meanwhile();
         let Some(last) = events.last().map(|event| event.seq) else { return };
         // Done while the journal is still locked, so that the events are published in the order of
         // their numbers.

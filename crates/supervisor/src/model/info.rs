@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use holdfast_state::{
     ContainerId, ExitRecord, GroupName, Incarnation, Logging, ProcessId, Timestamp,
@@ -107,6 +108,18 @@ impl ContainerInfo {
     #[must_use]
     pub fn finished(&self) -> Option<&Timestamp> {
         self.exit.as_ref().map(|exit| &exit.time)
+    }
+
+    /// Returns how long the program ran in the current run: from its start until its exit, or until now.
+    /// `None` if one of the times is not known. The system's clock may have been set meanwhile.
+    #[must_use]
+    pub fn ran_for(&self) -> Option<Duration> {
+        let begin = SystemTime::try_from(self.started.as_ref()?).ok()?;
+        let end = match self.finished() {
+            Some(time) => SystemTime::try_from(time).ok()?,
+            None => SystemTime::now(),
+        };
+        Some(end.duration_since(begin).unwrap_or_default())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The options of a container or an exec process.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,6 +85,18 @@ pub struct Stdio {
     pub(crate) stderr: Option<PathBuf>,
     pub(crate) terminal: Option<TerminalSize>,
     pub(crate) log: Logging,
+}
+
+impl TerminalSize {
+    /// Returns the size of a terminal of this process.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` if the descriptor is not that of a terminal.
+    pub fn of(terminal: impl AsFd) -> io::Result<Self> {
+        let (width, height) = holdfast_sys::terminal::size(terminal)?;
+        Ok(Self { width, height })
+    }
 }
 
 impl Stdio {
@@ -415,7 +429,8 @@ impl ContainerOptions {
     }
 
     /// Deletes the container automatically after its exit. The exit is published first. A later
-    /// creation of a container with the same id waits for the deletion.
+    /// creation of a container with the same id waits for the deletion. A container that is never
+    /// started does not exit, and stays.
     #[must_use]
     pub fn auto_remove(mut self) -> Self {
         self.auto_remove = true;

@@ -146,9 +146,9 @@ impl Process {
         }
     }
 
-    /// Passes an input to the lifecycle. The events are published before the new state is visible,
-    /// in the order of the transitions. Returns the other actions.
-    pub(crate) async fn apply(&self, events: &Arc<Events>, input: Input) -> Vec<Action> {
+    /// Passes an input to the lifecycle. The new state is visible once the events are in the journal,
+    /// and before anybody hears of them. Returns the other actions.
+    pub(crate) async fn apply(self: &Arc<Self>, events: &Arc<Events>, input: Input) -> Vec<Action> {
         let _one_at_a_time = self.changing.lock().await;
         let (next, actions) = step(self.nature, &self.state(), input);
         let (mut told, mut rest) = (Vec::new(), Vec::new());
@@ -166,13 +166,19 @@ impl Process {
                 _ => {}
             }
         }
-        events.publish(self, time, told).await;
+        let (this, state) = (self.clone(), next.clone());
+        events.publish(self, time, told, Box::new(move || this.set_state(state))).await;
+        // Without events, or if the Tokio runtime is gone, nobody has done it.
+        self.set_state(next);
+        rest
+    }
+
+    fn set_state(&self, next: State) {
         self.state.send_if_modified(|state| {
             let changed = *state != next;
             *state = next;
             changed
         });
-        rest
     }
 
     pub(crate) fn state(&self) -> State {

@@ -104,10 +104,13 @@ pub(crate) async fn stop(
     signal: i32,
     grace: Duration,
 ) -> Result<ExitRecord, Error> {
-    let init = container.init();
-    if init.state() == State::Creating {
-        return Err(container.wrong_state("stop", "created, running or paused"));
+    if container.init().state() == State::Creating {
+        if container.init().run == 1 {
+            return Err(container.wrong_state("stop", "created, running or paused"));
+        }
+        cut_start_short(core, container).await?;
     }
+    let init = container.init();
     for (signal, limit) in [(signal, grace), (nix::libc::SIGKILL, KILL_LIMIT)] {
         // `None` if it has ended, which is what is wanted.
         init.signal(signal).unwrap_or(Ok(()))?;
@@ -234,7 +237,7 @@ pub(crate) async fn forget(
             // can have the id.
             let mut containers = core.containers();
             let last = if has_been { vec![EventKind::Deleted] } else { vec![] };
-            let told = core.events.publish(process, Timestamp::now(), last);
+            let told = core.events.publish(process, Timestamp::now(), last, Box::new(|| {}));
             core.forget(&mut containers, &container.id);
             told
         };
