@@ -124,7 +124,8 @@ async fn a_container_opens_no_device_of_the_host() {
     for runtime in runtimes() {
         let attack = Attack::on(&runtime).await;
         for kind in &attack.kinds {
-            let out = attack.run(kind, &["--rm"], &format!("{TRY}{script}")).await;
+            let options = ["--rm", "--cap-add", "MKNOD"];
+            let out = attack.run(kind, &options, &format!("{TRY}{script}")).await;
             let context = format!("{} {kind:?}:\n{out}", attack.name);
             for device in &foreign {
                 for how in ["<", ">>", "<>"] {

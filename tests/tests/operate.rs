@@ -269,6 +269,13 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
         (&first["id"], &first["pids"], &first["oomKills"]),
         (&json!(id), &json!(3), &json!(0))
     );
+    // A container chooses its command lines. None of them acts on the terminal or forges a row.
+    let forged = "sleep 100003; : '\u{1b}[2J\n1234  forged\u{202e}'";
+    let exec = ["exec", "-d", &id, "sh", "-c", forged];
+    holdfast.ok(&exec).await;
+    let table = holdfast.ok(&["top", &id]).await;
+    assert!(table.contains("\\u{1b}[2J\\n1234  forged\\u{202e}"), "{table}");
+    assert!(!table.contains('\u{1b}') && (5..=6).contains(&table.lines().count()), "{table}");
     assert_eq!(first["memoryLimitBytes"], Value::Null);
     let memory = first["memoryBytes"].as_u64().unwrap();
     assert!((4096..1 << 30).contains(&memory), "{first}");

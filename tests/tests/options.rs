@@ -119,6 +119,47 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_or_a_cgroup_by_which_the_host_would_change_is_refused_for_each_runtime() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let victim = scratch.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    let rootfs = scratch.bundle().join("rootfs");
+    let runtimes =
+        ["runc".to_owned(), holdfast_tests::binary("holdfast-oci").display().to_string()];
+    for runtime in &runtimes {
+        for name in ["dev", "proc", "sys"] {
+            let place = rootfs.join(name);
+            let _ = std::fs::remove_dir(&place);
+            std::os::unix::fs::symlink(&victim, &place).unwrap();
+            let bundle = scratch.options(["true"]);
+            for options in [bundle, ContainerOptions::rootfs(&rootfs).args(["true"])] {
+                let error = supervisor.run(options.runtime(runtime)).await.unwrap_err();
+                let expected = format!("/{name} is a symbolic link, and has to be a directory");
+                assert!(error.to_string().contains(&expected), "{error}");
+            }
+            std::fs::remove_file(&place).unwrap();
+            std::fs::create_dir(&place).unwrap();
+        }
+        for path in ["/", "/.", "..", "/a/../..", "/../b"] {
+            let cgroup = path.to_owned();
+            let run =
+                supervisor.run_with(scratch.options(["true"]).runtime(runtime), move |spec| {
+                    if let Some(linux) = spec.linux_mut() {
+                        linux.set_cgroups_path(Some(cgroup.into()));
+                    }
+                });
+            // The typed change comes after the options, and is checked all the same.
+            let error = run.await.unwrap_err();
+            assert!(error.to_string().contains("not a cgroup below the root"), "{path}: {error}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+    assert!(supervisor.list().is_empty());
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exec_has_a_user_and_capabilities_of_its_own() {
     let scratch = Scratch::new();
     let supervisor = scratch.open().await;

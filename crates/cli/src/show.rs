@@ -16,7 +16,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use crate::client::Client;
-use crate::streams::{self, complain, print};
+use crate::streams::{self, complain, harmless, print};
 
 /// One line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -64,7 +64,8 @@ fn describe(info: &Info, to: &mut impl std::io::Write) -> std::io::Result<()> {
         )?;
     }
     for problem in &info.problems {
-        writeln!(to, "problem   {}: {}", problem.path.display(), problem.reason)?;
+        let text = format!("{}: {}", problem.path.display(), problem.reason);
+        writeln!(to, "problem   {}", harmless(&text))?;
     }
     Ok(())
 }
@@ -99,7 +100,7 @@ pub(crate) fn processes(processes: &[ProcessEntry], as_json: bool) -> anyhow::Re
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["PID", "COMMAND"]);
     for process in processes {
-        table.add_row([process.pid.to_string(), process.command.clone()]);
+        table.add_row([process.pid.to_string(), harmless(&process.command)]);
     }
     Ok(print(table)?)
 }
@@ -192,7 +193,9 @@ pub(crate) async fn events(
         let detail = match &event.kind {
             holdfast_daemon::api::EventKind::Exited { status, .. } => format!(" {status}"),
             holdfast_daemon::api::EventKind::Created { pid } => format!(" pid {pid}"),
-            holdfast_daemon::api::EventKind::StartFailed { reason } => format!(" {reason}"),
+            holdfast_daemon::api::EventKind::StartFailed { reason } => {
+                format!(" {}", harmless(reason))
+            }
             _ => String::new(),
         };
         let (time, container, seq) = (event.time, event.container, event.seq);

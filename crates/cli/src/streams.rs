@@ -87,7 +87,25 @@ pub(crate) fn write_errors(bytes: &[u8]) {
 
 /// Says on our standard error what is wrong, in one line.
 pub(crate) fn complain(message: impl Display) {
-    write_errors(format!("holdfast: {message}\n").as_bytes());
+    write_errors(format!("holdfast: {}\n", harmless(&message.to_string())).as_bytes());
+}
+
+/// Escapes what a terminal would act on: control characters, line feeds too, and those that change the
+/// direction of text. A container chooses its command lines, and parts of error messages; printed as they
+/// are, they could move the cursor, forge a row of a table, or hide text.
+pub(crate) fn harmless(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut harmless, c| {
+        if acts(c) {
+            harmless.extend(c.escape_default());
+        } else {
+            harmless.push(c);
+        }
+        harmless
+    })
 }
 
 /// Our standard error as the sink of the daemon's log. It never fails: tracing would report the
@@ -192,6 +210,22 @@ fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_escaped_and_the_rest_is_not() {
+        for (text, shown) in [
+            ("sh -c 'echo é 日本'", "sh -c 'echo é 日本'"),
+            ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
+            ("one\n9999  forged\r\t", "one\\n9999  forged\\r\\t"),
+            ("\u{9b}31m\u{7f}", "\\u{9b}31m\\u{7f}"),
+            (
+                "\u{202e}txt.exe\u{2066}\u{200f}\u{2028}",
+                "\\u{202e}txt.exe\\u{2066}\\u{200f}\\u{2028}",
+            ),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
 
     #[test]
     fn a_write_to_a_full_non_blocking_pipe_waits_and_loses_nothing() {

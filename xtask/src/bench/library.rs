@@ -29,7 +29,7 @@ pub(super) struct Idle {
     /// How many are made, or deleted, at the same time
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub(super) parallel: usize,
-    /// Where their output goes. With `file` or `none` the daemon holds two files for each, with others
+    /// Where their output goes. With `none` or `file,direct=yes` the daemon holds two files for each, with others
     /// four: no more than `ulimit -Hn` in all
     #[arg(long, value_name = "DRIVER", default_value = "cri")]
     pub(super) log: String,

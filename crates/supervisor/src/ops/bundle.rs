@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use holdfast_state::ContainerId;
 use serde_json::{Map, Value, json};
@@ -74,6 +74,10 @@ pub(crate) fn prepare(
     let path = given.as_ref().map_or(place.own, |(bundle, _)| bundle.as_path());
     change(&mut config, options, configure)
         .map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+    check(&config, path).map_err(|reason| match &options.source {
+        Source::Rootfs(rootfs) => Error::Rootfs { path: rootfs.clone(), reason },
+        Source::Bundle(_) | Source::Host => Error::Bundle { path: path.to_owned(), reason },
+    })?;
     let path = match given {
         // The caller's own bundle is used as it is if nothing in it has to change.
         Some((bundle, before)) if before == config => bundle,
@@ -103,6 +107,38 @@ fn change(
         configure(config)?;
     }
     check_process(&config["process"])
+}
+
+/// Refuses a configuration by which the runtime would change the host. `bundle` is where its relative
+/// paths begin.
+fn check(config: &Value, bundle: &Path) -> Result<(), String> {
+    if let Some(root) = config["root"]["path"].as_str() {
+        let root = bundle.join(root);
+        for name in ["dev", "proc", "sys"] {
+            // A runtime makes files in these directories, and would make them where the link points to.
+            let is_link = root.join(name).symlink_metadata().is_ok_and(|it| it.is_symlink());
+            if is_link {
+                return Err(format!("/{name} is a symbolic link, and has to be a directory"));
+            }
+        }
+    }
+    // An empty path is the same as none.
+    let cgroup = config["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty());
+    if let Some(cgroup) = cgroup {
+        let below_root =
+            Path::new(cgroup).components().any(|it| matches!(it, Component::Normal(_)));
+        let leaves = Path::new(cgroup).components().any(|it| it == Component::ParentDir);
+        if !below_root || leaves {
+            return Err(format!("linux.cgroupsPath {cgroup:?} is not a cgroup below the root"));
+        }
+    }
+    Ok(())
+}
+
+/// Does the same for the configuration of a bundle that was used before.
+pub(crate) fn check_again(bundle: &Path) -> Result<(), Error> {
+    let checked = read_config(bundle).and_then(|config| check(&config, bundle));
+    checked.map_err(|reason| Error::Bundle { path: bundle.to_owned(), reason })
 }
 
 /// Makes paths absolute that are relative to a bundle, which its configuration leaves.

@@ -138,6 +138,7 @@ pub(crate) fn next_run(core: &Core, container: &ContainerState) -> Result<Job, E
         }
     }
     limits::check_files(dir.directory())?;
+    bundle::check_again(&policies.bundle)?;
     // The runs whose start failed have numbers too.
     let runs = dir.past_runs().unwrap_or_default();
     let run = runs.last().map_or(0, |run| run.run).max(policies.run).saturating_add(1);
