@@ -349,6 +349,7 @@ impl<'a> Controller<'a> {
             actor.shim_goes_on();
         }
         if signal == SIGKILL {
+            self.interrupt_execs_of_group(number);
             if !ended(&shim, PATIENCE) {
                 return Err(Trouble::of(number, "its shim survives SIGKILL".to_owned()));
             }
@@ -360,6 +361,17 @@ impl<'a> Controller<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The shim of a group is killed: an exec that it is asked to start, or starts, may come to nothing. That
+    /// holds for each container of the group, whatever shim has its first process.
+    fn interrupt_execs_of_group(&mut self, number: usize) {
+        let group = self.actors[number].group;
+        for actor in self.actors.iter_mut().filter(|it| group.is_some() && it.group == group) {
+            if let Some((_, _, interrupted)) = &mut actor.exec {
+                *interrupted = true;
+            }
+        }
     }
 
     /// All that have the same shim, this one among them. Of those in its group that are only being
