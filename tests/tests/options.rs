@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    ContainerOptions, Error, ErrorKind, ExecOptions, ExitStatus, Supervisor, User,
+    ContainerOptions, Error, ErrorKind, ExecOptions, ExitStatus, Network, Supervisor, User,
 };
 use holdfast_tests::{Holdfast, Scratch, soon, status, unique_id};
 use nix::libc::{SIGKILL, SIGTERM};
@@ -156,6 +156,46 @@ async fn a_root_or_a_cgroup_by_which_the_host_would_change_is_refused_for_each_r
     }
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
     assert!(supervisor.list().is_empty());
+    scratch.close(supervisor).await;
+}
+
+/// Returns the interfaces in /proc/net/dev.
+fn interfaces(text: &str) -> Vec<String> {
+    let mut names: Vec<_> =
+        text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_is_loopback_alone_or_the_hosts() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let rootfs = scratch.bundle().join("rootfs");
+    let hosts = interfaces(&std::fs::read_to_string("/proc/net/dev").expect("read /proc"));
+    let runtimes =
+        ["runc".to_owned(), holdfast_tests::binary("holdfast-oci").display().to_string()];
+    for runtime in &runtimes {
+        let bare = || ContainerOptions::rootfs(&rootfs).runtime(runtime);
+        let bundle = || scratch.options(["true"]).runtime(runtime);
+        for (options, shares) in [
+            (bare(), false),
+            (bare().network(Network::None), false),
+            (bare().network(Network::Host), true),
+            (bundle(), false),
+            (bundle().network(Network::Host), true),
+        ] {
+            // To an address of the loopback interface, which answers only if the interface is up.
+            let script = "cat /proc/net/dev; nc -w 1 127.0.0.1 9 </dev/null 2>&1; \
+                ip link show lo | grep -q LOWER_UP && echo up";
+            let text = printed(&supervisor, options, script).await;
+            let found = interfaces(text.split("nc:").next().unwrap_or_default());
+            let context = format!("{runtime}: {text}");
+            assert_eq!(found == hosts && hosts.len() > 1, shares && hosts.len() > 1, "{context}");
+            assert!(shares || found == ["lo"], "{context}");
+            assert!(shares || text.ends_with("up\n"), "{context}");
+        }
+    }
     scratch.close(supervisor).await;
 }
 

@@ -8,7 +8,7 @@ use anyhow::bail;
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
     CheckpointRequest, ContainerId, ContainerOptions, Cursor, GroupName, LogQuery, LogSpec,
-    Logging, OrphanPolicy, Stdin, Stdio, StopRequest, User,
+    Logging, Network, OrphanPolicy, Stdin, Stdio, StopRequest, User,
 };
 
 use crate::current_dir;
@@ -510,6 +510,10 @@ struct ConfigArgs {
     /// Mount an empty tmpfs of at most 64 MiB, or of SIZE
     #[arg(long, value_name = "DEST[:SIZE]", value_parser = parse_tmpfs)]
     tmpfs: Vec<(PathBuf, u64)>,
+    /// The network: `none` is the loopback interface alone, `host` that of the host [default without a
+    /// bundle: none]
+    #[arg(long, value_name = "none|host", value_parser = parse_network)]
+    network: Option<Network>,
     /// Make the root file system read-only, or with `=false` writable
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     read_only: Option<bool>,
@@ -566,6 +570,9 @@ impl ConfigArgs {
         for (destination, bytes) in self.tmpfs {
             options = options.tmpfs(destination, bytes);
         }
+        if let Some(network) = self.network {
+            options = options.network(network);
+        }
         if let Some(read_only) = self.read_only {
             options = options.read_only(read_only);
         }
@@ -602,6 +609,14 @@ fn parse_user(text: &str) -> Result<User, String> {
         None => (number(text)?, 0),
     };
     Ok(User { uid, gid, ..User::default() })
+}
+
+fn parse_network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        _ => Err("it is none or host".to_owned()),
+    }
 }
 
 fn parse_volume(text: &str) -> Result<Volume, String> {

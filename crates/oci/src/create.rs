@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use holdfast_state::Timestamp;
-use holdfast_sys::PidFd;
+use holdfast_sys::{PidFd, network};
 use libcontainer::container::ContainerStatus;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
@@ -107,6 +107,10 @@ fn build(
     let pid = container.pid().context("libcontainer made a container without a process")?;
     record.set_process(pid.as_raw())?;
     hierarchy::check_apart(pid.as_raw(), hierarchies)?;
+    if config.has_new_network() {
+        // As runc does. The program waits for `start`, so it finds it up.
+        network::bring_loopback_up(pid.as_raw()).context("bring the loopback interface up")?;
+    }
     let (path, systemd) = (&config.cgroup, global.systemd_cgroup);
     record.cgroup = Cgroup::new(path, systemd, Some(pid.as_raw()), hierarchies)?;
     if is_unified()? {

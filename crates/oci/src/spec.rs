@@ -93,6 +93,15 @@ impl Config {
         namespaces.is_some_and(|all| all.iter().any(|namespace| namespace["type"] == "user"))
     }
 
+    /// Whether it asks for a new network namespace.
+    pub(crate) fn has_new_network(&self) -> bool {
+        let namespaces = self.json["linux"]["namespaces"].as_array();
+        namespaces.is_some_and(|all| {
+            all.iter()
+                .any(|it| it["type"] == "network" && it["path"].as_str().is_none_or(str::is_empty))
+        })
+    }
+
     /// What it says of devices; the first rule denies all.
     pub(crate) fn device_rules(&self) -> &[LinuxDeviceCgroup] {
         let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

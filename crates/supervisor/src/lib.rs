@@ -88,7 +88,7 @@ pub use input::InputWriter;
 pub use log::entries::LogChunk;
 pub use log::output::{LogLine, LogLines, Output, OutputReader};
 pub use log::reader::{LogOptions, LogReader};
-pub use model::config::User;
+pub use model::config::{Network, User};
 pub use model::events::EventStream;
 pub use model::info::{ContainerInfo, ExecInfo, Status};
 pub use model::keeper::Keeper;

@@ -32,6 +32,7 @@ pub mod fd_passing;
 pub mod kernel;
 pub mod memory;
 pub mod mount;
+pub mod network;
 pub mod oom;
 pub mod pidfd;
 pub mod pidfs;

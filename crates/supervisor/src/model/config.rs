@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) hostname: Option<String>,
     pub(crate) mounts: Vec<Mount>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<Network>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) read_only: Option<bool>,
     /// In bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +51,17 @@ pub struct User {
     /// The ids of further groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
+}
+
+/// The network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Network {
+    /// A network namespace of its own, in which there is only the loopback interface.
+    None,
+    /// The network of the host: all interfaces and all ports.
+    Host,
 }
 
 /// A mount that is added to the container. It replaces one with the same destination.
@@ -97,6 +110,18 @@ impl Config {
                 return Err("a host name needs a uts namespace in the configuration".to_owned());
             }
             config["hostname"] = json!(hostname);
+        }
+        if let Some(network) = self.network {
+            let namespaces = array(&mut config["linux"]["namespaces"])?;
+            let is_network = |it: &Value| it["type"] == "network";
+            match network {
+                Network::Host => namespaces.retain(|it| !is_network(it)),
+                Network::None => {
+                    // One with a path is somebody else's.
+                    namespaces.retain(|it| !is_network(it));
+                    namespaces.push(json!({ "type": "network" }));
+                }
+            }
         }
         if let Some(read_only) = self.read_only {
             config["root"]["readonly"] = json!(read_only);
@@ -299,6 +324,7 @@ mod tests {
                 source: "/tmp".into(),
                 options: vec!["rbind".into()],
             }],
+            network: Some(Network::None),
             read_only: Some(true),
             memory_limit: Some(1 << 20),
             pids_limit: Some(5),
@@ -320,6 +346,11 @@ mod tests {
             assert_eq!(process["capabilities"][set], json!(["CAP_KILL", "CAP_NET_ADMIN"]), "{set}");
         }
         assert_eq!(config["hostname"], "web");
+        let own = json!([{ "type": "uts" }, { "type": "network" }]);
+        assert_eq!(config["linux"]["namespaces"], own);
+        let host = Config { network: Some(Network::Host), ..Config::default() };
+        assert_eq!(host.apply(&mut config), Ok(()));
+        assert_eq!(config["linux"]["namespaces"], json!([{ "type": "uts" }]));
         assert_eq!(config["root"]["readonly"], true);
         let mount = json!({ "destination": "/proc", "type": "none", "source": "/tmp", "options": ["rbind"] });
         assert_eq!(config["mounts"], json!([mount]));

@@ -194,6 +194,7 @@ fn millis(limit: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::Network;
 
     #[test]
     fn options_survive_being_stored() {
@@ -207,6 +208,7 @@ mod tests {
             .bind_read_only("/etc", "/etc")
             .tmpfs("/tmp", 1 << 20)
             .read_only(false)
+            .network(Network::Host)
             .memory_limit(1)
             .pids_limit(2)
             .cpu_limit(500)

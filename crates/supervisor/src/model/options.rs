@@ -10,7 +10,7 @@ use holdfast_state::{ContainerId, GroupName, LogSpec, Logging, OrphanPolicy, Pro
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::model::config::{Config, Mount, Ulimit, User};
+use crate::model::config::{Config, Mount, Network, Ulimit, User};
 use crate::model::definition::{ContainerDefinition, ExecDefinition, StdioDefinition};
 
 /// The rotation of logs that do not set their own.
@@ -193,7 +193,8 @@ impl ContainerOptions {
     }
 
     /// Uses a root file system, and generates a configuration for it: the root is read-only; the
-    /// mount, pid, ipc, uts and cgroup namespaces are private; the network is the host's.
+    /// mount, pid, ipc, uts, cgroup and network namespaces are private. There is no network but the
+    /// loopback interface; see [`network`](Self::network).
     #[must_use]
     pub fn rootfs(directory: impl Into<PathBuf>) -> Self {
         Self::new(Source::Rootfs(directory.into()))
@@ -290,6 +291,13 @@ impl ContainerOptions {
     ) -> Self {
         let options = options.iter().map(ToString::to_string).collect();
         self.config.mounts.push(Mount { destination, kind: kind.to_owned(), source, options });
+        self
+    }
+
+    /// Sets the network. The default without a bundle is [`Network::None`].
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.config.network = Some(network);
         self
     }
 

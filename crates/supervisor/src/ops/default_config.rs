@@ -60,9 +60,9 @@ pub(crate) fn nofile(soft: Option<u64>) -> io::Result<(u64, u64)> {
     Ok((soft.unwrap_or(own).min(hard), hard))
 }
 
-/// Returns the default configuration: a read-only root; private mount, pid, ipc and uts namespaces,
-/// and a private cgroup namespace where the kernel supports it; the host's network; a cgroup of its
-/// own, which allows the usual devices only.
+/// Returns the default configuration: a read-only root; private mount, pid, ipc, uts and network
+/// namespaces, and a private cgroup namespace where the kernel supports it; a cgroup of its own, which
+/// allows the usual devices only.
 pub(crate) fn default_config(
     id: &ContainerId,
     args: &[String],
@@ -77,7 +77,7 @@ pub(crate) fn default_config(
     // The random part makes it unlikely that this is the cgroup of an earlier container, which a
     // crash may have left.
     let cgroup = format!("/holdfast/{id}.{}", random_hex(4));
-    let mut namespaces = vec!["mount", "pid", "ipc", "uts"];
+    let mut namespaces = vec!["mount", "pid", "ipc", "uts", "network"];
     if Path::new("/proc/self/ns/cgroup").exists() {
         namespaces.push("cgroup");
     }
