@@ -187,7 +187,7 @@ async fn an_exec_has_its_own_status_output_environment_and_end() {
 
     let sleeper = container.exec(ExecOptions::new(["sleep", "100000"])).await.unwrap();
     let early = sleeper.delete().await.unwrap_err();
-    assert!(matches!(early, Error::WrongState { .. }), "{early}");
+    assert!(matches!(early, Error::WrongExecState { .. }), "{early}");
     sleeper.signal(SIGTERM).unwrap();
     assert_eq!(soon("the exec", sleeper.wait()).await.unwrap(), ExitStatus::Signal(SIGTERM));
     assert_eq!(container.info().status, Status::Running);

@@ -9,7 +9,7 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
-    Output, Proc, Scratch, edit_json, events_until, read_all, said, soon, status, unique_id,
+    Output, Proc, Scratch, binary, edit_json, events_until, read_all, said, soon, status, unique_id,
 };
 use nix::sys::signal::Signal;
 
@@ -258,6 +258,42 @@ async fn a_killed_shim_costs_no_status() {
         assert!(matches!(record.evidence, Evidence::Pidfd | Evidence::Zombie), "{record:?}");
     }
     assert_eq!(history(&supervisor).await.len(), 3);
+    scratch.close(supervisor).await;
+}
+
+/// Regression: the copies of the pipes were made some time after the restore. If a shim was killed and
+/// its container exited before that, the last output was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_killed_as_soon_as_the_supervisor_is_back_costs_no_output() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let mut all = Vec::new();
+    for _ in 0..40 {
+        let (gate, id) = (scratch.gate(), unique_id("early"));
+        let runtime = binary("fake-runtime").display().to_string();
+        let options = scratch.options(["sh", "-c", &gate.script_on_host("echo ready")]);
+        let container = supervisor.run(options.id(id.clone()).runtime(runtime)).await.unwrap();
+        said(&container, "ready").await;
+        all.push((id, gate));
+    }
+    let shims: Vec<_> =
+        all.iter().map(|(id, _)| shim_of(&scratch.root(), id.as_str(), "init")).collect();
+    soon("the shutdown", supervisor.shutdown()).await;
+    // Every second shim is dead before the supervisor is back, the others die just after that.
+    let kill = |odd: usize| {
+        shims.iter().skip(odd).step_by(2).for_each(|shim| shim.signal(Signal::SIGKILL));
+    };
+    kill(0);
+    let supervisor = scratch.open().await;
+    kill(1);
+    all.iter().for_each(|(_, gate)| gate.open(7));
+    for (id, _) in &all {
+        let container = supervisor.get(id).unwrap();
+        assert_eq!(status(&container).await, ExitStatus::Code(7));
+        let output = soon("the output", container.output()).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ready\nafter\n", "{id}");
+        container.delete().await.unwrap();
+    }
     scratch.close(supervisor).await;
 }
 

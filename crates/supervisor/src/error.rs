@@ -302,6 +302,12 @@ impl Error {
 fn program_fault(text: &str) -> Option<ErrorKind> {
     let text = text.to_lowercase();
     let has = |part: &str| text.contains(part);
+    // What is missing or refused is then something else than the program.
+    let others =
+        ["hook #", "hooks:", "execute hook", "chdir to", "set working dir", "oom_score_adj"];
+    if others.into_iter().any(has) {
+        return None;
+    }
     if has("executable") && has("not found") || has("no such file or directory") && has("exec") {
         return Some(ErrorKind::CommandNotFound);
     }
@@ -347,6 +353,7 @@ mod tests {
             "exec: \"nosuch\": executable file not found in $PATH",
             "exec /nosuch: no such file or directory",
             "Executable not found",
+            "exec: \"webhook\": executable file not found in $PATH",
         ] {
             assert_eq!(kind(text), ErrorKind::CommandNotFound, "{text}");
         }
@@ -357,7 +364,15 @@ mod tests {
         ] {
             assert_eq!(kind(text), ErrorKind::NotExecutable, "{text}");
         }
-        assert_eq!(kind("cgroups: no such device"), ErrorKind::Runtime);
+        for text in [
+            "cgroups: no such device",
+            "error running prestart hook #0: fork/exec /nohook: no such file or directory",
+            "run poststart hooks: execute hook /nohook: permission denied",
+            "exec failed: chdir to cwd (\"/no/such\") set in config.json failed: no such file or directory",
+            "exec failed: write /proc/self/oom_score_adj: permission denied",
+        ] {
+            assert_eq!(kind(text), ErrorKind::Runtime, "{text}");
+        }
     }
 
     #[test]

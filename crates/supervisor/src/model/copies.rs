@@ -36,13 +36,14 @@ impl Copies {
         Self { stdout: None, stderr: None, terminal: None, closer: closer.clone() }
     }
 
-    /// Copies the descriptors of a live shim with pidfd_getfd(2). The shim takes no part in this;
-    /// it may even be stopped.
-    pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<Self> {
+    /// Copies the descriptors of a shim with pidfd_getfd(2), and returns whether these are all. The
+    /// shim takes no part in this; it may even be stopped. If it is being killed, some may be
+    /// missing. The others are good: they may be all that keeps the content of a pipe.
+    pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<(Self, bool)> {
         let StdioFds { stdout, stderr, terminal } = shim.stdio;
         let mut copies = Self::none(closer);
         if shim.stdio.all().next().is_none() {
-            return Ok(copies);
+            return Ok((copies, true));
         }
         let held = PidFd::open(shim.pid)?;
         // The start time identifies the shim. It was read after the pidfd was opened, so it is that
@@ -56,16 +57,40 @@ impl Copies {
             Some(fd) => copy(&held, fd, is_ours, closer),
             None => Ok(None),
         };
-        copies.stdout = copy(stdout, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
-        copies.stderr = copy(stderr, |fd| is_pipe(fd, OFlag::O_RDONLY))?;
-        copies.terminal = copy(terminal, |_| true)?;
+        // One that cannot be copied does not take the others along.
+        let mut failed = None;
+        let mut or_none = |copied: io::Result<Option<OwnedFd>>| {
+            copied.unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        };
+        copies.stdout = or_none(copy(stdout, |fd| is_pipe(fd, OFlag::O_RDONLY)));
+        copies.stderr = or_none(copy(stderr, |fd| is_pipe(fd, OFlag::O_RDONLY)));
+        copies.terminal = or_none(copy(terminal, |_| true));
         // A pipe that has ended is closed, so it is missing here; that is no error. But a shim that
         // is being killed closes all its descriptors a moment before its pidfd reports its death.
-        let told = shim.stdio.all().count();
-        if copies.all().count() < told && (is_being_killed(shim.pid) || !held.is_alive()) {
-            return Err(io::Error::other("the shim is gone"));
+        let all = copies.all().count() == shim.stdio.all().count();
+        match failed {
+            Some(error) if copies.all().next().is_none() => Err(error),
+            failed => {
+                let gone = || is_being_killed(shim.pid) || !held.is_alive();
+                Ok((copies, failed.is_none() && (all || !gone())))
+            }
         }
-        Ok(copies)
+    }
+
+    /// Adds those of `others` that are missing here.
+    pub(crate) fn or(mut self, mut others: Self) -> Self {
+        self.stdout = self.stdout.take().or_else(|| others.stdout.take());
+        self.stderr = self.stderr.take().or_else(|| others.stderr.take());
+        self.terminal = self.terminal.take().or_else(|| others.terminal.take());
+        self
+    }
+
+    /// Returns whether there is a copy of everything that the last shim announced.
+    pub(crate) fn has_all(&self, record: &ProcessRecord) -> bool {
+        self.all().count() >= told(record).all().count()
     }
 
     /// Returns what can still be copied when nobody holds copies and the shim died or is unknown:
@@ -198,11 +223,38 @@ mod tests {
             shim.kill().unwrap();
             match Copies::of_shim(&record, &closer) {
                 // The test closes this one itself: nobody holds the lock of this pipe.
-                Ok(mut copies) => drop(copies.stdout.take().expect("a copy")),
+                Ok((mut copies, true)) => drop(copies.stdout.take().expect("a copy")),
+                Ok((copies, false)) => assert_eq!(copies.all().count(), 0),
                 Err(error) => assert!(!error.to_string().is_empty()),
             }
             shim.wait().unwrap();
         }
+    }
+
+    /// Regression: a shim that was being killed had closed one of its pipes, and the good copy of the
+    /// other one was given up. The container wrote into that pipe before the copy was closed, and
+    /// exited: its last output was lost.
+    #[test]
+    fn of_a_shim_that_has_closed_one_of_two_pipes_the_copy_of_the_other_is_kept() {
+        let closer = Arc::new(Closer::new("/bin/true".into(), Arc::default()));
+        let mut shim = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = shim.id().cast_signed();
+        let start_time = Stat::read(pid).unwrap().start_time;
+        // It never had this one, which looks the same.
+        let stderr = Some("77".parse().unwrap());
+        let stdio = StdioFds { stdout: Some("0".parse().unwrap()), stderr, terminal: None };
+        let record = ShimRecord { pid, start_time, stdio };
+        // It does not end before it is reaped, so it can be asked while it is being killed.
+        let held = PidFd::open(pid).unwrap();
+        held.send_signal(nix::libc::SIGSTOP).unwrap();
+        let (copies, all) = Copies::of_shim(&record, &closer).unwrap();
+        assert_eq!((copies.all().count(), all), (1, true), "a pipe that has ended is no error");
+        let (missing, _) = Copies::of_shim(&record, &closer).unwrap();
+        let mut merged = Copies::none(&closer).or(missing).or(copies);
+        assert_eq!(merged.all().map(|(name, _)| name).collect::<Vec<_>>(), [FdName::Stdout]);
+        drop(merged.stdout.take());
+        shim.kill().unwrap();
+        shim.wait().unwrap();
     }
 
     /// Regression: a group shim used the number of an ended pipe for the pipe of another process,
@@ -223,7 +275,8 @@ mod tests {
             let stdout = Some(ShimFd { number: 0, identity });
             let stdio = StdioFds { stdout, ..StdioFds::default() };
             let record = ShimRecord { pid, start_time: start_time.clone(), stdio };
-            let mut copies = Copies::of_shim(&record, &closer).unwrap();
+            let (mut copies, all) = Copies::of_shim(&record, &closer).unwrap();
+            assert!(all, "the shim lives, so the other pipe has ended");
             assert_eq!(copies.stdout.take().is_some(), is_taken, "{identity:?}");
         }
         drop(writer);

@@ -353,8 +353,14 @@ impl Process {
         *lock(&self.handle) = handle;
     }
 
+    /// Keeps copies, and of those that it has kept before the ones that are missing here: they refer to
+    /// the same pipes.
     pub(crate) fn keep_copies(&self, copies: Copies) {
-        *lock(&self.copies) = Some(copies);
+        let mut kept = lock(&self.copies);
+        *kept = Some(match kept.take() {
+            Some(before) => copies.or(before),
+            None => copies,
+        });
     }
 
     /// Gives the descriptors of the process to the keeper, which holds them beyond the life of this

@@ -39,8 +39,8 @@ use crate::shim::exit_fifo::ExitFifo;
 use crate::watch::Watch;
 use crate::watch::change;
 
-/// How many threads copy the descriptors that shims read from.
-const COPYING: usize = 2;
+/// How many threads give descriptors to the keeper.
+const KEEPING: usize = 2;
 
 /// A process as it was found on disk.
 struct Restored {
@@ -72,7 +72,7 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
             report_the_past(&core, &names, &restored);
             // The watches begin only now, because their tasks would slow down the threads that
             // restore.
-            let turns = Arc::new(Semaphore::new(COPYING));
+            let turns = Arc::new(Semaphore::new(KEEPING));
             for (container, restored) in restored {
                 take_up(&core, &container, restored, &turns);
             }
@@ -138,6 +138,14 @@ fn restore_all(
             let id = found.id.clone();
             match restore_container(core, found, &mut problems) {
                 Ok((container, all)) => {
+                    for Restored { process, exit, shim, .. } in &all {
+                        // Until there are copies, the last output of a process is lost if it has no
+                        // shim, or that is killed, and it exits. So nobody is told of this supervisor
+                        // before.
+                        if !process.is_stopped() && !process.has_copies() {
+                            take_copies(core, process, exit.is_some(), shim.as_ref());
+                        }
+                    }
                     restored.extend(all.into_iter().map(|process| (container.clone(), process)));
                 }
                 Err(trouble) => problems.push(set_aside::container(core, &id, trouble)),
@@ -240,11 +248,10 @@ fn take_up(
     restored: Restored,
     turns: &Arc<Semaphore>,
 ) {
-    let Restored { process, exit, doubtful, shim, kept, .. } = restored;
+    let Restored { process, exit, doubtful, kept, .. } = restored;
     if doubtful {
         core.tasks.spawn(settle(core.clone(), container.clone()));
     }
-    let has_shim = exit.is_some();
     // A shim that works enforces the start timeout. This deadline is for one that does not.
     let limit = match process.start_timeout {
         Duration::ZERO => core.start_timeout,
@@ -252,35 +259,34 @@ fn take_up(
     };
     let deadline = process.is_creating().then(|| Instant::now().checked_add(limit)).flatten();
     let watch = Watch::new(core, container, &process, exit, None, deadline);
+    if process.is_stopped() || kept || !core.keeping.is_any() {
+        core.tasks.spawn(watch.run());
+        return;
+    }
     let (of, turns) = (core.clone(), turns.clone());
     core.tasks.spawn(async move {
-        let needs_copies = has_shim && !process.has_copies();
-        if !process.is_stopped() && (needs_copies || (!kept && of.keeping.is_any())) {
-            // This happens after all containers were restored, because nobody waits for it. The
-            // semaphore is never closed, so this does not fail.
-            let _turn = turns.acquire().await;
-            let held = blocking(move || {
-                if needs_copies {
-                    take_copies(&of, &process, shim);
-                }
-                if !kept {
-                    process.have_kept(&of.keeping);
-                }
-                Ok(())
-            });
-            let _ = held.await;
-        }
+        // This happens after all containers were restored, because nobody waits for it. The
+        // semaphore is never closed, so this does not fail.
+        let turn = turns.acquire().await;
+        let held = blocking(move || {
+            process.have_kept(&of.keeping);
+            Ok(())
+        });
+        let _ = held.await;
+        drop(turn);
         watch.run().await;
     });
 }
 
 /// Copies the descriptors that a shim reads from.
-fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
-    let copies = match shim.map(|shim| Copies::of_shim(&shim, &core.closer)) {
-        Some(Ok(copies)) => Ok(Some(copies)),
-        _ => make_up(core, process),
-    };
-    match copies {
+fn take_copies(core: &Core, process: &Process, has_shim: bool, shim: Option<&ShimRecord>) {
+    if let Some(Ok((copies, all))) = shim.map(|shim| Copies::of_shim(shim, &core.closer)) {
+        process.keep_copies(copies);
+        if all {
+            return;
+        }
+    }
+    match make_up(core, process, has_shim) {
         Ok(Some(copies)) => process.keep_copies(copies),
         Ok(None) => {}
         Err(error) => {
@@ -289,17 +295,17 @@ fn take_copies(core: &Core, process: &Process, shim: Option<ShimRecord>) {
     }
 }
 
-/// Completes what a supervisor did not record because it died just after a process or its shim had
-/// appeared: the identity, or the shim. The shim is alive, and no exit is on disk after the process
-/// was opened, so this is the right process. Returns the copies of its pipes that could be taken.
-fn make_up(core: &Core, process: &Process) -> io::Result<Option<Copies>> {
+/// Copies the pipes of a process from the process itself, and completes what a supervisor did not
+/// record because it died just after the process had appeared: its identity. If the shim is alive and
+/// no exit is on disk after the process was opened, this is the right process.
+fn make_up(core: &Core, process: &Process, has_shim: bool) -> io::Result<Option<Copies>> {
     let Some(handle) = process.handle() else { return Ok(None) };
     let dir = process.dir(&core.root)?;
     let mut record = dir.load().map_err(io::Error::other)?;
     if dir.exit()?.is_some() {
         return Ok(None);
     }
-    if record.start_time.is_empty() && record.holdfast.is_some() {
+    if has_shim && record.start_time.is_empty() && record.holdfast.is_some() {
         record = process.change_record(&dir, |record| handle.write_identity(record))?;
     }
     Ok(Some(Copies::of_process(&handle, &record, &core.closer)))

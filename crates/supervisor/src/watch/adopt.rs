@@ -45,9 +45,13 @@ pub(crate) async fn adopt(
             return Err(io::Error::other("its shim is alive, but can't be heard"));
         }
         dir.make_fifos()?;
-        let copies = process
-            .take_copies()
-            .unwrap_or_else(|| Copies::of_process(&handle, &record, &core.closer));
+        let own = || Copies::of_process(&handle, &record, &core.closer);
+        let copies = match process.take_copies() {
+            Some(copies) if copies.has_all(&record) => copies,
+            // A stream that has ended is missing here, too.
+            Some(copies) => copies.or(own()),
+            None => own(),
+        };
         let spawned = spawn_adopter(&core, &dir, &record, &handle, &copies, alone);
         // The copies are kept: if the new shim dies as well, the content of the pipes must survive
         // that too.

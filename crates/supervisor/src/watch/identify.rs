@@ -103,7 +103,7 @@ fn record_shim(
 /// Keeps copies of what a shim reads from.
 fn copy_of_shim(core: &Core, process: &Process, shim: &ShimRecord) {
     match Copies::of_shim(shim, &core.closer) {
-        Ok(copies) => process.keep_copies(copies),
+        Ok((copies, _)) => process.keep_copies(copies),
         // The process has ended already, or the shim was killed. The record is valid all the same.
         Err(error) => {
             tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
