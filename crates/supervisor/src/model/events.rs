@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::mem::{replace, take};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -40,6 +41,9 @@ pub(crate) struct Events {
     /// Locked during a write, on a thread that may block.
     journal: Mutex<Journal>,
     recent: Mutex<VecDeque<Event>>,
+    /// The number of the last event that was written. Whoever sees a new state finds its event here,
+    /// although it may not be published yet.
+    written: AtomicU64,
     /// The number of the last published event.
     told: watch::Sender<u64>,
     /// The number up to which all events are synced to disk. Locked during a sync.
@@ -88,6 +92,7 @@ impl Events {
             queue: Mutex::default(),
             journal: Mutex::new(journal),
             recent: Mutex::default(),
+            written: AtomicU64::new(told),
             told: watch::Sender::new(told),
             // What an earlier supervisor has written may not be on disk yet.
             synced: tokio::sync::Mutex::new(0),
@@ -157,8 +162,12 @@ impl Events {
             // The events are published all the same: a full disk must not hide an exit.
             tracing::warn!(%error, events = events.len(), "the journal can't be written; the next event tries again");
         }
+        let last = events.last().map(|event| event.seq);
+        if let Some(last) = last {
+            self.written.store(last, Ordering::Release);
+        }
         meanwhile();
-        let Some(last) = events.last().map(|event| event.seq) else { return };
+        let Some(last) = last else { return };
         // Done while the journal is still locked, so that the events are published in the order of
         // their numbers.
         let mut recent = lock(&self.recent);
@@ -233,9 +242,9 @@ impl Events {
         deletions
     }
 
-    /// Waits until all published events are on disk. Concurrent callers share one sync.
+    /// Waits until all events that were written are on disk. Concurrent callers share one sync.
     pub(crate) async fn sync(self: &Arc<Self>) -> io::Result<()> {
-        let wanted = *self.told.borrow();
+        let wanted = self.written.load(Ordering::Acquire);
         let mut synced = self.synced.lock().await;
         if *synced < wanted {
             let this = self.clone();
