@@ -4,6 +4,7 @@
 mod churn;
 mod compare;
 mod embedding;
+mod flood;
 mod gigabyte;
 mod hosts;
 mod latency;
@@ -52,6 +53,8 @@ enum What {
     Plots,
     /// What the library adds to a start, and from an exit to the future; with many others idle
     Library(library::Options),
+    /// The daemon under malformed, slow, idle, large and vanishing clients
+    Flood(flood::Options),
     /// What the library costs a service that embeds it: crates, the time of a build, memory
     Embedding(embedding::Options),
     /// The daemon with thousands of containers: memory, wake-ups, restore, all of them exiting at once
@@ -69,6 +72,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
         What::Library(options) => library::run(options),
+        What::Flood(options) => flood::run(options),
         What::Embedding(options) => embedding::run(options),
         What::Scale(options) => scale::run(options),
     }
