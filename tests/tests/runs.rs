@@ -97,7 +97,8 @@ async fn a_run_that_fails_to_start_leaves_the_container_with_its_last_exit() {
     let id = unique_id("unstartable");
     let container = supervisor.run(scratch.options(["true"]).id(id.clone())).await.unwrap();
     assert_eq!(status(&container).await, ExitStatus::Code(0));
-    let exit = container.info().exit;
+    let first = container.info();
+    let exit = first.exit;
     let config = container.info().bundle.join("config.json");
     let mut args = serde_json::Value::Null;
     edit_json(&config, |config| {
@@ -115,6 +116,7 @@ async fn a_run_that_fails_to_start_leaves_the_container_with_its_last_exit() {
         }
         let info = container.info();
         assert_eq!((info.status, info.run, &info.exit), (Status::Stopped, 1, &exit));
+        assert_eq!(info.started, first.started);
         assert_eq!(status(&container).await, ExitStatus::Code(0));
         let failed = container.runs().await.unwrap().pop().unwrap();
         assert!(failed.run == attempt && failed.error.unwrap().contains("nosuch"));
@@ -125,6 +127,8 @@ async fn a_run_that_fails_to_start_leaves_the_container_with_its_last_exit() {
     starts(&container).await;
     assert_eq!(status(&container).await, ExitStatus::Code(0));
     assert_eq!(container.info().run, 4);
+    let runs: Vec<_> = container.runs().await.unwrap().iter().map(|run| run.run).collect();
+    assert_eq!(runs, [1, 2, 3]);
     let told = supervisor.past_exit(&id).await.unwrap();
     assert_eq!(told.status, ExitStatus::Code(0));
     container.delete().await.unwrap();

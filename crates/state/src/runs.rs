@@ -84,9 +84,14 @@ impl ProcessDir {
             io::ErrorKind::InvalidData => Ok(Vec::new()),
             _ => Err(error),
         })?;
-        // Written before, by a change that was not completed.
-        runs.retain(|run| run.run != past.run);
-        runs.push(past);
+        match runs.iter_mut().find(|run| run.run == past.run) {
+            // Written before: by a change that was not completed, or before a run whose start failed.
+            Some(known) => {
+                let started = past.started.clone().or_else(|| known.started.take());
+                *known = PastRun { started, ..past };
+            }
+            None => runs.push(past),
+        }
         let too_many = runs.len().saturating_sub(MOST_RUNS);
         // The last exit stays, however many starts have failed since.
         let last = runs.iter().rposition(|run| run.exit.is_some());
@@ -129,24 +134,27 @@ impl ProcessDir {
     }
 
     /// Makes the directory that of the last run that has exited, because a later one was not begun.
-    /// `failed` is added to the list of runs. Returns the record and the exit of that run.
+    /// `failed` is added to the list of runs. Returns the record, the exit and the start of that run.
     ///
     /// # Errors
     ///
     /// If a file cannot be read or written.
-    pub fn revert_run(&self, failed: Option<PastRun>) -> io::Result<(ProcessRecord, ExitRecord)> {
+    pub fn revert_run(
+        &self,
+        failed: Option<PastRun>,
+    ) -> io::Result<(ProcessRecord, ExitRecord, Option<Timestamp>)> {
         if let Some(failed) = failed {
             self.add_run(failed)?;
         }
         let runs = self.past_runs().unwrap_or_default();
-        let last = runs.iter().rev().find_map(|run| Some((run.run, run.exit.clone()?)));
+        let last = runs.into_iter().rev().find_map(|run| Some((run.run, run.exit?, run.started)));
         let mut record = self.load().map_err(io::Error::other)?;
         let run = record.holdfast.as_ref().map_or(1, |policies| policies.run);
         let lost = || {
             let unknown = ExitStatus::Unknown(UnknownReason::UnreadableRecord);
-            (run.saturating_sub(1).max(1), ExitRecord::now(unknown, Evidence::None))
+            (run.saturating_sub(1).max(1), ExitRecord::now(unknown, Evidence::None), None)
         };
-        let (last, exit) = last.unwrap_or_else(lost);
+        let (last, exit, started) = last.unwrap_or_else(lost);
         self.mark_changing()?;
         record.start_time.clear();
         if let Some(policies) = &mut record.holdfast {
@@ -158,7 +166,7 @@ impl ProcessDir {
         }
         let exit = self.record_exit(&exit)?;
         self.mark_changed()?;
-        Ok((record, exit))
+        Ok((record, exit, started))
     }
 
     /// Returns whether a change from one run to another was interrupted.
@@ -243,11 +251,31 @@ mod tests {
         let exit = dir.exit().unwrap().unwrap();
         dir.begin_run(PastRun::exited(1, None, exit.clone()), &record(2), None).unwrap();
         std::fs::write(temp.path().join(PID), "8").unwrap();
-        let (reverted, found) = dir.revert_run(Some(PastRun::failed(2, "no such file"))).unwrap();
+        let failed = Some(PastRun::failed(2, "no such file"));
+        let (reverted, found, _) = dir.revert_run(failed).unwrap();
         assert_eq!((run_of(&reverted), reverted.start_time.as_str()), (1, ""));
         assert_eq!((found, dir.exit().unwrap()), (exit.clone(), Some(exit)));
         assert_eq!(dir.pid().unwrap(), None);
         assert_eq!(dir.past_runs().unwrap()[1].error.as_deref(), Some("no such file"));
+    }
+
+    #[test]
+    fn the_list_is_in_order_and_keeps_the_start_however_often_a_start_fails() {
+        let (_temp, dir) = dir_after_one_run();
+        let started = Some(Timestamp::now());
+        dir.begin_run(PastRun::exited(1, started.clone(), code(3)), &record(2), None).unwrap();
+        for run in 2..5 {
+            let failed = Some(PastRun::failed(run, "no"));
+            let (reverted, exit, when) = dir.revert_run(failed).unwrap();
+            assert_eq!((run_of(&reverted), exit.status), (1, ExitStatus::Code(3)));
+            assert_eq!(when, started);
+            // Nobody knows any more when it was started.
+            let past = PastRun::exited(1, None, exit);
+            dir.begin_run(past, &record(run + 1), None).unwrap();
+        }
+        let runs = dir.past_runs().unwrap();
+        assert_eq!(runs.iter().map(|run| run.run).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(runs[0].started, started);
     }
 
     /// Interrupts the change at each of its steps, in the same way as a crash does.
@@ -266,7 +294,7 @@ mod tests {
                 dir.save(&record(2)).unwrap();
             }
             assert!(dir.is_between_runs().unwrap());
-            let (reverted, found) = dir.revert_run(None).unwrap();
+            let (reverted, found, _) = dir.revert_run(None).unwrap();
             assert_eq!((run_of(&reverted), found), (1, exit.clone()));
             assert_eq!(dir.exit().unwrap(), Some(exit));
             assert!(!dir.is_between_runs().unwrap());
@@ -296,7 +324,7 @@ mod tests {
         assert_eq!(dir.past_runs().unwrap_err().kind(), io::ErrorKind::InvalidData);
         dir.begin_run(PastRun::exited(1, None, code(3)), &record(2), None).unwrap();
         std::fs::write(temp.path().join(RUNS_JSON), "[{").unwrap();
-        let (reverted, exit) = dir.revert_run(None).unwrap();
+        let (reverted, exit, _) = dir.revert_run(None).unwrap();
         assert_eq!(run_of(&reverted), 1);
         assert_eq!(exit.status, ExitStatus::Unknown(UnknownReason::UnreadableRecord));
     }

@@ -220,8 +220,12 @@ impl KnownProcess {
             EventKind::StartFailed { .. } => {
                 // A container whose next run fails to start is again what it was: its last run has
                 // exited.
-                let exited = self.exited.take().filter(|_| event.process.is_init());
-                *self = Self { failed: true, exited, ..Self::default() };
+                let before = match event.process.is_init() {
+                    true => std::mem::take(self),
+                    false => Self::default(),
+                };
+                let Self { exited, started_at, oom_killed, .. } = before;
+                *self = Self { failed: true, exited, started_at, oom_killed, ..Self::default() };
             }
             EventKind::Starting => self.doing = Some(Doing::Starting),
             EventKind::Started => {

@@ -85,9 +85,10 @@ async fn go_back(
         let failed = PastRun::failed(of.run, &reason);
         of.dir(&root)?.revert_run(Some(failed))
     });
-    let (record, exit) = reverted.await?;
+    let (record, exit, started) = reverted.await?;
     let state = State::Stopped(exit);
     let last = Process::new(&container.id, &process.id, &record, state, None, Origin::Made);
+    last.note_start(started);
     last.unwatched.cancel();
     container.begin_run(Arc::new(last));
     Ok(())
