@@ -195,12 +195,17 @@ pub fn recorded_shim(root: &Path, container: &str, process: &str) -> Option<Proc
 #[must_use]
 pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
     let dir = format!("--dir {} ", root.join(container).join(process).display());
+    let all = shims(root).into_iter().filter(|shim| shim.command.contains(&dir));
     // One that starts a process for a group hands it over, and ends a little later.
-    let is_its = |shim: &Proc| shim.command.contains(&dir) && !shim.command.contains(" --seat ");
-    let mut found: Vec<_> = shims(root).into_iter().filter(is_its).collect();
+    let (starters, mut found): (Vec<_>, Vec<_>) =
+        all.partition(|shim| shim.command.contains(" --seat "));
     if found.is_empty() && crate::shim_group().is_some() {
         // It is not in its command line whose it is.
         found.extend(recorded_shim(root, container, process));
+    }
+    if found.is_empty() {
+        // It has not handed it over yet.
+        found = starters;
     }
     assert_eq!(found.len(), 1, "shims of {container}/{process}: {found:?}");
     found.remove(0)

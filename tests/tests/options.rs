@@ -125,8 +125,8 @@ async fn a_root_or_a_cgroup_by_which_the_host_would_change_is_refused_for_each_r
     let victim = scratch.path().join("victim");
     std::fs::create_dir(&victim).unwrap();
     let rootfs = scratch.bundle().join("rootfs");
-    let runtimes =
-        ["runc".to_owned(), holdfast_tests::binary("holdfast-oci").display().to_string()];
+    let own = holdfast_tests::binary("holdfast-oci");
+    let runtimes = [holdfast_tests::runtime(), &own].map(|path| path.display().to_string());
     for runtime in &runtimes {
         for name in ["dev", "proc", "sys"] {
             let place = rootfs.join(name);
@@ -173,8 +173,8 @@ async fn a_network_is_loopback_alone_or_the_hosts() {
     let supervisor = scratch.open().await;
     let rootfs = scratch.bundle().join("rootfs");
     let hosts = interfaces(&std::fs::read_to_string("/proc/net/dev").expect("read /proc"));
-    let runtimes =
-        ["runc".to_owned(), holdfast_tests::binary("holdfast-oci").display().to_string()];
+    let own = holdfast_tests::binary("holdfast-oci");
+    let runtimes = [holdfast_tests::runtime(), &own].map(|path| path.display().to_string());
     for runtime in &runtimes {
         let bare = || ContainerOptions::rootfs(&rootfs).runtime(runtime);
         let bundle = || scratch.options(["true"]).runtime(runtime);
