@@ -181,6 +181,12 @@ async fn only_a_container_that_is_created_or_stopped_can_be_started() {
     assert!(error.to_string().contains("is running, and start needs it created or stopped"));
     container.delete_forced().await.unwrap();
 
+    let goes = supervisor.run(scratch.options(["sleep", "1000"]).auto_remove()).await.unwrap();
+    let error = goes.restart(SIGKILL, Duration::ZERO).await.unwrap_err();
+    assert!(error.to_string().contains("restart needs it kept after its exit"), "{error}");
+    assert_eq!(goes.info().status, Status::Running);
+    goes.delete_forced().await.unwrap();
+
     let removed = supervisor.run(scratch.options(["true"]).auto_remove()).await.unwrap();
     status(&removed).await;
     let error = removed.start().await.unwrap_err();

@@ -69,15 +69,14 @@ async fn read(body: Body) -> Result<(Vec<u8>, Vec<SemaphorePermit<'static>>), Fa
         room.extend(ROOM.acquire_many(wanted).await.ok());
         bytes.extend_from_slice(&chunk);
     }
-    if bytes.len() >= LARGE {
-        give_back_soon();
-    }
+    give_back_soon(bytes.len());
     Ok((bytes, room))
 }
 
-/// Has the allocator give back what large bodies took, once for all that come within a second.
-fn give_back_soon() {
-    if GIVING_BACK.swap(true, Ordering::Relaxed) {
+/// Has the allocator give back what a body of this size took, if it is large: once for all that come
+/// within a second.
+pub(crate) fn give_back_soon(size: usize) {
+    if size < LARGE || GIVING_BACK.swap(true, Ordering::Relaxed) {
         return;
     }
     tokio::spawn(async {

@@ -16,7 +16,7 @@ use crate::api::{
     ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
     KillRequest, Of, PastRun, Problem, ResizeRequest, Started, StopRequest,
 };
-use crate::body::Input;
+use crate::body::{Input, give_back_soon};
 use crate::error::Failure;
 use crate::{operate, output};
 
@@ -96,13 +96,29 @@ struct ListQuery {
 async fn list(
     State(supervisor): State<Supervisor>,
     Asked(query): Asked<ListQuery>,
-) -> Json<Vec<ContainerInfo>> {
-    let Some(label) = query.label else { return Json(supervisor.infos()) };
-    let (name, value) = match label.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (label.as_str(), None),
+) -> Answer<Response> {
+    let containers = match &query.label {
+        None => supervisor.list(),
+        Some(label) => {
+            let (name, value) = match label.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (label.as_str(), None),
+            };
+            supervisor.list_with_label(name, value)
+        }
     };
-    Json(supervisor.list_with_label(name, value).iter().map(Container::info).collect())
+    // One after the other: of ten thousand containers, only the text is there at the same time.
+    let mut text = vec![b'['];
+    for (place, container) in containers.iter().enumerate() {
+        if place > 0 {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, &container.info())
+            .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+    }
+    text.push(b']');
+    give_back_soon(text.len());
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 async fn inspect(

@@ -106,10 +106,14 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// The errors of [`stop`](Self::stop) and [`start`](Self::start).
+    /// The errors of [`stop`](Self::stop) and [`start`](Self::start), and [`Error::WrongState`] if the
+    /// container is deleted automatically after its exit; it is then left as it is.
     pub async fn restart(&self, signal: i32, grace: Duration) -> Result<(), Error> {
         let this = self.clone();
         self.finish(async move {
+            if this.state.init().auto_remove {
+                return Err(this.wrong_state("restart", "kept after its exit"));
+            }
             remove::stop(&this.core, &this.state, signal, grace).await?;
             again::start_again(&this.core, &this.state).await
         })

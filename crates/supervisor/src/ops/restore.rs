@@ -42,6 +42,9 @@ use crate::watch::change;
 /// How many threads give descriptors to the keeper.
 const KEEPING: usize = 2;
 
+/// After a restore of so many containers, the memory that it took meanwhile is given back.
+const MANY: usize = 500;
+
 /// A process as it was found on disk.
 struct Restored {
     process: Arc<Process>,
@@ -82,6 +85,9 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     };
     let mut problems = restored
         .map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
+    if core.containers().len() >= MANY {
+        core.tasks.reactor.spawn_blocking(holdfast_sys::memory::trim);
+    }
     problems.sort_by(|one, other| one.path.cmp(&other.path));
     core.keeping.release_rest();
     Ok(problems)
