@@ -164,6 +164,19 @@ async fn large_and_slow_bodies_are_bounded_and_harm_nobody() {
     holdfast.close().await;
 }
 
+/// Regression: each of many large bodies held a part of the room for bodies, and waited for the rest until
+/// its time was over.
+#[tokio::test]
+async fn many_large_bodies_at_once_do_not_wait_for_each_other_for_ever() {
+    let holdfast = Holdfast::start().await;
+    let body = format!("{{\"nosuch\":\"{}\"}}", "y".repeat(2 * 1024 * 1024 - 100));
+    let requests = (0..60).map(|_| ask(&holdfast, "POST /v1/run", &body));
+    for (status, answer) in futures::future::join_all(requests).await {
+        assert_eq!(status, 422, "{answer}");
+    }
+    holdfast.close().await;
+}
+
 /// At 91d2b83 neither could be had at all.
 #[tokio::test]
 async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {

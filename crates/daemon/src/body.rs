@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use futures::StreamExt;
@@ -16,11 +16,12 @@ use crate::error::Failure;
 
 /// The largest body, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;
-/// How many bytes all bodies together may hold. A body that finds no room waits, within its time.
+/// How many bytes all large bodies together may hold. One that finds no room waits, within its time. Small
+/// ones do not wait: a client that sends a large body slowly holds up no other but large ones.
 const TOGETHER: usize = 16 * 1024 * 1024;
 /// How long a client may take to send a body.
 const LIMIT: Duration = Duration::from_secs(30);
-/// A body of this size, in bytes, is worth giving its memory back to the system.
+/// A body of this size, in bytes, is large: it needs room, and its memory is worth giving back.
 const LARGE: usize = 64 * 1024;
 
 static ROOM: Semaphore = Semaphore::const_new(TOGETHER);
@@ -51,9 +52,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     }
 }
 
-async fn read(body: Body) -> Result<(Vec<u8>, Vec<SemaphorePermit<'static>>), Failure> {
+async fn read(body: Body) -> Result<(Vec<u8>, Option<SemaphorePermit<'static>>), Failure> {
+    // What its head says, or the most that it may have.
+    let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok());
+    let length = length.unwrap_or(LARGEST).min(LARGEST);
     let mut chunks = body.into_data_stream();
-    let (mut bytes, mut room) = (Vec::new(), Vec::new());
+    let (mut bytes, mut room) = (Vec::new(), None);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
             Failure::new(ErrorKind::Invalid, format!("the body cannot be read: {error}"))
@@ -64,9 +68,12 @@ async fn read(body: Body) -> Result<(Vec<u8>, Vec<SemaphorePermit<'static>>), Fa
                 Failure::new(ErrorKind::Invalid, text).with_status(StatusCode::PAYLOAD_TOO_LARGE)
             );
         }
-        let wanted = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        // Never closed, so this is no error.
-        room.extend(ROOM.acquire_many(wanted).await.ok());
+        if room.is_none() && bytes.len() + chunk.len() > LARGE {
+            // All that it needs, at once: many bodies that each had a part of their room would wait for
+            // each other. Never closed, so this is no error.
+            let wanted = u32::try_from(length).unwrap_or(u32::MAX);
+            room = ROOM.acquire_many(wanted).await.ok();
+        }
         bytes.extend_from_slice(&chunk);
     }
     give_back_soon(bytes.len());

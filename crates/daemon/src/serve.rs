@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
+use crate::body::give_back_soon;
 use crate::routes::router;
 use crate::signals::Signals;
 use crate::socket::Socket;
@@ -26,6 +28,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to send the head of a request, also between two requests.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// After so many connections, their memory is given back.
+const MANY: usize = 256;
 
 /// What the daemon is started with.
 #[derive(Debug, Clone)]
@@ -153,6 +158,7 @@ async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
     let service = TowerToHyperService::new(router);
     let connections = GracefulShutdown::new();
+    let ended = Arc::new(AtomicUsize::new(0));
     let mut stop = pin!(stop);
     loop {
         let peer = tokio::select! {
@@ -160,10 +166,14 @@ async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future
             accepted = socket.accept() => accepted,
         };
         let connection = http.serve_connection(TokioIo::new(peer), service.clone());
-        let connection = connections.watch(connection);
+        let (connection, ended) = (connections.watch(connection), ended.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
+            }
+            // Each has had buffers, and the allocator would keep them.
+            if ended.fetch_add(1, Ordering::Relaxed) % MANY == MANY - 1 {
+                give_back_soon(usize::MAX);
             }
         });
     }
