@@ -44,6 +44,8 @@ const KEEPING: usize = 2;
 
 /// After a restore of so many containers, the memory that it took meanwhile is given back.
 const MANY: usize = 500;
+/// How long after the restore.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
 
 /// A process as it was found on disk.
 struct Restored {
@@ -86,7 +88,14 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<Vec<Problem>, Error> {
     let mut problems = restored
         .map_err(Error::io(format!("read the state root {}", core.root.path().display())))?;
     if core.containers().len() >= MANY {
-        core.tasks.reactor.spawn_blocking(holdfast_sys::memory::trim);
+        let stop = core.tasks.stop.clone();
+        core.tasks.spawn(async move {
+            // Later: the allocator is locked meanwhile, and clients are waiting.
+            let later = stop.run_until_cancelled(tokio::time::sleep(GIVE_BACK_AFTER)).await;
+            if later.is_some() {
+                tokio::task::spawn_blocking(holdfast_sys::memory::trim);
+            }
+        });
     }
     problems.sort_by(|one, other| one.path.cmp(&other.path));
     core.keeping.release_rest();
