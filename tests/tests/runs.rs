@@ -153,7 +153,7 @@ async fn a_restart_ends_the_run_and_its_execs_and_begins_another() {
         input.write_all(format!("{run}\n").as_bytes()).await.unwrap();
         said(&container, &format!("got {run}")).await;
         let exec = container.exec(ExecOptions::new(["sleep", "1000"])).await.unwrap();
-        // A wait that began before the restart is told of the run that it waited for.
+        // A wait that began before the restart returns the exit of the run that it waited for.
         let of_this_run = tokio::spawn({
             let container = container.clone();
             async move { container.wait().await }
@@ -230,7 +230,7 @@ async fn a_stop_and_a_forced_deletion_cancel_the_start_of_a_further_run() {
     while container.info().status != Status::Creating {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // A stop cancels it as well. Whoever waits is told of the last run, since there is no other.
+    // A stop also cancels the start. A wait then returns the exit of the last run.
     let waiting = tokio::spawn({
         let container = container.clone();
         async move { container.exit().await }

@@ -67,7 +67,7 @@ async fn keep_running(container: &Container, ending: &CancellationToken) -> Resu
                 return Ok(());
             }
             pause = (2 * pause).min(LONGEST_PAUSE);
-            // A start is not cancelled: a container that is being started cannot be stopped.
+            // The start is not cancelled here: its result says whether there is a run to wait for.
             match container.start().await {
                 Ok(()) => break,
                 Err(error) => println!("{name}: not started, again in {pause:?}: {error}"),

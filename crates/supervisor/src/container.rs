@@ -244,8 +244,9 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::NoInput`] if the container was created without standard input, [`Error::WrongState`]
-    /// if its process has exited, [`Error::NotFound`] if it was deleted, [`Error::Io`] if the FIFO cannot be opened, and with
-    /// [`Stdin::Once`](crate::Stdin::Once) the errors of [`close_stdin`](Self::close_stdin).
+    /// if its process has exited, [`Error::NotFound`] if it was deleted, [`Error::Io`] if the FIFO
+    /// cannot be opened, and with [`Stdin::Once`](crate::Stdin::Once) the errors of
+    /// [`close_stdin`](Self::close_stdin).
     pub fn stdin(&self) -> Result<InputWriter, Error> {
         InputWriter::open(&self.core, &self.state.init())
     }

@@ -113,14 +113,11 @@ impl Config {
         }
         if let Some(network) = self.network {
             let namespaces = array(&mut config["linux"]["namespaces"])?;
-            let is_network = |it: &Value| it["type"] == "network";
+            // One with a path is the namespace of others, and is not kept for `Network::None` either.
+            namespaces.retain(|it| it["type"] != "network");
             match network {
-                Network::Host => namespaces.retain(|it| !is_network(it)),
-                Network::None => {
-                    // One with a path is somebody else's.
-                    namespaces.retain(|it| !is_network(it));
-                    namespaces.push(json!({ "type": "network" }));
-                }
+                Network::Host => {}
+                Network::None => namespaces.push(json!({ "type": "network" })),
             }
         }
         if let Some(read_only) = self.read_only {

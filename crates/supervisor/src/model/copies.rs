@@ -244,7 +244,7 @@ mod tests {
         let stderr = Some("77".parse().unwrap());
         let stdio = StdioFds { stdout: Some("0".parse().unwrap()), stderr, terminal: None };
         let record = ShimRecord { pid, start_time, stdio };
-        // It does not end before it is reaped, so it can be asked while it is being killed.
+        // A stopped process keeps its descriptors while they are copied.
         let held = PidFd::open(pid).unwrap();
         held.send_signal(nix::libc::SIGSTOP).unwrap();
         let (copies, all) = Copies::of_shim(&record, &closer).unwrap();

@@ -154,9 +154,9 @@ fn restore_all(
             match restore_container(core, found, &mut problems) {
                 Ok((container, all)) => {
                     for Restored { process, exit, shim, .. } in &all {
-                        // Until there are copies, the last output of a process is lost if it has no
-                        // shim, or that is killed, and it exits. So nobody is told of this supervisor
-                        // before.
+                        // A process may exit when its shim is dead, or is killed now. Its last output
+                        // is then lost unless its pipes were copied. So they are copied before the
+                        // restore returns.
                         if !process.is_stopped() && !process.has_copies() {
                             take_copies(core, process, exit.is_some(), shim.as_ref());
                         }
