@@ -32,7 +32,7 @@ const CAPABILITIES: [&str; 11] = [
 const MOST_PIDS: u32 = 2048;
 
 /// Files that tell about the host or change it. The container sees them as empty.
-const MASKED: [&str; 13] = [
+const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -46,6 +46,7 @@ const MASKED: [&str; 13] = [
     "/sys/dev/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    "/sys/fs/selinux",
 ];
 
 /// Files that the container can read, and not write.
