@@ -105,7 +105,7 @@ SystemCallArchitectures=native SystemCallFilter=~@clock ProtectClock=yes Protect
 ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes ProtectControlGroups=yes
 ProtectProc=invisible ProtectSystem=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes
 PrivateNetwork=yes PrivateIPC=yes PrivateUsers=yes PrivateMounts=yes
-CapabilityBoundingSet=~CAP_SYS_TIME UMask=0077 OOMScoreAdjust=-500'
+CapabilityBoundingSet=~CAP_SYS_TIME OOMScoreAdjust=-500'
 # Those that the unit sets.
 SET='KeyringMode=private UMask=0022'
 
