@@ -118,6 +118,12 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     scratch.close(supervisor).await;
 }
 
+/// Returns the runtime under test and the embedded one.
+fn runtimes() -> [String; 2] {
+    let own = holdfast_tests::binary("holdfast-oci");
+    [holdfast_tests::runtime(), &own].map(|path| path.display().to_string())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_root_or_a_cgroup_by_which_the_host_would_change_is_refused_for_each_runtime() {
     let scratch = Scratch::new();
@@ -125,9 +131,7 @@ async fn a_root_or_a_cgroup_by_which_the_host_would_change_is_refused_for_each_r
     let victim = scratch.path().join("victim");
     std::fs::create_dir(&victim).unwrap();
     let rootfs = scratch.bundle().join("rootfs");
-    let own = holdfast_tests::binary("holdfast-oci");
-    let runtimes = [holdfast_tests::runtime(), &own].map(|path| path.display().to_string());
-    for runtime in &runtimes {
+    for runtime in &runtimes() {
         for name in ["dev", "proc", "sys"] {
             let place = rootfs.join(name);
             let _ = std::fs::remove_dir(&place);
@@ -173,9 +177,7 @@ async fn a_network_is_loopback_alone_or_the_hosts() {
     let supervisor = scratch.open().await;
     let rootfs = scratch.bundle().join("rootfs");
     let hosts = interfaces(&std::fs::read_to_string("/proc/net/dev").expect("read /proc"));
-    let own = holdfast_tests::binary("holdfast-oci");
-    let runtimes = [holdfast_tests::runtime(), &own].map(|path| path.display().to_string());
-    for runtime in &runtimes {
+    for runtime in &runtimes() {
         let bare = || ContainerOptions::rootfs(&rootfs).runtime(runtime);
         let bundle = || scratch.options(["true"]).runtime(runtime);
         for (options, shares) in [

@@ -1,4 +1,7 @@
 //! The main job before your eyes: many containers, a daemon that is killed, and nothing lost.
+//!
+//! It installs nothing. It needs root, a C compiler to link with, and `sh` and `sleep`, which the
+//! containers see as the host's.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use comfy_table::{Table, presets};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::setup::{self, RUNC};
+use crate::setup;
 
 /// When a container of the demo ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,30 +34,32 @@ enum Ends {
 struct Plan {
     name: &'static str,
     ends: Ends,
-    signal: &'static str,
+    signal: Signal,
     /// What `wait` must print.
     status: u8,
 }
 
 const PLANS: [Plan; 11] = [
-    Plan { name: "early-0", ends: Ends::Before, signal: "USR1", status: 0 },
-    Plan { name: "early-3", ends: Ends::Before, signal: "USR1", status: 3 },
-    Plan { name: "while-dead-0", ends: Ends::Meanwhile, signal: "USR1", status: 0 },
-    Plan { name: "while-dead-1", ends: Ends::Meanwhile, signal: "USR1", status: 1 },
-    Plan { name: "while-dead-255", ends: Ends::Meanwhile, signal: "USR1", status: 255 },
-    Plan { name: "while-dead-killed", ends: Ends::Meanwhile, signal: "KILL", status: 137 },
-    Plan { name: "later-0", ends: Ends::After, signal: "USR1", status: 0 },
-    Plan { name: "later-42", ends: Ends::After, signal: "USR1", status: 42 },
-    Plan { name: "stays-1", ends: Ends::Never, signal: "KILL", status: 137 },
-    Plan { name: "stays-2", ends: Ends::Never, signal: "KILL", status: 137 },
-    Plan { name: "stays-3", ends: Ends::Never, signal: "KILL", status: 137 },
+    Plan { name: "early-0", ends: Ends::Before, signal: Signal::SIGUSR1, status: 0 },
+    Plan { name: "early-3", ends: Ends::Before, signal: Signal::SIGUSR1, status: 3 },
+    Plan { name: "while-dead-0", ends: Ends::Meanwhile, signal: Signal::SIGUSR1, status: 0 },
+    Plan { name: "while-dead-1", ends: Ends::Meanwhile, signal: Signal::SIGUSR1, status: 1 },
+    Plan { name: "while-dead-255", ends: Ends::Meanwhile, signal: Signal::SIGUSR1, status: 255 },
+    Plan { name: "while-dead-killed", ends: Ends::Meanwhile, signal: Signal::SIGKILL, status: 137 },
+    Plan { name: "later-0", ends: Ends::After, signal: Signal::SIGUSR1, status: 0 },
+    Plan { name: "later-42", ends: Ends::After, signal: Signal::SIGUSR1, status: 42 },
+    Plan { name: "stays-1", ends: Ends::Never, signal: Signal::SIGKILL, status: 137 },
+    Plan { name: "stays-2", ends: Ends::Never, signal: Signal::SIGKILL, status: 137 },
+    Plan { name: "stays-3", ends: Ends::Never, signal: Signal::SIGKILL, status: 137 },
 ];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // runc is what most know. Where it can't be had, the runtime that comes with Holdfast will do.
-    if let Err(error) = setup::ensure(&[RUNC]) {
-        println!("no runc: {error:#}\nthe containers get the runtime that comes with Holdfast");
-    }
+    // Said before the build, which takes minutes.
+    ensure!(
+        setup::is_root(),
+        "root is needed: to make namespaces and cgroups for containers. Run this as root, with the \
+         toolchain of root"
+    );
     println!("building (release)");
     crate::run(crate::cargo().args([
         "build",
@@ -71,8 +78,18 @@ pub(crate) fn run() -> anyhow::Result<()> {
     outcome.and(cleaned)
 }
 
+/// The runtime of the demo's containers: runc if it is installed, because most users know it.
+/// Returns its name and why it was chosen.
+fn choose_runtime() -> (&'static str, String) {
+    match setup::in_path("runc") {
+        Some(path) => ("runc", format!("{} is installed", path.display())),
+        None => ("holdfast-oci", "runc is not in PATH; this one comes with Holdfast".to_owned()),
+    }
+}
+
 struct Demo {
     holdfast: PathBuf,
+    runtime: &'static str,
     scratch: tempfile::TempDir,
     daemon: Option<Child>,
 }
@@ -80,19 +97,15 @@ struct Demo {
 impl Demo {
     fn begin() -> anyhow::Result<Self> {
         let scratch = tempfile::Builder::new().prefix("holdfast-demo-").tempdir()?;
-        Ok(Self { holdfast: crate::executables("release").join("holdfast"), scratch, daemon: None })
+        let (runtime, reason) = choose_runtime();
+        println!("runtime: {runtime} ({reason})");
+        let holdfast = crate::executables("release").join("holdfast");
+        Ok(Self { holdfast, runtime, scratch, daemon: None })
     }
 
     fn play(&mut self) -> anyhow::Result<()> {
         println!("daemon started in {}", self.scratch.path().display());
         self.start_daemon()?;
-        let info: Value = serde_json::from_str(&self.holdfast(&["info", "--json"])?)?;
-        let runtime = &info["runtime"];
-        println!(
-            "runtime: {} ({})",
-            runtime["program"].as_str().unwrap_or("none"),
-            runtime["reason"].as_str().unwrap_or_default()
-        );
         let pids = PLANS
             .iter()
             .map(|plan| self.start_container(plan))
@@ -147,7 +160,7 @@ impl Demo {
             let status = self.holdfast(&["wait", plan.name])?.trim().to_owned();
             let output = self.holdfast(&["logs", plan.name])?;
             let mut expected_output = format!("{} begins\n", plan.name);
-            if plan.signal != "KILL" {
+            if plan.signal != Signal::SIGKILL {
                 expected_output += &format!("{} ends\n", plan.name);
             }
             let at_restore = restored.iter().find(|container| container["id"] == plan.name);
@@ -210,14 +223,15 @@ impl Demo {
     }
 
     /// Starts a container, waits until it has printed, and returns its pid.
-    fn start_container(&self, plan: &Plan) -> anyhow::Result<u64> {
+    fn start_container(&self, plan: &Plan) -> anyhow::Result<u32> {
         let script = format!(
             "trap 'echo {0} ends; exit {1}' USR1; echo {0} begins; sleep 1000 & wait",
             plan.name, plan.status
         );
-        let args =
-            ["run", "--detach", "--name", plan.name, "--rootfs", "host", "--", "sh", "-c", &script];
-        self.holdfast(&args)?;
+        let options = ["--name", plan.name, "--runtime", self.runtime, "--rootfs", "host"];
+        self.holdfast(
+            &[&["run", "--detach"], &options[..], &["--", "sh", "-c", &script]].concat(),
+        )?;
         let mut logs =
             self.command(&["logs", "--follow", plan.name]).stdout(Stdio::piped()).spawn()?;
         let mut first = String::new();
@@ -226,18 +240,19 @@ impl Demo {
         logs.wait()?;
         ensure!(first == format!("{} begins\n", plan.name), "{} printed {first:?}", plan.name);
         let info: Value = serde_json::from_str(&self.holdfast(&["inspect", "--json", plan.name])?)?;
-        info["pid"].as_u64().with_context(|| format!("{} has no pid", plan.name))
+        let pid = info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.with_context(|| format!("{} has no pid", plan.name))
     }
 
     /// Has containers end, going past the daemon: by a signal to their processes. Returns once
     /// their shims have put their statuses on disk and gone, which the exit FIFO tells.
-    fn end_containers(&self, when: Ends, pids: &[u64]) -> anyhow::Result<usize> {
+    fn end_containers(&self, when: Ends, pids: &[u32]) -> anyhow::Result<usize> {
         let chosen: Vec<_> = PLANS.iter().zip(pids).filter(|(plan, _)| plan.ends == when).collect();
         for (plan, pid) in &chosen {
             let fifo = self.root().join(plan.name).join("init/exit");
             // Opened while the shim holds the other end, so this does not wait.
             let mut exit = File::open(&fifo).with_context(|| fifo.display().to_string())?;
-            crate::run(Command::new("kill").arg(format!("-{}", plan.signal)).arg(pid.to_string()))?;
+            send(plan.signal, **pid)?;
             std::io::copy(&mut exit, &mut std::io::sink())?;
         }
         Ok(chosen.len())
@@ -256,7 +271,7 @@ impl Demo {
             let _ = self.holdfast(&["delete", "--force", plan.name]);
         }
         if let Some(mut daemon) = self.daemon.take() {
-            crate::run(Command::new("kill").arg(daemon.id().to_string()))?;
+            send(Signal::SIGTERM, daemon.id())?;
             let status = daemon.wait()?;
             ensure!(status.success(), "the daemon ended with {status} after SIGTERM");
         }
@@ -280,4 +295,12 @@ impl Demo {
     fn root(&self) -> PathBuf {
         self.scratch.path().join("state")
     }
+}
+
+/// Sends a signal to a child of ours, or to a process of a container that has a shim: both keep
+/// their pid until they are reaped. kill(1) is no part of a minimal Debian.
+fn send(signal: Signal, pid: u32) -> anyhow::Result<()> {
+    let attempt = || format!("{signal} for process {pid}");
+    let pid = Pid::from_raw(i32::try_from(pid).with_context(attempt)?);
+    kill(pid, signal).with_context(attempt)
 }

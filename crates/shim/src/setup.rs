@@ -10,6 +10,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::log::log;
+
 /// Detaches from whoever started us and returns the signals as a descriptor and the exit FIFO.
 pub(crate) fn become_shim() -> io::Result<(SignalFd, File)> {
     let signals = detach()?;
@@ -38,6 +40,24 @@ pub(crate) fn without_standard_io() -> io::Result<()> {
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     Ok(())
+}
+
+/// Sets `no_new_privs` for this process: no program that it executes from now on gains privileges by
+/// set-user-ID bits or file capabilities.
+///
+/// Called only after the runtime was started. Children inherit the attribute, execve(2) preserves it
+/// and nothing can unset it (prctl(2)): a runtime that has it passes it on to its container, also to
+/// one whose configuration has `noNewPrivileges: false`. So the shim of a group never sets it: the
+/// shims that start the group's processes are its children.
+///
+/// The ambient capabilities are left as they are. Before the start they may be the only
+/// capabilities of a runtime that does not run as root, and after it they change nothing for a
+/// process that executes no program.
+pub(crate) fn renounce_new_privileges() {
+    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
+        // No reason to give up a container.
+        log("warning", &format!("no_new_privs is not set: {error}"));
+    }
 }
 
 /// Signals arrive through a descriptor and in the loop only. Those that end a process by default

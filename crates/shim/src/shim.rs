@@ -57,6 +57,7 @@ impl Shim {
         let handoff = Handoff::receive(holdfast_sys::fd::standard()[0], &mut room)?;
         let mut handoff = handoff.ok_or_else(|| io::Error::other("nothing was sent"))?;
         let (signals, exit) = setup::become_shim()?;
+        setup::renounce_new_privileges();
         let seat = Seat::adopt(args, exit, &mut handoff, None)?;
         Self::of(seats, signals, seat, None)
     }

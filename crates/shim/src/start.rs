@@ -28,6 +28,7 @@ use crate::home::Home;
 use crate::log::log;
 use crate::runtime;
 use crate::seat::{Phase, Seat, round_up};
+use crate::setup;
 use crate::stdio::Stdio;
 use crate::terminal::ConsoleSocket;
 
@@ -84,6 +85,7 @@ impl Start {
             let console = args.terminal.then(|| ConsoleSocket::bind(dir)).transpose()?;
             let path = console.as_ref().map(|(_, path)| &**path);
             let runtime = runtime::spawn(&args.runtime, path, container_ends)?;
+            setup::renounce_new_privileges();
             Ok((home, control, stdio, console, runtime))
         });
         match begun {

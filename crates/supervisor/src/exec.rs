@@ -10,12 +10,10 @@ use holdfast_state::{ExitRecord, ExitStatus, ProcessId};
 use tokio::time::timeout;
 
 use crate::container::{Container, ended, info_of};
-use crate::core::Core;
 use crate::error::Error;
 use crate::input::{self, InputWriter};
 use crate::log::output::{LogLines, Output, OutputReader};
 use crate::log::reader::{LogOptions, LogReader};
-use crate::model::container::ContainerState;
 use crate::model::info::ExecInfo;
 use crate::model::lifecycle::{Activity, State};
 use crate::model::options::{ExecOptions, TerminalSize};
@@ -58,48 +56,41 @@ impl Container {
         options: ExecOptions,
     ) -> Result<(ExecProcess, LogReader), Error> {
         let this = self.clone();
-        self.core
-            .tasks
-            .finish(async move {
-                if !matches!(
-                    this.state.init().state(),
-                    State::Live { activity: Activity::Running, .. }
-                ) {
-                    return Err(this.wrong_state("exec", "running"));
-                }
-                this.core.moves.prepare();
-                this.forget_the_oldest().await;
-                let (process, begun, log) = {
-                    let this = this.clone();
-                    let begun = tokio::task::spawn_blocking(move || {
-                        let job = layout::exec(&this.core, &this.state, &options)?;
-                        this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                        match LogReader::attached(&this.core, &job.process) {
-                            Ok(log) => {
-                                let begun = start::begin(&this.core, &this.state, &job);
-                                Ok((job.process, begun, log))
-                            }
-                            Err(error) => {
-                                // No task has been started that would clean this up.
-                                let root = &this.core.root;
-                                let _ = root
-                                    .container(this.id())
-                                    .and_then(|dir| root.remove_process(&dir, &job.process.id));
-                                this.state.execs().remove(&job.process.id);
-                                Err(error)
-                            }
+        self.finish(async move {
+            if !matches!(this.state.init().state(), State::Live { activity: Activity::Running, .. })
+            {
+                return Err(this.wrong_state("exec", "running"));
+            }
+            this.core.moves.prepare();
+            this.forget_the_oldest().await;
+            let (process, begun, log) = {
+                let this = this.clone();
+                let begun = tokio::task::spawn_blocking(move || {
+                    let job = layout::exec(&this.core, &this.state, &options)?;
+                    this.state.execs().insert(job.process.id.clone(), job.process.clone());
+                    match LogReader::attached(&this.core, &job.process) {
+                        Ok(log) => {
+                            let begun = start::begin(&this.core, &this.state, &job);
+                            Ok((job.process, begun, log))
                         }
-                    })
-                    .await;
-                    Error::joined(begun)?
-                };
-                start::launch(&this.core, begun).await?;
-                Ok((
-                    ExecProcess { core: this.core.clone(), container: this.state.clone(), process },
-                    log,
-                ))
-            })
-            .await
+                        Err(error) => {
+                            // No task has been started that would clean this up.
+                            let root = &this.core.root;
+                            let _ = root
+                                .container(this.id())
+                                .and_then(|dir| root.remove_process(&dir, &job.process.id));
+                            this.state.execs().remove(&job.process.id);
+                            Err(error)
+                        }
+                    }
+                })
+                .await;
+                Error::joined(begun)?
+            };
+            start::launch(&this.core, begun).await?;
+            Ok((ExecProcess { container: this, process }, log))
+        })
+        .await
     }
 
     /// Removes the execs that ended first, if there are too many: nobody has asked for their deletion.
@@ -124,15 +115,14 @@ impl Container {
     #[must_use]
     pub fn process(&self, id: &ProcessId) -> Option<ExecProcess> {
         let process = self.state.execs().get(id).cloned()?;
-        Some(ExecProcess { core: self.core.clone(), container: self.state.clone(), process })
+        Some(ExecProcess { container: self.clone(), process })
     }
 }
 
 /// A handle of an exec process. Dropping it does not affect the process.
 #[derive(Debug, Clone)]
 pub struct ExecProcess {
-    core: Arc<Core>,
-    container: Arc<ContainerState>,
+    container: Container,
     process: Arc<Process>,
 }
 
@@ -187,7 +177,7 @@ impl ExecProcess {
     ///
     /// [`Error::Closed`] after a shutdown of the supervisor.
     pub async fn exit(&self) -> Result<ExitRecord, Error> {
-        ended(&self.core, &self.process).await
+        ended(&self.container.core, &self.process).await
     }
 
     /// Sends a signal, given by its number, to the process.
@@ -203,10 +193,10 @@ impl ExecProcess {
 
     fn wrong_state(&self, operation: &'static str, needed: &'static str) -> Error {
         if self.process.is_gone() {
-            return Error::NotFound(self.container.id.clone());
+            return Error::NotFound(self.container.id().clone());
         }
         Error::WrongExecState {
-            id: self.container.id.clone(),
+            id: self.container.id().clone(),
             process: self.process.id.clone(),
             status: self.process.status().as_str(),
             operation,
@@ -244,8 +234,7 @@ impl ExecProcess {
     /// refuses the signal, and [`Error::Closed`] after a shutdown.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Result<ExitRecord, Error> {
         let this = self.clone();
-        self.core
-            .tasks
+        self.container
             .finish(async move {
                 // `None` if it has ended, which is what is wanted.
                 this.process.signal(signal).unwrap_or(Ok(()))?;
@@ -281,14 +270,14 @@ impl ExecProcess {
     ///
     /// The errors of [`Container::stdin`].
     pub fn stdin(&self) -> Result<InputWriter, Error> {
-        InputWriter::open(&self.core, &self.process)
+        InputWriter::open(&self.container.core, &self.process)
     }
 
     /// Returns the path of the FIFO of the standard input, if the process was created with
     /// [`Stdin::Pipe`](crate::Stdin::Pipe).
     #[must_use]
     pub fn stdin_path(&self) -> Option<PathBuf> {
-        input::path(&self.core, &self.process)
+        input::path(&self.container.core, &self.process)
     }
 
     /// Closes the standard input: the process reads end of file once all writers have closed it
@@ -298,7 +287,7 @@ impl ExecProcess {
     ///
     /// The errors of [`Container::close_stdin`].
     pub fn close_stdin(&self) -> Result<(), Error> {
-        control::close(&self.core.root, &self.process)
+        control::close(&self.container.core.root, &self.process)
     }
 
     /// Changes the size of the terminal.
@@ -307,7 +296,7 @@ impl ExecProcess {
     ///
     /// The errors of [`Container::resize`].
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        control::resize(&self.core.root, &self.process, size)
+        control::resize(&self.container.core.root, &self.process, size)
     }
 
     /// Returns an eventfd that becomes readable once the process has exited; see
@@ -317,7 +306,7 @@ impl ExecProcess {
     ///
     /// The errors of [`Container::exit_fd`].
     pub fn exit_fd(&self) -> Result<OwnedFd, Error> {
-        input::exit_fd(&self.core, &self.process)
+        input::exit_fd(&self.container.core, &self.process)
     }
 
     /// Returns a reader of the output, from its beginning.
@@ -335,7 +324,7 @@ impl ExecProcess {
     ///
     /// The errors of [`Container::logs_with`].
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.process, &options)
+        LogReader::open(&self.container.core, &self.process, &options)
     }
 
     /// Returns a reader of the standard output, from its beginning. It reports end of file when the
@@ -377,7 +366,7 @@ impl ExecProcess {
         if self.process.is_stopped() {
             return Err(self.wrong_state("reopening its logs", "running"));
         }
-        control::reopen_logs(&self.core.root, &self.process)
+        control::reopen_logs(&self.container.core.root, &self.process)
     }
 
     /// Returns whether the process has a terminal.
@@ -398,12 +387,11 @@ impl ExecProcess {
             return Err(self.wrong_state("delete", "stopped"));
         }
         let this = self.clone();
-        self.core
-            .tasks
+        self.container
             .finish(async move {
-                let Self { core, container, process } = &this;
-                let failed = format!("remove process {} of container {}", process.id, container.id);
-                let removed = remove::forget(core, container, process, Removal::Asked).await;
+                let Self { container: Container { core, state }, process } = &this;
+                let failed = format!("remove process {} of container {}", process.id, state.id);
+                let removed = remove::forget(core, state, process, Removal::Asked).await;
                 removed.map_err(Error::io(failed))
             })
             .await

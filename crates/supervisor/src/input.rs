@@ -47,9 +47,7 @@ impl InputWriter {
             .and_then(|dir| dir.directory().open_fifo(STDIN, OFlag::O_WRONLY))
             .and_then(pipe::Sender::from_file);
         let fifo = opened.map_err(|error| match error.kind() {
-            _ if process.is_gone() || process.is_going() => {
-                Error::NotFound(process.container.clone())
-            }
+            _ if process.is_not_found() => Error::NotFound(process.container.clone()),
             io::ErrorKind::NotFound => Error::NoInput(process.container.clone()),
             // Nobody reads any more.
             _ if error.raw_os_error() == Some(nix::libc::ENXIO) => Error::WrongState {

@@ -211,8 +211,6 @@ impl Bench<'_> {
             Way::Host(host) => self.stage.states(host),
             Way::Conmon => vec![self.stage.scratch.join("conmon/runc")],
         };
-        let daemons = self.stage.pids();
-        states.iter().all(|dir| peers::is_empty(dir))
-            && peers::processes(self.stage.scratch).iter().all(|pid| daemons.contains(pid))
+        states.iter().all(|dir| peers::is_empty(dir)) && self.stage.has_no_process()
     }
 }

@@ -99,7 +99,7 @@ fn ratios(pair: &[Column]) -> Samples {
 /// there, so that the next revision has less to build.
 pub(super) fn build_revision(revision: &str) -> anyhow::Result<Programs> {
     let id = id_of(revision)?;
-    let tree = tree_of(revision)?;
+    let tree = tree_at(&id)?;
     println!("building {id} (release)");
     let target = crate::target().join("compare/target");
     // Whatever programs it has. Of the same toolchain as ours.
@@ -119,10 +119,15 @@ fn id_of(revision: &str) -> anyhow::Result<String> {
     Ok(id.trim().to_owned())
 }
 
-/// A working tree of git's below `target`, with a revision checked out.
+/// Returns a working tree below `target` with a revision checked out.
 pub(super) fn tree_of(revision: &str) -> anyhow::Result<PathBuf> {
+    tree_at(&id_of(revision)?)
+}
+
+/// Does the same for the id of a commit.
+fn tree_at(id: &str) -> anyhow::Result<PathBuf> {
     let tree = crate::target().join("compare/tree");
-    check_out(&tree, &id_of(revision)?)?;
+    check_out(&tree, id)?;
     Ok(tree)
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::memory::figures;
+use super::memory::Memory;
 use super::{Scratch, build, compare, save};
 use crate::setup;
 
@@ -74,7 +74,7 @@ fn measure(variant: &Variant, programs: &Path) -> anyhow::Result<Value> {
     crate::run(cargo("build", &target).args(["--quiet", "--release", "--lib"]))?;
     let seconds = began.elapsed().as_secs_f64();
     crate::run(cargo("build", &target).args(["--quiet", "--release", "--example", "embed"]))?;
-    let [pss, uss] = memory(&target.join("release/examples/embed"), programs)?;
+    let Memory { pss, uss, .. } = memory(&target.join("release/examples/embed"), programs)?;
     fs::remove_dir_all(&target)?;
     Ok(json!({
         "variant": variant.name,
@@ -85,8 +85,8 @@ fn measure(variant: &Variant, programs: &Path) -> anyhow::Result<Value> {
     }))
 }
 
-/// Returns PSS and USS of the example, in KiB, when all of its containers are there.
-fn memory(example: &Path, programs: &Path) -> anyhow::Result<[f64; 2]> {
+/// Returns the memory of the example when all of its containers are there.
+fn memory(example: &Path, programs: &Path) -> anyhow::Result<Memory> {
     let scratch = Scratch::new()?;
     // It looks for the shim in the directory above its own.
     let dir = scratch.0.join("programs/examples");
@@ -108,18 +108,13 @@ fn memory(example: &Path, programs: &Path) -> anyhow::Result<[f64; 2]> {
     measured
 }
 
-fn measured(child: &mut Child) -> anyhow::Result<[f64; 2]> {
+fn measured(child: &mut Child) -> anyhow::Result<Memory> {
     let output = child.stdout.take().context("no output")?;
     let lines = BufReader::new(output).lines();
     // The end of the first container: all have long been started.
     for line in lines {
         if line?.contains("quick: ended") {
-            let path = format!("/proc/{}/smaps_rollup", child.id());
-            let all = figures(Path::new(&path))?;
-            let sum = |names: &[&str]| {
-                all.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|it| it.1).sum()
-            };
-            return Ok([sum(&["Pss"]), sum(&["Private_Clean", "Private_Dirty"])]);
+            return Memory::of(child.id());
         }
     }
     anyhow::bail!("the example ended too soon")

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::memory::figures;
+use super::memory::Memory;
 use super::peers::Daemon;
 use super::{Samples, Scratch, build, save};
 
@@ -87,10 +87,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 impl Flood {
     fn usage(&self) -> anyhow::Result<Usage> {
-        let dir = PathBuf::from(format!("/proc/{}", self.daemon.pid()));
-        let all = figures(&dir.join("smaps_rollup"))?;
-        let pss = all.iter().find(|(name, _)| name == "Pss").context("no Pss")?.1;
-        Ok(Usage { pss_kib: pss, files: fs::read_dir(dir.join("fd"))?.count() })
+        let pid = self.daemon.pid();
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        Ok(Usage { pss_kib: Memory::of(pid)?.pss, files })
     }
 
     /// An honest request. Returns how long it took, in milliseconds.

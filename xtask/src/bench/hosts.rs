@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
 
 use super::peers::{self, Containerd, Daemon};
 use super::{Programs, runtimes};
@@ -46,6 +47,7 @@ impl<'a> Stage<'a> {
             hosts.extend((0..programs.len()).map(|daemon| Host::Holdfast(daemon, runtime)));
         }
         if programs.len() == 1 {
+            stage.same_bundle_for_all()?;
             hosts.insert(0, Host::Runc);
             if Containerd::is_installed() {
                 stage.containerd = Some(Containerd::start(scratch)?);
@@ -55,6 +57,25 @@ impl<'a> Stage<'a> {
             }
         }
         Ok((stage, hosts))
+    }
+
+    /// Checks that Holdfast gives its runtime the bundle that the others are given, and no changed
+    /// copy of it: all of them run the same `config.json`.
+    fn same_bundle_for_all(&self) -> anyhow::Result<()> {
+        let bundle = self.bundle.canonicalize()?;
+        for daemon in &self.daemons {
+            daemon.ok(&[
+                "create",
+                "--bundle",
+                &bundle.display().to_string(),
+                "--name",
+                "bundle",
+            ])?;
+            let info: Value = serde_json::from_str(&daemon.ok(&["inspect", "--json", "bundle"])?)?;
+            daemon.ok(&["delete", "--force", "bundle"])?;
+            ensure!(info["bundle"] == json!(bundle), "the runtime is given {}", info["bundle"]);
+        }
+        Ok(())
     }
 
     pub(super) fn name(&self, host: Host) -> String {
@@ -102,8 +123,14 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Returns whether no process is left but those that stay without any container.
+    pub(super) fn has_no_process(&self) -> bool {
+        let stay = self.pids();
+        peers::processes(self.scratch).iter().all(|pid| stay.contains(pid))
+    }
+
     /// The processes that stay when no container is left.
-    pub(super) fn pids(&self) -> Vec<u32> {
+    fn pids(&self) -> Vec<u32> {
         let containerd = self.containerd.as_ref().map(Containerd::pid);
         self.daemons.iter().map(Daemon::pid).chain(containerd).collect()
     }

@@ -210,27 +210,40 @@ fn row(way: String, pids: &[u32], since: Option<(Kernel, usize)>) -> anyhow::Res
     };
     let mut processes = Processes::default();
     for pid in pids {
-        let dir = PathBuf::from(format!("/proc/{pid}"));
-        let all = figures(&dir.join("smaps_rollup"))?;
-        let sum = |names: &[&str]| {
-            all.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(_, kib)| kib).sum()
-        };
-        processes.uss.0.push(sum(&["Private_Clean", "Private_Dirty"]));
-        processes.pss.0.push(sum(&["Pss"]));
-        processes.rss.0.push(sum(&["Rss"]));
+        let memory = Memory::of(*pid)?;
+        processes.uss.0.push(memory.uss);
+        processes.pss.0.push(memory.pss);
+        processes.rss.0.push(memory.rss);
         #[allow(clippy::cast_precision_loss)]
-        processes.descriptors.0.push(fs::read_dir(dir.join("fd"))?.count() as f64);
+        processes.descriptors.0.push(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as f64);
     }
     Ok(Row { way, processes, kernel })
+}
+
+/// The memory of a process, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    pub(super) uss: f64,
+    pub(super) pss: f64,
+    rss: f64,
+}
+
+impl Memory {
+    /// Reads it from `/proc/PID/smaps_rollup`.
+    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let all = figures(Path::new(&path))?;
+        let figure = |name| figure(&all, name).with_context(|| format!("no {name} in {path}"));
+        let uss = figure("Private_Clean")? + figure("Private_Dirty")?;
+        Ok(Self { uss, pss: figure("Pss")?, rss: figure("Rss")? })
+    }
 }
 
 impl Kernel {
     fn now() -> anyhow::Result<Self> {
         let all = figures(Path::new("/proc/meminfo"))?;
-        let figure = |name: &str| {
-            let found = all.iter().find(|(other, _)| other == name);
-            found.map(|(_, kib)| *kib).with_context(|| format!("no {name} in /proc/meminfo"))
-        };
+        let figure =
+            |name| figure(&all, name).with_context(|| format!("no {name} in /proc/meminfo"));
         Ok(Self {
             page_tables: figure("PageTables")?,
             stacks: figure("KernelStack")?,
@@ -250,7 +263,7 @@ impl Kernel {
 }
 
 /// The lines `Name:  123 kB` of a file of the kernel's.
-pub(super) fn figures(path: &Path) -> anyhow::Result<Vec<(String, f64)>> {
+fn figures(path: &Path) -> anyhow::Result<Vec<(String, f64)>> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     let figure = |line: &str| {
         let (name, rest) = line.split_once(':')?;
@@ -258,6 +271,11 @@ pub(super) fn figures(path: &Path) -> anyhow::Result<Vec<(String, f64)>> {
         Some((name.to_owned(), kib))
     };
     Ok(text.lines().filter_map(figure).collect())
+}
+
+/// Returns the one of this name.
+fn figure(all: &[(String, f64)], name: &str) -> Option<f64> {
+    all.iter().find(|(other, _)| other == name).map(|(_, kib)| *kib)
 }
 
 fn print(rows: &[Row]) {

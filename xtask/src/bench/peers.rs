@@ -1,5 +1,6 @@
 //! Holdfast and its peers, each started the way its users do.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -44,11 +45,13 @@ pub(super) fn which(name: &str) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("{name} is not in PATH"))
 }
 
-/// Whether there is no directory in this one, but for hidden ones. A directory that is not there is
-/// empty.
+/// Returns whether there is no directory of a container in this one. Hidden directories are not
+/// containers', but for those that Holdfast is removing. A directory that is not there is empty.
 pub(super) fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).into_iter().flatten().flatten().all(|entry| {
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        let hidden = name.starts_with(b".") && !name.starts_with(b".gone-");
         hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir())
     })
 }
@@ -64,6 +67,24 @@ pub(super) fn processes(dir: &Path) -> Vec<u32> {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if String::from_utf8_lossy(&line).contains(&dir) {
             found.push(pid);
+        }
+    }
+    found
+}
+
+/// Returns the cgroups, of all hierarchies, that `wanted` accepts by their names.
+pub(super) fn cgroups(wanted: impl Fn(&str) -> bool) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut below = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = below.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_str().is_some_and(&wanted) {
+                found.insert(entry.path());
+            }
+            below.push(entry.path());
         }
     }
     found

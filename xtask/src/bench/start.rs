@@ -1,8 +1,9 @@
 //! From the command to the exit code of a container that runs `true`.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
@@ -19,6 +20,16 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 40)]
     rounds: usize,
 }
+
+/// The pause between a turn and the next, after nothing of the turn can be seen any more. Some work
+/// goes on unseen: the kernel tears down the namespaces and frees the cgroups in the background, and
+/// the daemon starts the shim for its next container. Much of that waits for grace periods of the
+/// kernel, of 8 to 16 ms each (docs/performance.md); this is time for several in a row.
+///
+/// The pause has a price, which is the same for all: the move of a process into a cgroup also waits
+/// for a grace period, which comes sooner when containers are started without a pause. So each start
+/// takes some milliseconds more than in a tight loop.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who starts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +64,7 @@ pub(super) fn measure(options: &Options, programs: &[Programs]) -> anyhow::Resul
     setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
     let scratch = Scratch::new()?;
     let (stage, hosts) = Stage::new(&scratch.0, programs)?;
-    let mut bench = Bench { stage, turn: 0 };
+    let mut bench = Bench { stage, turn: 0, cgroups: peers::cgroups(is_podmans) };
     let mut ways: Vec<Way> = hosts.into_iter().map(Way::Host).collect();
     if programs.len() == 1 {
         ways.push(Way::Conmon);
@@ -112,6 +123,13 @@ pub(super) fn podman(scratch: &Path, rootfs: &Path, data: &Path, args: &[&str]) 
 struct Bench<'a> {
     stage: Stage<'a>,
     turn: usize,
+    /// Cgroups of podman's that have nothing to do with the measurement.
+    cgroups: BTreeSet<PathBuf>,
+}
+
+/// Returns whether this is the name of a cgroup that podman makes. It has an id that podman chooses.
+fn is_podmans(name: &str) -> bool {
+    name.starts_with("libpod-")
 }
 
 impl Bench<'_> {
@@ -134,18 +152,26 @@ impl Bench<'_> {
             && self.podman().output().is_ok_and(|output| output.status.success())
     }
 
-    /// One container; how long it took, in seconds.
+    /// Runs one container, and returns how long it took, in seconds. Returns after the container is
+    /// gone and after [`PAUSE`], so that its deletion is in nobody's turn.
     fn turn(&mut self, way: Way) -> anyhow::Result<f64> {
         self.turn += 1;
-        // Its own each time: who takes one that is just being deleted waits for that.
-        let id = format!("start{}", self.turn);
+        // Unique on this machine, because it is also the name of a cgroup.
+        let id = format!("start{}-{}", std::process::id(), self.turn);
+        let seconds = self.run(way, &id)?;
+        peers::until("the container to be gone", || self.is_gone(way, &id))?;
+        std::thread::sleep(PAUSE);
+        Ok(seconds)
+    }
+
+    fn run(&self, way: Way, id: &str) -> anyhow::Result<f64> {
         let began = Instant::now();
         match way {
-            Way::Host(host) => succeeds(self.stage.command(host)?.arg(&id))?,
+            Way::Host(host) => succeeds(self.stage.command(host)?.arg(id))?,
             Way::Conmon => {
                 let Stage { scratch, bundle, .. } = &self.stage;
                 let log = format!("k8s-file:{}", scratch.join("log").display());
-                let conmon = Conmon::start(scratch, bundle, &id, &log)?;
+                let conmon = Conmon::start(scratch, bundle, id, &log)?;
                 let exit = conmon.exit_file();
                 peers::until("an exit file", || exit.exists())?;
                 let seconds = began.elapsed().as_secs_f64();
@@ -155,6 +181,18 @@ impl Bench<'_> {
             Way::Podman => succeeds(&mut self.podman())?,
         }
         Ok(began.elapsed().as_secs_f64())
+    }
+
+    /// Returns whether nothing is left of a container: no process, no state, no cgroup.
+    fn is_gone(&self, way: Way, id: &str) -> bool {
+        let states = match way {
+            Way::Host(host) => self.stage.states(host),
+            // These two have removed their state when they return.
+            Way::Conmon | Way::Podman => Vec::new(),
+        };
+        states.iter().all(|dir| peers::is_empty(dir))
+            && self.stage.has_no_process()
+            && peers::cgroups(|name| name == id || is_podmans(name)).is_subset(&self.cgroups)
     }
 }
 

@@ -270,7 +270,7 @@ fn read(mut files: Files) -> (Files, io::Result<Progress>) {
 }
 
 fn failed(process: &Process) -> impl FnOnce(io::Error) -> Error + use<'_> {
-    move |error| match process.is_gone() || process.is_going() {
+    move |error| match process.is_not_found() {
         true => Error::NotFound(process.container.clone()),
         false => Error::io(format!("open the output of container {}", process.container))(error),
     }

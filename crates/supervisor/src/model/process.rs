@@ -321,6 +321,11 @@ impl Process {
         self.is_to_go() && !self.stays.load(Ordering::Relaxed)
     }
 
+    /// Returns whether a caller is to find no such process: it was deleted, or counts as deleted.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.is_gone() || self.is_going()
+    }
+
     /// Notes that the automatic removal has failed.
     pub(crate) fn stays(&self) {
         self.stays.store(true, Ordering::Relaxed);

@@ -1,9 +1,11 @@
 #!/bin/sh
 # The checks on a machine with systemd: what dist/holdfast.service promises. Without an argument all
 # of them in this order; with a name, that one.
+# One check starts a unit and a container for each option of systemd's.
+LIMIT=${LIMIT:-600}
 . /opt/holdfast/guest/lib.sh
 
-PLAN='enabled restart stop killed inherits left-over'
+PLAN='enabled restart stop killed inherits as-pid-1 sandbox left-over'
 
 # The unit starts the daemon before it listens.
 up() {
@@ -96,6 +98,97 @@ inherits() {
     esac
 }
 
+# Sandboxing options that docs/unit.md says must not be set, because containers inherit them.
+NOT_SET='NoNewPrivileges=yes LockPersonality=yes MemoryDenyWriteExecute=yes RestrictRealtime=yes
+RestrictSUIDSGID=yes RestrictNamespaces=yes RestrictAddressFamilies=AF_UNIX
+SystemCallArchitectures=native SystemCallFilter=~@clock ProtectClock=yes ProtectHostname=yes
+ProtectKernelLogs=yes ProtectKernelModules=yes ProtectKernelTunables=yes ProtectControlGroups=yes
+ProtectProc=invisible ProtectSystem=yes ProtectHome=yes PrivateTmp=yes PrivateDevices=yes
+PrivateNetwork=yes PrivateIPC=yes PrivateUsers=yes PrivateMounts=yes
+CapabilityBoundingSet=~CAP_SYS_TIME OOMScoreAdjust=-500'
+# Those that the unit sets.
+SET='KeyringMode=private UMask=0022'
+
+# namespaces PID: those that a runtime, and with it a container that shares one, inherits.
+namespaces() {
+    for kind in mnt uts ipc net user; do readlink "/proc/$1/ns/$kind"; done
+}
+
+# Capabilities that some options take away.
+CAPABILITIES='["CAP_SYS_TIME", "CAP_WAKE_ALARM", "CAP_SYSLOG", "CAP_SYS_MODULE", "CAP_MKNOD"]'
+
+# probe [OPTION]: what a unit with this option has, and a container that it starts.
+probe() {
+    cat > /run/systemd/system/probe.service <<UNIT
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+Type=oneshot
+$1
+ExecStart=/opt/holdfast/guest/systemd.sh in-unit
+UNIT
+    systemctl daemon-reload
+    systemctl start probe.service > /dev/null 2>&1 || echo 'the unit fails'
+    cat /run/probe/seen
+    rm /run/probe/seen
+}
+
+# What the probe's unit does.
+in_unit() {
+    exec > /run/probe/seen 2>&1
+    namespaces self
+    runc --root /run/probe/runc run --bundle /run/probe probe < /dev/null
+}
+
+# The unit of the daemon hands nothing on to containers, and docs/unit.md has the options right.
+sandbox() {
+    # A container to which its configuration gives these capabilities, and which prints what it has.
+    hf run --name probe --runtime runc --rootfs host -- true
+    mkdir -p /run/probe
+    jq --argjson all "$CAPABILITIES" --arg script \
+        "grep -E '^(NoNewPrivs|Seccomp|CapBnd|Umask):' /proc/self/status; cat /proc/self/oom_score_adj" \
+        '.process.args = ["sh", "-c", $script] | .process.noNewPrivileges = false
+        | .process.capabilities.bounding = $all | .process.capabilities.permitted = $all
+        | .process.capabilities.effective = $all | del(.linux.seccomp)' \
+        "$(hf inspect --json probe | jq -r .bundle)/config.json" > /run/probe/config.json
+    plain=$(probe '')
+    expected=$(namespaces 1; printf 'Umask:\t0022\nCapBnd:\t0000000c0a010000\nNoNewPrivs:\t0\nSeccomp:\t0\n0\n')
+    is 'a unit without options' "$plain" "$expected"
+    for option in $SET; do
+        is "$option" "$(probe "$option")" "$plain"
+    done
+    for option in $NOT_SET; do
+        with=$(probe "$option")
+        [ "$with" != "$plain" ] || fail "$option changes nothing"
+        note "$option: $(printf '%s\n' "$with" | grep -vxF "$plain" | tr -s '\n\t' '  ' | cut -c 1-200)"
+    done
+    hf delete probe
+}
+
+# The daemon and a shim have what pid 1 has: the unit applies nothing to them that is inherited.
+as_pid_1() {
+    run_one inherits runc
+    for process in "$(main_pid)" "$(shim_of inherits)"; do
+        is "namespaces of $process" "$(namespaces "$process")" "$(namespaces 1)"
+        has "$process" CapBnd "$(value 1 CapBnd)"
+        has "$process" Seccomp 0
+        has "$process" Umask 0022
+    done
+    has "$(main_pid)" NoNewPrivs 0
+    # The shim sets it for itself, when it has started the runtime.
+    has "$(shim_of inherits)" NoNewPrivs 1
+    hf delete --force inherits
+}
+
+# value PID NAME: a line of its status.
+value() {
+    sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"
+}
+
+has() {
+    is "$2 of process $1" "$(value "$1" "$2")" "$3"
+}
+
 left_over() {
     left=$(hf ps --all --json | jq -r '.[].id' | tr '\n' ' ')
     [ -z "$left" ] || hf delete --force $left
@@ -116,7 +209,9 @@ if [ $# -eq 0 ]; then
 fi
 set -e
 case $1 in
-    enabled | restart | stop | killed | inherits) "$1" ;;
+    enabled | restart | stop | killed | inherits | sandbox) "$1" ;;
+    as-pid-1) as_pid_1 ;;
     left-over) left_over ;;
+    in-unit) in_unit ;;
     *) fail "no check $1" ;;
 esac
