@@ -2,7 +2,7 @@
 //! or one created for a root file system.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use holdfast_state::ContainerId;
@@ -217,9 +217,13 @@ fn write(place: Place<'_>, config: &Value) -> Result<PathBuf, Error> {
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {
-    // All users must be able to search this directory: the container's user may have any uid of the
-    // host.
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+    fs::create_dir(path).or_else(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists if path.is_dir() => Ok(()),
+        _ => Err(error),
+    })?;
+    // All users must be able to search this directory, whatever the umask of the caller's is: the
+    // container's user may have any uid of the host.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 /// Returns the id on the host of an id in the container, by the mappings of a configuration. An id
@@ -242,7 +246,8 @@ pub(crate) fn host_id(mappings: &Value, id: u32) -> u32 {
 /// Creates an empty root with mount points. Returns the mounts that show the host's programs there.
 fn host_rootfs(rootfs: &Path) -> Result<Vec<Value>, Error> {
     let failed = |cause| Error::Io { attempt: format!("create {}", rootfs.display()), cause };
-    make_dir(rootfs).map_err(failed)?;
+    let bundle = rootfs.parent().unwrap_or(rootfs);
+    make_dir(bundle).and_then(|()| make_dir(rootfs)).map_err(failed)?;
     for name in ["proc", "dev", "sys", "tmp"] {
         make_dir(&rootfs.join(name)).map_err(failed)?;
     }
