@@ -87,6 +87,12 @@ pub(crate) enum Verb {
     /// Go to other cgroups and execute a hook there; see `Config::run_hooks_in`.
     #[command(hide = true)]
     Hook(Hook),
+    /// Finish a container's mounts; see `mounts`.
+    #[command(hide = true)]
+    Mounts(Mounts),
+    /// Wait in a new user namespace; see `mounts`.
+    #[command(hide = true)]
+    UserNamespace,
     /// Not supported.
     Checkpoint(Ignored),
     /// Not supported.
@@ -205,6 +211,15 @@ pub(crate) struct Hook {
     /// The hook's arguments, its own name first; by default its path.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mounts {
+    /// The process whose root is to be changed, rather than what lies below it.
+    #[arg(long)]
+    pub(crate) root_of: Option<i32>,
+    /// What to do.
+    pub(crate) plan: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
-use crate::{delete, devices, hooks, stdio};
+use crate::{delete, devices, hooks, mounts, stdio};
 
 /// Makes a container whose program waits for [`start`].
 pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
@@ -88,6 +88,7 @@ fn build(
     let visit = record.cgroup.visit(hierarchies)?;
     config.run_hooks_in(global, visit.homes());
     config.show_own_cgroups(hierarchies);
+    config.plan.cgroups.clone_from(&record.cgroup.dirs);
     config.save(&dir.path)?;
     stdio::give_to_user(&config.spec);
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
@@ -97,15 +98,20 @@ fn build(
     if let Some(socket) = &args.process.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }
-    let mut container = builder
+    let built = builder
         .as_init(&dir.path)
         .with_systemd(global.systemd_cgroup)
         .with_detach(true)
         .with_no_pivot(args.no_pivot)
-        .build()?;
+        .build();
+    let mut container = built.map_err(|error| match mounts::failure(&dir.path) {
+        Some(text) => anyhow::anyhow!(text),
+        None => error.into(),
+    })?;
     visit.end()?;
     let pid = container.pid().context("libcontainer made a container without a process")?;
     record.set_process(pid.as_raw())?;
+    config.plan.finish_root(pid.as_raw(), &dir.path)?;
     hierarchy::check_apart(pid.as_raw(), hierarchies)?;
     if config.has_new_network() {
         // As runc does. The program waits for `start`, so it finds it up.

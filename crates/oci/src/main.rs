@@ -34,6 +34,7 @@
 mod args;
 mod cgroup;
 mod control;
+mod copy_up;
 mod create;
 mod delete;
 mod devices;
@@ -41,7 +42,10 @@ mod exec;
 mod hierarchy;
 mod hooks;
 mod log;
+mod mountinfo;
+mod mounts;
 mod observe;
+mod options;
 mod program;
 mod record;
 mod sealed;
@@ -101,6 +105,8 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Events(args) => observe::stats(global, &args.id),
         Verb::Features => observe::features(),
         Verb::Hook(args) => hooks::execute(args),
+        Verb::Mounts(args) => mounts::execute(args),
+        Verb::UserNamespace => mounts::user_namespace(),
         Verb::Checkpoint(_) => {
             bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
         }

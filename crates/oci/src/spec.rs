@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::hierarchy::Hierarchy;
+use crate::mounts::Plan;
 use crate::{cgroup, devices};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
@@ -32,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) rootfs: PathBuf,
     /// The cgroup, or slice:prefix:name for systemd.
     pub(crate) cgroup: PathBuf,
+    /// What libcontainer leaves undone with the mounts.
+    pub(crate) plan: Plan,
 }
 
 impl Config {
@@ -62,11 +65,12 @@ impl Config {
         absolute_bind_sources(&mut json["mounts"], &bundle);
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
+        let plan = Plan::take(&mut json, &rootfs).context("config.json")?;
         normalise_process(&mut json["process"]);
         devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
-        let config = Self { json, spec, bundle, rootfs, cgroup };
+        let config = Self { json, spec, bundle, rootfs, cgroup, plan };
         config.check()?;
         Ok(config)
     }
@@ -175,8 +179,9 @@ impl Config {
             .collect();
     }
 
-    /// Writes the copy that libcontainer reads.
-    pub(crate) fn save(&self, dir: &Path) -> anyhow::Result<()> {
+    /// Writes the copy that libcontainer reads, and what is done beside it.
+    pub(crate) fn save(&mut self, dir: &Path) -> anyhow::Result<()> {
+        self.plan.order(&mut self.json, dir)?;
         let path = dir.join("config.json");
         fs::write(&path, self.json.to_string()).with_context(|| format!("write {}", path.display()))
     }
