@@ -65,6 +65,9 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
         if let Err(error) = record.cgroup.destroy() {
             tracing::error!("undo: {error:#}");
         }
+        // As the specification has it, whatever moment failed.
+        let hooks = config.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref());
+        hooks::poststop(hooks.unwrap_or_default(), &args.id, &record, log);
         _ = std::fs::remove_dir_all(&dir.path);
     }
     created.context("runtime create failed: unable to start container process")
@@ -106,7 +109,7 @@ fn build(
         .build();
     let mut container = built.map_err(|error| match mounts::failure(&dir.path) {
         Some(text) => anyhow::anyhow!(text),
-        None => error.into(),
+        None => config.explain(error.into()),
     })?;
     visit.end()?;
     let pid = container.pid().context("libcontainer made a container without a process")?;
@@ -124,6 +127,7 @@ fn build(
         let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;
         devices::enforce(config.device_rules(), dir)?;
     }
+    config.late.apply(pid.as_raw(), &record.cgroup, &args.id)?;
     // The word by which libcontainer allows `exec`; what really is the case, we find out.
     container.set_status(ContainerStatus::Running).save()?;
     dir.save(record)?;
@@ -138,7 +142,7 @@ fn build(
 pub(crate) fn run(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
     create(global, log, args)?;
     start(global, &args.id).inspect_err(|_| {
-        if let Err(error) = delete::delete(global, &args.id, delete::Force::Yes) {
+        if let Err(error) = delete::delete(global, log, &args.id, delete::Force::Yes) {
             tracing::error!("undo: {error:#}");
         }
     })
@@ -159,7 +163,7 @@ pub(crate) fn start(global: &Global, id: &str) -> anyhow::Result<()> {
     NotifySocket::new(dir.libcontainer().join(NOTIFY_FILE)).notify_container_start()?;
     dir.mark_started().context("mark the container as started")?;
     drop(lock);
-    hooks::poststart(&dir.libcontainer(), &record).context("run poststart hooks")
+    hooks::poststart(&dir, &record).context("run poststart hooks")
 }
 
 /// Ends what a command that failed has begun: its children, none of which a caller knows of.

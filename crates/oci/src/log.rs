@@ -61,6 +61,15 @@ impl Log {
         _ = writeln!(io::stderr(), "holdfast-oci: {text}");
     }
 
+    /// Says what went wrong without failing the command.
+    pub(crate) fn warn(&self, error: &anyhow::Error) {
+        let text = chain(error);
+        if let Some(mut file) = self.file() {
+            _ = file.write_all(line("warning", &text, self.format).as_bytes());
+        }
+        _ = writeln!(io::stderr(), "holdfast-oci: {text}");
+    }
+
     /// The first event is nearest to the cause; later ones are its consequences.
     fn first_detail(&mut self) -> Option<String> {
         let details = self.details.as_mut()?;

@@ -33,14 +33,17 @@
 
 mod args;
 mod cgroup;
+mod check;
 mod control;
 mod copy_up;
 mod create;
 mod delete;
 mod devices;
 mod exec;
+mod explain;
 mod hierarchy;
 mod hooks;
+mod limits;
 mod log;
 mod mountinfo;
 mod mounts;
@@ -96,7 +99,7 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Kill(args) => delete::kill(global, args),
         Verb::Delete(args) => {
             let force = if args.force { delete::Force::Yes } else { delete::Force::No };
-            delete::delete(global, &args.id, force)
+            delete::delete(global, log, &args.id, force)
         }
         Verb::Pause(args) => control::pause(global, &args.id),
         Verb::Resume(args) => control::resume(global, &args.id),

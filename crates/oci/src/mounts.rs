@@ -478,6 +478,13 @@ fn make_dirs(root: &OwnedFd, path: &Path) -> anyhow::Result<()> {
     open_in(root, path).map(drop)
 }
 
+/// Returns where a path of a root file system leads, if it is there.
+pub(crate) fn resolve(rootfs: &Path, path: &Path) -> Option<PathBuf> {
+    let file = open_in(&open_path(rootfs).ok()?, path).ok()?;
+    let inside = path_of(&file).ok()?.strip_prefix(rootfs).ok()?.to_owned();
+    Some(Path::new("/").join(inside))
+}
+
 /// Opens a mount of the container's at its root.
 fn open_mount(root: &OwnedFd, destination: &Path) -> anyhow::Result<OwnedFd> {
     let file = open_in(root, destination)?;

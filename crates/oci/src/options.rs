@@ -238,6 +238,11 @@ fn read_id_map(
     Ok(Some(IdMap { maps, recursive: option.unwrap_or(false) }))
 }
 
+/// Whether an option is a flag of mount(2) rather than one of a file system's.
+pub(crate) fn is_flag(option: &str) -> bool {
+    APPLIED.contains(&option)
+}
+
 /// Whether a mount shows what is elsewhere, as libcontainer decides it.
 pub(crate) fn is_bind(mount: &Value) -> bool {
     let options = mount["options"].as_array();

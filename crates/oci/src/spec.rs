@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::hierarchy::Hierarchy;
+use crate::limits::Late;
 use crate::mounts::Plan;
-use crate::{cgroup, devices};
+use crate::{cgroup, check, devices, explain, mounts, options};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) cgroup: PathBuf,
     /// What libcontainer leaves undone with the mounts.
     pub(crate) plan: Plan,
+    /// What it gets once it is made.
+    pub(crate) late: Late,
 }
 
 impl Config {
@@ -62,15 +65,18 @@ impl Config {
             cgroup = Path::new("/").join(cgroup);
             json["linux"]["cgroupsPath"] = json!(cgroup);
         }
+        check::config(&mut json, cgroup::is_unified()?).context("config.json")?;
         absolute_bind_sources(&mut json["mounts"], &bundle);
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
         let plan = Plan::take(&mut json, &rootfs).context("config.json")?;
+        let late = Late::take(&mut json).context("config.json")?;
+        resolve_masked(&mut json["linux"]["maskedPaths"], &rootfs);
         normalise_process(&mut json["process"]);
         devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
-        let config = Self { json, spec, bundle, rootfs, cgroup, plan };
+        let config = Self { json, spec, bundle, rootfs, cgroup, plan, late };
         config.check()?;
         Ok(config)
     }
@@ -179,6 +185,11 @@ impl Config {
             .collect();
     }
 
+    /// Returns the reason of a failure, by the name of the field, if the configuration shows it.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        explain::failure(&self.json, &error).unwrap_or(error)
+    }
+
     /// Writes the copy that libcontainer reads, and what is done beside it.
     pub(crate) fn save(&mut self, dir: &Path) -> anyhow::Result<()> {
         self.plan.order(&mut self.json, dir)?;
@@ -206,10 +217,7 @@ fn check_cgroup(path: &Path) -> anyhow::Result<()> {
 /// runc takes sources of bind mounts as relative to the bundle; libcontainer, to wherever it is.
 fn absolute_bind_sources(mounts: &mut Value, bundle: &Path) {
     for mount in mounts.as_array_mut().into_iter().flatten() {
-        let bind = mount["type"] == "bind"
-            || mount["options"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|option| option == "bind" || option == "rbind"));
+        let bind = options::is_bind(mount);
         if let (true, Some(source)) = (bind, mount["source"].as_str()) {
             mount["source"] = json!(bundle.join(source));
         }
@@ -241,6 +249,16 @@ fn protect_cgroups(config: &mut Value, hierarchies: &[PathBuf]) {
         }
         if let Some(all) = config["linux"]["readonlyPaths"].as_array_mut() {
             all.extend(paths);
+        }
+    }
+}
+
+/// libcontainer masks a symbolic link to a file, and leaves the file.
+fn resolve_masked(paths: &mut Value, rootfs: &Path) {
+    for path in paths.as_array_mut().into_iter().flatten() {
+        let resolved = path.as_str().and_then(|path| mounts::resolve(rootfs, Path::new(path)));
+        if let Some(resolved) = resolved {
+            *path = json!(resolved);
         }
     }
 }
