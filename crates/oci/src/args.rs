@@ -84,7 +84,7 @@ pub(crate) enum Verb {
     Events(Events),
     /// Print what this runtime can do.
     Features,
-    /// Go to other cgroups and execute a hook there; see `Config::run_hooks_in`.
+    /// Become a hook's program; see `Config::wrap_hooks`.
     #[command(hide = true)]
     Hook(Hook),
     /// Finish a container's mounts; see `mounts`.
@@ -207,6 +207,9 @@ pub(crate) struct Hook {
     /// The directory of a cgroup to go to.
     #[arg(long)]
     pub(crate) cgroup: Vec<PathBuf>,
+    /// What of the container's state is otherwise than libcontainer says, in JSON.
+    #[arg(long)]
+    pub(crate) state: String,
     pub(crate) path: PathBuf,
     /// The hook's arguments, its own name first; by default its path.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

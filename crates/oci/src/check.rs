@@ -297,8 +297,16 @@ mod tests {
             ("/process/oomScoreAdj", json!(5000), "process: oomScoreAdj"),
             ("/process/ioPriority", json!({ "priority": 9 }), "process: ioPriority.priority"),
             ("/process/selinuxLabel", json!("a:b"), "process: selinuxLabel"),
-            ("/linux/namespaces", json!([{ "type": "pid" }, { "type": "pid" }]), "linux: namespaces: pid"),
-            ("/linux/namespaces", json!([{ "type": "pid", "path": "/no/such" }]), "linux: namespaces: pid: path /no/such"),
+            (
+                "/linux/namespaces",
+                json!([{ "type": "pid" }, { "type": "pid" }]),
+                "linux: namespaces: pid",
+            ),
+            (
+                "/linux/namespaces",
+                json!([{ "type": "pid", "path": "/no/such" }]),
+                "linux: namespaces: pid: path /no/such",
+            ),
             ("/linux/personality", json!({ "flags": ["A"] }), "linux: personality.flags"),
             ("/linux/netDevices", json!({ "nope0": {} }), "linux: netDevices: there is no nope0"),
             ("/linux/devices", json!([{ "type": "a" }]), "linux: devices[0].type"),
@@ -306,7 +314,11 @@ mod tests {
             ("/mounts", json!([{ "destination": "/a" }]), "mount /a: type"),
             ("/mounts", json!([{ "destination": "/a", "type": "bind" }]), "mount /a: source"),
             ("/hooks", json!({ "poststop": [{ "path": "a" }] }), "hooks.poststop[0].path"),
-            ("/hooks", json!({ "prestart": [{ "path": "/a", "timeout": 0 }] }), "hooks.prestart[0].timeout"),
+            (
+                "/hooks",
+                json!({ "prestart": [{ "path": "/a", "timeout": 0 }] }),
+                "hooks.prestart[0].timeout",
+            ),
             ("/windows", json!({ "a": 1 }), "windows"),
         ] {
             refused(set(pointer, value), false, start);

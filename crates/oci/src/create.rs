@@ -89,7 +89,7 @@ fn build(
     // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
     dir.save(record)?;
     let visit = record.cgroup.visit(hierarchies)?;
-    config.run_hooks_in(global, visit.homes());
+    config.wrap_hooks(global, visit.homes());
     config.show_own_cgroups(hierarchies);
     config.plan.cgroups.clone_from(&record.cgroup.dirs);
     config.save(&dir.path)?;
@@ -163,7 +163,12 @@ pub(crate) fn start(global: &Global, id: &str) -> anyhow::Result<()> {
     NotifySocket::new(dir.libcontainer().join(NOTIFY_FILE)).notify_container_start()?;
     dir.mark_started().context("mark the container as started")?;
     drop(lock);
-    hooks::poststart(&dir, &record).context("run poststart hooks")
+    let done = hooks::poststart(&dir, &record).context("run poststart hooks");
+    if done.is_err() {
+        // As the specification has it; what it ended with is there to be asked for until `delete`.
+        delete::stop(&record)?;
+    }
+    done
 }
 
 /// Ends what a command that failed has begun: its children, none of which a caller knows of.

@@ -79,6 +79,14 @@ pub(crate) fn delete(global: &Global, log: &Log, id: &str, force: Force) -> anyh
     fs::remove_dir_all(&dir.path).with_context(|| format!("remove {}", dir.path.display()))
 }
 
+/// Kills every process of a container that runs.
+pub(crate) fn stop(record: &Record) -> anyhow::Result<()> {
+    if let Some(process) = record.process() {
+        process.send_signal(SIGKILL).context("kill the container's process")?;
+    }
+    record.cgroup.signal(SIGKILL)
+}
+
 /// Kills every process and removes the cgroups.
 fn destroy(dir: &Dir, record: &Record) -> anyhow::Result<()> {
     if record.pid == 0 {

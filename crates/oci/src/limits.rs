@@ -76,7 +76,9 @@ impl Late {
             write(cgroup, "memory.oom_control", "1").context("memory.disableOOMKiller")?;
         }
         match self.burst {
-            Some(burst) => write(cgroup, "cpu.cfs_burst_us", &burst.to_string()).context("cpu.burst"),
+            Some(burst) => {
+                write(cgroup, "cpu.cfs_burst_us", &burst.to_string()).context("cpu.burst")
+            }
             None => Ok(()),
         }
     }

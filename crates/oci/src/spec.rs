@@ -118,22 +118,30 @@ impl Config {
         resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
     }
 
-    /// Has the hooks that libcontainer runs while this process visits the container's cgroups go to
-    /// other ones first: the caller's, as if nobody had gone anywhere. See `hooks::execute`.
-    pub(crate) fn run_hooks_in(&mut self, global: &Global, cgroups: &[PathBuf]) {
-        if cgroups.is_empty() {
-            return;
-        }
-        let mut before = vec![json!("holdfast-oci")];
-        if let Some(log) = global.log.as_ref().and_then(|log| std::path::absolute(log).ok()) {
+    /// Has the hooks of `create` begin as this program, which tells them the bundle rather than our copy
+    /// of it. Those that libcontainer runs while this process visits the container's cgroups go to other
+    /// ones too: the caller's, as if nobody had gone anywhere. See `hooks::execute`.
+    pub(crate) fn wrap_hooks(&mut self, global: &Global, cgroups: &[PathBuf]) {
+        let state = json!({ "bundle": self.bundle, "annotations": self.json["annotations"] });
+        let mut log = Vec::new();
+        if let Some(path) = global.log.as_ref().and_then(|log| std::path::absolute(log).ok()) {
             // So that a hook that can't be executed is named there.
             let format = global.log_format.name();
-            before.extend([json!("--log"), json!(log), json!("--log-format"), json!(format)]);
+            log.extend([json!("--log"), json!(path), json!("--log-format"), json!(format)]);
         }
-        before.push(json!("hook"));
-        before.extend(cgroups.iter().flat_map(|dir| [json!("--cgroup"), json!(dir)]));
-        before.push(json!("--"));
-        for moment in ["prestart", "createRuntime"] {
+        let cgroups: Vec<Value> =
+            cgroups.iter().flat_map(|dir| [json!("--cgroup"), json!(dir)]).collect();
+        for moment in ["prestart", "createRuntime", "createContainer"] {
+            let inside = moment == "createContainer";
+            if inside && self.has_user_namespace() {
+                // This program may not be theirs to execute.
+                continue;
+            }
+            let mut before = vec![json!("holdfast-oci")];
+            before.extend(if inside { &[] } else { &log[..] }.iter().cloned());
+            before.extend([json!("hook"), json!("--state"), json!(state.to_string())]);
+            before.extend(if inside { &[] } else { &cgroups[..] }.iter().cloned());
+            before.push(json!("--"));
             let hooks = self.json.pointer_mut(&format!("/hooks/{moment}"));
             for hook in hooks.and_then(Value::as_array_mut).into_iter().flatten() {
                 let mut args = before.clone();
