@@ -67,7 +67,8 @@ impl Drop for Host {
 /// The mounts of the container, and how each propagates with a `rootfsPropagation`: by the embedded runtime
 /// and, where that is another, by runc 1.1.
 const POINTS: [&str; 6] = ["/", "/none", "/rshared", "/rslave", "/rprivate", "/unbindable"];
-const PROPAGATION: [(&str, [&str; 6], &[(usize, &str)]); 8] = [
+type Row = (&'static str, [&'static str; 6], &'static [(usize, &'static str)]);
+const PROPAGATION: [Row; 8] = [
     ("", ["slave", "slave", "own+slave", "slave", "private", "unbindable"], &[]),
     ("rslave", ["slave", "slave", "own+slave", "slave", "private", "unbindable"], &[]),
     ("slave", ["slave", "slave", "peer", "slave", "private", "unbindable"], &[(1, "peer")]),
@@ -243,9 +244,8 @@ fn flags_of_mounts_are_applied_to_one_or_to_all_below() {
             .said();
         let found = mounts(&said);
         let options_of = |point: &str| {
-            let options =
-                found.iter().filter(|(it, ..)| it == point).map(|(_, options, _)| options);
-            options.cloned().next().unwrap_or_default()
+            let first = found.iter().find(|(it, ..)| it == point);
+            first.map(|(_, options, _)| options.clone()).unwrap_or_default()
         };
         let has = |point: &str, options: &[&str]| {
             let found = options_of(point);

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::args::{Create, Global};
 use crate::cgroup::{Cgroup, is_unified, wait_for};
+use crate::explain::Reason;
 use crate::hierarchy::{self, Hierarchy};
 use crate::log::Log;
 use crate::program::{Kind, Program};
@@ -108,7 +109,7 @@ fn build(
         .with_no_pivot(args.no_pivot)
         .build();
     let mut container = built.map_err(|error| match mounts::failure(&dir.path) {
-        Some(text) => anyhow::anyhow!(text),
+        Some(text) => Reason(text).into(),
         None => config.explain(error.into()),
     })?;
     visit.end()?;

@@ -2,8 +2,8 @@
 //!
 //! It looks after the failure, so that a container that can be made costs nothing more.
 
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::Context;
 use holdfast_sys::mount::Draft;
@@ -12,8 +12,20 @@ use serde_json::Value;
 
 use crate::options;
 
+/// A reason that needs no words of libcontainer's beside it.
+#[derive(Debug)]
+pub(crate) struct Reason(pub(crate) String);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Reason {}
+
 /// Returns the reason, if the configuration shows one.
-pub(crate) fn failure(config: &Value, error: &anyhow::Error) -> Option<anyhow::Error> {
+pub(crate) fn failure(config: &Value, error: &anyhow::Error) -> Option<Reason> {
     let text = format!("{error:#}");
     let mounts = config["mounts"].as_array().into_iter().flatten();
     mounts
@@ -22,6 +34,7 @@ pub(crate) fn failure(config: &Value, error: &anyhow::Error) -> Option<anyhow::E
         .or_else(|| sysctl(&config["linux"]["sysctl"], &text))
         .or_else(|| scheduler(&config["process"]["scheduler"], &text))
         .or_else(|| memory(&config["linux"]["resources"]["memory"], &text))
+        .map(|error| Reason(format!("{error:#}")))
 }
 
 /// Asks the kernel for a mount's source, type and options.
@@ -53,7 +66,7 @@ fn sysctl(all: &Value, text: &str) -> Option<anyhow::Error> {
     let missing = |name: &str| !Path::new("/proc/sys").join(name.replace('.', "/")).exists();
     let names = all.as_object().filter(|_| text.contains("procfs"))?.keys();
     let name = names.into_iter().find(|name| missing(name))?;
-    Some(anyhow::anyhow!("linux.sysctl: {name}: this kernel has none of this name: {text}"))
+    Some(anyhow::anyhow!("linux.sysctl: {name}: this kernel has none of this name"))
 }
 
 fn scheduler(scheduler: &Value, text: &str) -> Option<anyhow::Error> {
@@ -68,7 +81,7 @@ fn memory(memory: &Value, text: &str) -> Option<anyhow::Error> {
     let limit = memory["limit"].as_i64().filter(|_| text.contains("BrokenChannel"))?;
     Some(anyhow::anyhow!(
         "a process that makes the container was killed; linux.resources.memory.limit {limit} may be \
-         too small: {text}"
+         too small"
     ))
 }
 
@@ -79,7 +92,7 @@ mod tests {
 
     fn explained(config: Value, text: &str) -> String {
         let error = anyhow::anyhow!(text.to_owned());
-        failure(&config, &error).map(|reason| format!("{reason:#}")).unwrap_or_default()
+        failure(&config, &error).map(|reason| format!("{reason}")).unwrap_or_default()
     }
 
     #[test]

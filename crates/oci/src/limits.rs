@@ -6,6 +6,8 @@ use std::fs;
 
 use anyhow::Context;
 use libcgroups::common::{CgroupManager, ControllerOpt};
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, getgid, getuid, setresgid, setresuid};
 use oci_spec::runtime::{LinuxPidsBuilder, LinuxResourcesBuilder, PosixRlimit, PosixRlimitType};
 use serde_json::Value;
 
@@ -47,11 +49,15 @@ impl Late {
     pub(crate) fn apply(&self, pid: i32, cgroup: &Cgroup, id: &str) -> anyhow::Result<()> {
         for limit in &self.rlimits {
             let typ = limit.typ();
-            holdfast_sys::resource::set_limit(pid, number(typ), limit.soft(), limit.hard())
-                .with_context(|| {
-                    let (soft, hard) = (limit.soft(), limit.hard());
-                    format!("process.rlimits: {typ}: set {soft} and {hard}")
-                })?;
+            let (soft, hard) = (limit.soft(), limit.hard());
+            let set = || holdfast_sys::resource::set_limit(pid, number(typ), soft, hard);
+            let done = match set() {
+                Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => {
+                    as_user_of(pid, set)?
+                }
+                done => done,
+            };
+            done.with_context(|| format!("process.rlimits: {typ}: set {soft} and {hard}"))?;
         }
         self.apply_to_cgroup(cgroup)?;
         self.apply_pids(cgroup, id).context("pids.limit")
@@ -107,6 +113,27 @@ fn write(cgroup: &Cgroup, name: &str, value: &str) -> anyhow::Result<()> {
     let file = dir.map(|dir| dir.join(name));
     let file = file.with_context(|| format!("no cgroup of the container has {name}"))?;
     fs::write(&file, value).with_context(|| format!("write {value} to {}", file.display()))
+}
+
+/// Does something with the real user and group of a process, which the kernel demands of who sets limits
+/// without `CAP_SYS_RESOURCE`. All other rights stay.
+fn as_user_of<T>(pid: i32, act: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let first = |name: &str| {
+        let ids = status.lines().find_map(|line| line.strip_prefix(name));
+        let id = ids.and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+        id.with_context(|| format!("{path} has no {name}"))
+    };
+    let (user, group) = (Uid::from_raw(first("Uid:")?), Gid::from_raw(first("Gid:")?));
+    let (own_user, own_group) = (getuid(), getgid());
+    let (same_user, same_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
+    setresgid(group, same_group, same_group).context("take the real group of the container")?;
+    let user_taken = setresuid(user, same_user, same_user);
+    let result = user_taken.map(|()| act());
+    setresuid(own_user, same_user, same_user).context("take the own real user again")?;
+    setresgid(own_group, same_group, same_group).context("take the own real group again")?;
+    result.context("take the real user of the container")
 }
 
 /// See asm-generic/resource.h.

@@ -18,6 +18,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::args::{Global, LogFormat};
+use crate::explain::Reason;
 
 /// The log of one command.
 #[derive(Debug)]
@@ -55,7 +56,9 @@ impl Log {
     /// Says why the command failed.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
         let mut text = chain(error);
-        if let Some(detail) = self.first_detail().filter(|detail| !text.contains(detail)) {
+        let whole = error.chain().any(|cause| cause.is::<Reason>());
+        let detail = self.first_detail().filter(|detail| !whole && !text.contains(detail));
+        if let Some(detail) = detail {
             _ = write!(text, ": {detail}");
         }
         if let Some(file) = &mut self.file {

@@ -7,6 +7,10 @@
 //! | `create`, `exec`, `delete`, `control`, `observe` | the commands |
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
+//! | `check` | what of it can't be applied |
+//! | `options`, `mounts`, `copy_up`, `mountinfo` | mounts: what libcontainer leaves undone |
+//! | `limits` | limits that a container gets once it is made |
+//! | `explain` | the field by which a container could not be made |
 //! | `program` | the last steps inside the container |
 //! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
 //! | `devices` | which devices a container may open |
@@ -15,21 +19,14 @@
 //!
 //! # What it can't do, where runc can
 //!
+//! docs/oci-runtime.md has a table of the specification's fields, with what runc does and what this
+//! runtime does. What this runtime can't apply it refuses, by the name of the field. Beside that:
+//!
 //! - Seccomp: libcontainer needs libseccomp for it, so a plain build refuses a bundle with a
 //!   profile. With the feature `seccomp` it is applied to the first process; to those of `exec`,
 //!   libcontainer applies none.
-//! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
-//!   in the host's.
-//! - A cgroup hierarchy that is mounted nowhere this runtime can see it can't be joined: a container
-//!   shares its caller's cgroup there.
-//! - Without root's rights in the first user namespace device rules are not enforced on cgroup
-//!   version 2. The kernel then refuses to make devices, whatever the rules say; a device of the host
-//!   that the bundle mounts into the container is guarded by its file's permissions alone.
-//! - `exec` into a container that has suspended itself, by its own cgroup of version 2, waits until
-//!   the container goes on or the command is killed.
-//! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
-//! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
-//!   absolute paths) instead of the bundle; later ones, the bundle.
+//! - `exec` into a container with a user namespace; an attached `run` or `exec`; checkpoint and
+//!   restore; SELinux labels.
 
 mod args;
 mod cgroup;

@@ -23,7 +23,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -215,7 +215,7 @@ fn pid_of_state() -> anyhow::Result<i32> {
 impl Plan {
     fn change_root(&self, pid: i32) -> anyhow::Result<()> {
         let Some(propagation) = self.propagation else { return Ok(()) };
-        enter(pid, "mnt", CloneFlags::CLONE_NEWNS)?;
+        self.enter_mounts(pid)?;
         let (none, flag) = (None::<&str>, propagation.flag());
         nix::mount::mount(none, "/", none, flag, none).context("linux.rootfsPropagation")
     }
@@ -232,7 +232,7 @@ impl Plan {
             hierarchy::enter(&dir).with_context(|| format!("enter cgroup {}", dir.display()))?;
         }
         let user = File::open(format!("/proc/{pid}/ns/user")).context("open user namespace")?;
-        enter(pid, "mnt", CloneFlags::CLONE_NEWNS)?;
+        let is_root = self.enter_mounts(pid)?;
         let root = open_path(&self.rootfs)?;
         self.prepare_propagation(&root, &tree).context("linux.rootfsPropagation")?;
         for (step, map) in self.steps.iter().zip(&maps) {
@@ -241,7 +241,9 @@ impl Plan {
         }
         if self.user_namespace && (self.cwd.is_some() || self.copies()) {
             // Only its own users are known to its file systems.
-            setns(user, CloneFlags::CLONE_NEWUSER).context("enter the user namespace")?;
+            if is_root {
+                setns(user, CloneFlags::CLONE_NEWUSER).context("enter the user namespace")?;
+            }
             _ = setgroups(&[]);
             setgid(Gid::from_raw(0)).context("become the container's root group")?;
             setuid(Uid::from_raw(0)).context("become the container's root")?;
@@ -256,6 +258,17 @@ impl Plan {
                 .with_context(|| format!("process.cwd: make {}", cwd.display())),
             None => Ok(()),
         }
+    }
+
+    /// Enters the container's mount namespace, and returns whether that was by root's rights. Others have
+    /// them in the container's user namespace alone.
+    fn enter_mounts(&self, pid: i32) -> anyhow::Result<bool> {
+        let is_root = geteuid().is_root();
+        if self.user_namespace && !is_root {
+            enter(pid, "user", CloneFlags::CLONE_NEWUSER)?;
+        }
+        enter(pid, "mnt", CloneFlags::CLONE_NEWNS)?;
+        Ok(is_root)
     }
 
     /// What `rootfsPropagation` means for mounts that say nothing themselves.
@@ -304,7 +317,8 @@ impl Plan {
             at = replace_mapped(&at, namespace.as_fd(), recursive)
                 .context("uidMappings, gidMappings: map the owners of its files")?;
         }
-        if step.bind && self.is_peer(step) {
+        // With a user namespace of its own a container is nobody's peer: Linux makes its mounts slaves.
+        if step.bind && !self.user_namespace && self.is_peer(step) {
             tree.join(&at).context("propagation: become a peer of the host's mount")?;
         }
         for propagation in &step.propagation {

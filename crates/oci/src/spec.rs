@@ -195,7 +195,7 @@ impl Config {
 
     /// Returns the reason of a failure, by the name of the field, if the configuration shows it.
     pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        explain::failure(&self.json, &error).unwrap_or(error)
+        explain::failure(&self.json, &error).map_or(error, Into::into)
     }
 
     /// Writes the copy that libcontainer reads, and what is done beside it.
