@@ -54,6 +54,10 @@ pub(crate) fn update(global: &Global, args: &Update) -> anyhow::Result<()> {
     }
     let json: Value = serde_json::from_str(&text).context("parse resources")?;
     check::resources(&json, is_unified()?).context("resources")?;
+    if json["memory"]["checkBeforeUpdate"] == true && is_unified()? {
+        // On version 1 the kernel compares the limit with the usage by itself.
+        bail!("resources: memory.checkBeforeUpdate: not supported on cgroup version 2");
+    }
     let mut resources: LinuxResources =
         serde_json::from_value(json.clone()).context("parse resources")?;
     // As with runc: what a container may open is settled when it is made.

@@ -3,7 +3,7 @@
 //! libcontainer makes all mounts, runs the prestart hooks, and then changes the root. So the first
 //! prestart hook is this program again: it enters the container's mount namespace, where the container's
 //! root still is a directory, and finishes the mounts before any other hook sees them. What concerns the
-//! root itself waits until that is the root ([`finish_root`]).
+//! root itself waits until that is the root ([`Plan::finish_root`]).
 //!
 //! All mounts of the new namespace are slaves of the host's meanwhile. So nothing that is mounted in
 //! between is seen on the host, whatever the configuration asks for.
@@ -56,6 +56,7 @@ impl Plan {
             propagation: root_propagation(config)?,
             ..Self::default()
         };
+        let unified = cgroup::is_unified()?;
         let has_terminal = config["process"]["terminal"] == true;
         let all = config["mounts"].as_array().into_iter().flatten();
         let all = all.map(|it| it["destination"].as_str().unwrap_or_default().to_owned());
@@ -64,7 +65,7 @@ impl Plan {
         for mount in config["mounts"].as_array_mut().into_iter().flatten() {
             let to = PathBuf::from(mount["destination"].as_str().unwrap_or_default());
             let has_mounts_below = all.iter().any(|it| *it != to && it.starts_with(&to));
-            let step = options::take(mount, Around { has_terminal, has_mounts_below })?;
+            let step = options::take(mount, Around { has_terminal, has_mounts_below, unified })?;
             let joins = || peers && options::is_bind(mount);
             let bare = || Step { destination: to, bind: true, ..Step::default() };
             plan.steps.extend(step.or_else(|| joins().then(bare)));

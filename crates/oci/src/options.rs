@@ -56,6 +56,8 @@ const APPLIED: &[&str] = &[
 ];
 /// What is so anyway, or concerns the kernel's log alone; a file system would not know the word.
 const DEFAULTS: &[&str] = &["noiversion", "nolazytime", "symfollow", "loud", "silent", ""];
+/// What a cgroup mount of version 1 may say: libcontainer mounts it one way, and `ro` is seen to elsewhere.
+const OF_CGROUPS: &[&str] = &["defaults", "nodev", "noexec", "nosuid", "relatime", "ro", "rw"];
 /// Flags of a whole file system, which are no business of a bind mount.
 const OF_FILE_SYSTEM: &[&str] = &["dirsync", "iversion", "lazytime", "sync"];
 
@@ -89,6 +91,8 @@ impl Step {
 pub(crate) struct Around {
     pub(crate) has_terminal: bool,
     pub(crate) has_mounts_below: bool,
+    /// Whether this machine has cgroups of version 2 alone.
+    pub(crate) unified: bool,
 }
 
 /// One option of propagation.
@@ -174,6 +178,11 @@ fn take_all(mount: &mut Value, to: &str, around: Around) -> anyhow::Result<Optio
             "mand" => bail!("option \"mand\": Linux has no mandatory locks since 5.15"),
             "remount" => bail!("option \"remount\": the embedded runtime changes no other mount"),
             name if DEFAULTS.contains(&name) => {}
+            name if kind == "cgroup" && !around.unified && !OF_CGROUPS.contains(&name) => {
+                bail!(
+                    "option {name:?}: the embedded runtime mounts cgroups of version 1 without it"
+                )
+            }
             name if APPLIED.contains(&name) => kept.push(option),
             // libcontainer would forget the flag; with a value it passes it on as it is.
             "sync" | "dirsync" if for_file_system => kept.push(format!("{option}=")),
@@ -288,6 +297,17 @@ mod tests {
             assert!(error.starts_with(&format!("mount /a: option {option:?}: ")), "{error}");
         }
         assert!(refused(json!(["bind", 1])).contains("options"));
+    }
+
+    #[test]
+    fn a_cgroup_mount_of_version_1_takes_few_options() {
+        let take = |option: &str, unified: bool| {
+            let options = ["nosuid", "noexec", "nodev", "relatime", "ro", "rprivate", option];
+            let mut mount = json!({ "destination": "/a", "type": "cgroup", "options": options });
+            take(&mut mount, Around { unified, ..Around::default() }).is_ok()
+        };
+        assert!(take("rw", false) && !take("noatime", false) && take("noatime", true));
+        assert!(!take("nonsense", false) && !take("nonsense", true));
     }
 
     #[test]
