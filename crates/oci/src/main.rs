@@ -8,7 +8,8 @@
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
 //! | `check` | what of it can't be applied |
-//! | `options`, `mounts`, `copy_up`, `mountinfo` | mounts: what libcontainer leaves undone |
+//! | `options`, `mounts`, `peers`, `copy_up` | mounts: what libcontainer leaves undone |
+//! | `inside`, `mountinfo` | paths and mounts as a container sees them |
 //! | `limits` | limits that a container gets once it is made |
 //! | `explain` | the field by which a container could not be made |
 //! | `program` | the last steps inside the container |
@@ -40,12 +41,14 @@ mod exec;
 mod explain;
 mod hierarchy;
 mod hooks;
+mod inside;
 mod limits;
 mod log;
 mod mountinfo;
 mod mounts;
 mod observe;
 mod options;
+mod peers;
 mod program;
 mod record;
 mod sealed;

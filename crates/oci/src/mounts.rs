@@ -8,26 +8,23 @@
 //! All mounts of the new namespace are slaves of the host's meanwhile. So nothing that is mounted in
 //! between is seen on the host, whatever the configuration asks for.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use holdfast_sys::mount::{self, Change, Reach};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::inside::{enter, make_dirs, open_in, open_mount, open_name, open_path, path_of};
 use crate::options::{Around, IdMap, Kind, Propagation, Step};
+use crate::peers::Tree;
 use crate::{args, cgroup, copy_up, hierarchy, mountinfo, options};
 
 /// All that there is to do.
@@ -222,10 +219,7 @@ impl Plan {
     }
 
     fn finish(&self, pid: i32) -> anyhow::Result<()> {
-        let mounts = mountinfo::of(&pid.to_string())?;
-        let mounts = mounts.into_iter().filter(|mount| mount.point.starts_with(&self.rootfs));
-        let mut tree = Tree { groups: HashMap::new(), mounts: mounts.collect() };
-        tree.groups = tree.groups_of_host()?;
+        let tree = Tree::of(pid, &self.rootfs)?;
         let maps = self.steps.iter().map(|step| step.id_map.as_ref());
         let maps = maps.map(|map| map.map(|map| map.namespace(pid)).transpose());
         let maps = maps.collect::<anyhow::Result<Vec<_>>>()?;
@@ -313,7 +307,6 @@ impl Plan {
     ) -> anyhow::Result<()> {
         let mut at = open_mount(root, &step.destination)?;
         if let Some(namespace) = map {
-            use std::os::fd::AsFd;
             let recursive = step.id_map.as_ref().is_some_and(|map| map.recursive);
             at = replace_mapped(&at, namespace.as_fd(), recursive)
                 .context("uidMappings, gidMappings: map the owners of its files")?;
@@ -346,66 +339,6 @@ impl Plan {
             Kind::Shared => true,
             _ => !of_root.recursive && asks,
         })
-    }
-}
-
-/// The container's mounts before anything is changed.
-#[derive(Debug)]
-struct Tree {
-    mounts: Vec<mountinfo::Mount>,
-    /// Of each group of the host that one of them is a slave of, a member, and what that shows.
-    groups: HashMap<u64, Vec<(PathBuf, OwnedFd)>>,
-}
-
-impl Tree {
-    /// The group of the host's mount in which the container's root lies.
-    fn group_of_root(&self, rootfs: &Path) -> Option<u64> {
-        self.mounts.iter().find(|it| it.point == rootfs)?.master
-    }
-
-    fn groups_of_host(&self) -> anyhow::Result<HashMap<u64, Vec<(PathBuf, OwnedFd)>>> {
-        let mut groups: HashMap<u64, Vec<_>> = HashMap::new();
-        for host in mountinfo::of("self")? {
-            let Some(group) = host.shared else { continue };
-            let wanted =
-                |it: &mountinfo::Mount| it.master == Some(group) && it.device == host.device;
-            // One that is covered by another can't be opened.
-            if self.mounts.iter().any(wanted)
-                && let Ok(file) = open_path(&host.point)
-                && mountinfo::id_of(&file)? == host.id
-            {
-                groups.entry(group).or_default().push((host.root, file));
-            }
-        }
-        Ok(groups)
-    }
-
-    /// Makes a mount and those below it peers of the host's, whose slaves they are.
-    fn join(&self, at: &OwnedFd) -> anyhow::Result<()> {
-        let top = mountinfo::id_of(at)?;
-        let Some(top) = mountinfo::of("self")?.into_iter().find(|it| it.id == top) else {
-            bail!("it is gone");
-        };
-        let below =
-            mountinfo::of("self")?.into_iter().filter(|it| it.point.starts_with(&top.point));
-        for known in below {
-            let Some(members) = known.master.and_then(|group| self.groups.get(&group)) else {
-                continue;
-            };
-            let Some((_, member)) = members.iter().find(|(root, _)| known.root.starts_with(root))
-            else {
-                continue;
-            };
-            let file = open_path(&known.point)?;
-            if mountinfo::id_of(&file)? != known.id {
-                continue;
-            }
-            let private = Change { propagation: MsFlags::MS_PRIVATE.bits(), ..Change::default() };
-            mount::change(&file, Reach::One, private)?;
-            mount::join_group(member, &file)
-                .with_context(|| format!("join the group of {}", known.point.display()))?;
-        }
-        Ok(())
     }
 }
 
@@ -450,7 +383,7 @@ pub(crate) fn user_namespace() -> anyhow::Result<()> {
 /// Puts a mapped clone in a mount's place: one that is attached can't be mapped.
 fn replace_mapped(
     at: &OwnedFd,
-    namespace: std::os::fd::BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
     recursive: bool,
 ) -> anyhow::Result<OwnedFd> {
     let path = path_of(at)?;
@@ -477,69 +410,4 @@ fn fill(root: &OwnedFd, destination: &Path) -> anyhow::Result<()> {
     mount::change(&to, Reach::One, Change { clear: mount::READ_ONLY, ..Change::default() })?;
     let from = open_name(&parent, name).context("open the directory that it covers")?;
     copy_up::copy(&from, &to)
-}
-
-/// Makes a directory and those above it.
-fn make_dirs(root: &OwnedFd, path: &Path) -> anyhow::Result<()> {
-    let mut above = PathBuf::from(".");
-    for name in path.components() {
-        let std::path::Component::Normal(name) = name else { continue };
-        let parent = open_in(root, &above)?;
-        match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => above.push(name),
-            Err(error) => return Err(error).context(above.join(name).display().to_string()),
-        }
-    }
-    open_in(root, path).map(drop)
-}
-
-/// Returns where a path of a root file system leads, if it is there.
-pub(crate) fn resolve(rootfs: &Path, path: &Path) -> Option<PathBuf> {
-    let file = open_in(&open_path(rootfs).ok()?, path).ok()?;
-    let inside = path_of(&file).ok()?.strip_prefix(rootfs).ok()?.to_owned();
-    Some(Path::new("/").join(inside))
-}
-
-/// Opens a mount of the container's at its root.
-fn open_mount(root: &OwnedFd, destination: &Path) -> anyhow::Result<OwnedFd> {
-    let file = open_in(root, destination)?;
-    let (id, path) = (mountinfo::id_of(&file)?, path_of(&file)?);
-    if !mountinfo::of("self")?.iter().any(|it| it.id == id && it.point == path) {
-        bail!("a later mount covers it");
-    }
-    Ok(file)
-}
-
-/// Opens a path as the container sees it: neither `..` nor a symbolic link leads out.
-fn open_in(root: &OwnedFd, path: &Path) -> anyhow::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(root, path, how).with_context(|| format!("open {} in the root", path.display()))
-}
-
-/// Opens what lies in a directory under a name and is no link.
-fn open_name(dir: &OwnedFd, name: &OsStr) -> anyhow::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    Ok(openat2(dir, name, how)?)
-}
-
-/// Opens a path without links of this process's namespace.
-fn open_path(path: &Path) -> anyhow::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(nix::fcntl::AT_FDCWD, path, how).with_context(|| format!("open {}", path.display()))
-}
-
-fn path_of(file: &OwnedFd) -> anyhow::Result<PathBuf> {
-    Ok(fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?)
-}
-
-fn enter(pid: i32, name: &str, flag: CloneFlags) -> anyhow::Result<()> {
-    let path = format!("/proc/{pid}/ns/{name}");
-    let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
-    setns(namespace, flag).with_context(|| format!("enter {path}"))
 }

@@ -15,7 +15,7 @@ use crate::args::Global;
 use crate::hierarchy::Hierarchy;
 use crate::limits::Late;
 use crate::mounts::Plan;
-use crate::{cgroup, check, devices, explain, mounts, options};
+use crate::{cgroup, check, devices, explain, inside, options};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -264,7 +264,7 @@ fn protect_cgroups(config: &mut Value, hierarchies: &[PathBuf]) {
 /// libcontainer masks a symbolic link to a file, and leaves the file.
 fn resolve_masked(paths: &mut Value, rootfs: &Path) {
     for path in paths.as_array_mut().into_iter().flatten() {
-        let resolved = path.as_str().and_then(|path| mounts::resolve(rootfs, Path::new(path)));
+        let resolved = path.as_str().and_then(|path| inside::resolve(rootfs, Path::new(path)));
         if let Some(resolved) = resolved {
             *path = json!(resolved);
         }
