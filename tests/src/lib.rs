@@ -13,6 +13,7 @@
 //! | `tracer` | a process followed from system call to system call, killed or failed at one |
 //! | `life` | a container's whole life, and what must hold wherever it was cut short |
 //! | `crash` | crash points: such a life, cut short at each system call that changes the world |
+//! | `oci` | containers of a runtime that is called directly |
 //! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
 //! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
@@ -25,6 +26,7 @@ pub mod journal;
 pub mod life;
 pub mod listen;
 pub mod numbered;
+pub mod oci;
 pub mod processes;
 pub mod pty;
 pub mod runtime;

@@ -84,9 +84,15 @@ pub(crate) enum Verb {
     Events(Events),
     /// Print what this runtime can do.
     Features,
-    /// Go to other cgroups and execute a hook there; see `Config::run_hooks_in`.
+    /// Become a hook's program; see `Config::wrap_hooks`.
     #[command(hide = true)]
     Hook(Hook),
+    /// Finish a container's mounts; see `mounts`.
+    #[command(hide = true)]
+    Mounts(Mounts),
+    /// Wait in a new user namespace; see `mounts`.
+    #[command(hide = true)]
+    UserNamespace,
     /// Not supported.
     Checkpoint(Ignored),
     /// Not supported.
@@ -201,10 +207,22 @@ pub(crate) struct Hook {
     /// The directory of a cgroup to go to.
     #[arg(long)]
     pub(crate) cgroup: Vec<PathBuf>,
+    /// What of the container's state is otherwise than libcontainer says, in JSON.
+    #[arg(long)]
+    pub(crate) state: String,
     pub(crate) path: PathBuf,
     /// The hook's arguments, its own name first; by default its path.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mounts {
+    /// The process whose root is to be changed, rather than what lies below it.
+    #[arg(long)]
+    pub(crate) root_of: Option<i32>,
+    /// What to do.
+    pub(crate) plan: PathBuf,
 }
 
 #[derive(Debug, Args)]

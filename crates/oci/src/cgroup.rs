@@ -236,6 +236,14 @@ pub(crate) fn wait_for(process: &PidFd, deadline: Instant) -> io::Result<()> {
     }
 }
 
+/// The one of a container's directories that counts memory. Where systemd chose it, only the process in it
+/// tells which it is.
+pub(crate) fn of_memory(dirs: &[PathBuf], pid: i32) -> Option<PathBuf> {
+    let with = |name: &str| dirs.iter().find(|dir| dir.join(name).exists()).cloned();
+    let found = with("memory.limit_in_bytes").or_else(|| with("memory.current"));
+    found.or_else(|| is_unified().ok()?.then(|| unified_dir(pid).ok())?)
+}
+
 /// The cgroup of a process in the unified hierarchy, whatever cgroup namespace it is in.
 fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;

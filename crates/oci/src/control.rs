@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use libcgroups::common::{CgroupManager, ControllerOpt, FreezerState};
 use oci_spec::runtime::LinuxResources;
+use serde_json::Value;
 
 use crate::args::{Global, Update};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, is_unified};
+use crate::check;
+use crate::limits::Late;
 use crate::record::{Dir, Status};
 
 /// Suspends all processes.
@@ -49,10 +52,18 @@ pub(crate) fn update(global: &Global, args: &Update) -> anyhow::Result<()> {
             .and_then(|mut file| file.read_to_string(&mut text))
             .with_context(|| format!("read {}", args.resources.display()))?;
     }
-    let mut resources: LinuxResources = serde_json::from_str(&text).context("parse resources")?;
+    let json: Value = serde_json::from_str(&text).context("parse resources")?;
+    check::resources(&json, is_unified()?).context("resources")?;
+    if json["memory"]["checkBeforeUpdate"] == true && is_unified()? {
+        // On version 1 the kernel compares the limit with the usage by itself.
+        bail!("resources: memory.checkBeforeUpdate: not supported on cgroup version 2");
+    }
+    let mut resources: LinuxResources =
+        serde_json::from_value(json.clone()).context("parse resources")?;
     // As with runc: what a container may open is settled when it is made.
     resources.set_devices(None);
     let devices = DeviceList::read(&record.cgroup)?;
+    let late = Late::of_resources(&json, &record.cgroup);
     let options = ControllerOpt {
         resources: &resources,
         freezer_state: None,
@@ -61,7 +72,8 @@ pub(crate) fn update(global: &Global, args: &Update) -> anyhow::Result<()> {
     };
     let applied = record.cgroup.manager(&args.id)?.apply(&options).context("apply resources");
     devices.restore()?;
-    applied
+    applied?;
+    late.apply_to_cgroup(&record.cgroup)
 }
 
 /// The devices that a container may use, on cgroup version 1.

@@ -15,12 +15,13 @@ use nix::unistd::Pid;
 
 use crate::args::{Create, Global};
 use crate::cgroup::{Cgroup, is_unified, wait_for};
+use crate::explain::Reason;
 use crate::hierarchy::{self, Hierarchy};
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
-use crate::{confine, delete, devices, hooks, stdio};
+use crate::{confine, delete, devices, hooks, mounts, stdio};
 
 /// Makes a container whose program waits for [`start`].
 pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
@@ -67,6 +68,9 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
         if let Err(error) = record.cgroup.destroy() {
             tracing::error!("undo: {error:#}");
         }
+        // As the specification has it, whatever moment failed.
+        let hooks = config.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref());
+        hooks::poststop(hooks.unwrap_or_default(), &args.id, &record, log);
         _ = std::fs::remove_dir_all(&dir.path);
     }
     created.context("runtime create failed: unable to start container process")
@@ -88,8 +92,9 @@ fn build(
     // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
     dir.save(record)?;
     let visit = record.cgroup.visit(hierarchies)?;
-    config.run_hooks_in(global, visit.homes());
+    config.wrap_hooks(global, visit.homes());
     config.show_own_cgroups(hierarchies);
+    config.plan.cgroups.clone_from(&record.cgroup.dirs);
     config.save(&dir.path)?;
     stdio::give_to_user(&config.spec);
     confine::enter_keyring(record)?;
@@ -105,15 +110,20 @@ fn build(
     if let Some(socket) = &args.process.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }
-    let mut container = builder
+    let built = builder
         .as_init(&dir.path)
         .with_systemd(global.systemd_cgroup)
         .with_detach(true)
         .with_no_pivot(args.no_pivot)
-        .build()?;
+        .build();
+    let mut container = built.map_err(|error| match mounts::failure(&dir.path) {
+        Some(text) => Reason(text).into(),
+        None => config.explain(error.into()),
+    })?;
     visit.end()?;
     let pid = container.pid().context("libcontainer made a container without a process")?;
     record.set_process(pid.as_raw())?;
+    config.plan.finish_root(pid.as_raw(), &dir.path)?;
     hierarchy::check_apart(pid.as_raw(), hierarchies)?;
     if config.has_new_network() {
         // As runc does. The program waits for `start`, so it finds it up.
@@ -126,6 +136,7 @@ fn build(
         let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;
         devices::enforce(config.device_rules(), dir)?;
     }
+    config.late.apply(pid.as_raw(), &record.cgroup, &args.id)?;
     // The word by which libcontainer allows `exec`; what really is the case, we find out.
     container.set_status(ContainerStatus::Running).save()?;
     dir.save(record)?;
@@ -140,7 +151,7 @@ fn build(
 pub(crate) fn run(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
     create(global, log, args)?;
     start(global, &args.id).inspect_err(|_| {
-        if let Err(error) = delete::delete(global, &args.id, delete::Force::Yes) {
+        if let Err(error) = delete::delete(global, log, &args.id, delete::Force::Yes) {
             tracing::error!("undo: {error:#}");
         }
     })
@@ -161,7 +172,12 @@ pub(crate) fn start(global: &Global, id: &str) -> anyhow::Result<()> {
     NotifySocket::new(dir.libcontainer().join(NOTIFY_FILE)).notify_container_start()?;
     dir.mark_started().context("mark the container as started")?;
     drop(lock);
-    hooks::poststart(&dir.libcontainer(), &record).context("run poststart hooks")
+    let done = hooks::poststart(&dir, &record).context("run poststart hooks");
+    if done.is_err() {
+        // As the specification has it; what it ended with is there to be asked for until `delete`.
+        delete::stop(&record)?;
+    }
+    done
 }
 
 /// Ends what a command that failed has begun: its children, none of which a caller knows of.

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::args::{Global, Kill};
 use crate::cgroup::wait_for;
 use crate::hooks;
+use crate::log::Log;
 use crate::record::{Dir, Record, Status};
 
 const SIGKILL: i32 = Signal::SIGKILL as i32;
@@ -43,7 +44,7 @@ pub(crate) fn kill(global: &Global, args: &Kill) -> anyhow::Result<()> {
 }
 
 /// Removes a container and all that is left of it.
-pub(crate) fn delete(global: &Global, id: &str, force: Force) -> anyhow::Result<()> {
+pub(crate) fn delete(global: &Global, log: &Log, id: &str, force: Force) -> anyhow::Result<()> {
     let dir = Dir::of(&global.root, id)?;
     if force == Force::Yes && !dir.exists() {
         return Ok(());
@@ -67,9 +68,23 @@ pub(crate) fn delete(global: &Global, id: &str, force: Force) -> anyhow::Result<
     }
     destroy(&dir, &record)?;
     if dir.libcontainer().exists() {
-        hooks::poststop(&dir.libcontainer(), &record);
+        match hooks::of(&dir) {
+            Ok(hooks) => {
+                let hooks = hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref());
+                hooks::poststop(hooks.unwrap_or_default(), id, &record, log);
+            }
+            Err(error) => log.warn(&error.context("read the poststop hooks")),
+        }
     }
     fs::remove_dir_all(&dir.path).with_context(|| format!("remove {}", dir.path.display()))
+}
+
+/// Kills every process of a container that runs.
+pub(crate) fn stop(record: &Record) -> anyhow::Result<()> {
+    if let Some(process) = record.process() {
+        process.send_signal(SIGKILL).context("kill the container's process")?;
+    }
+    record.cgroup.signal(SIGKILL)
 }
 
 /// Kills every process and removes the cgroups.

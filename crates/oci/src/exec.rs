@@ -15,7 +15,7 @@ use crate::create::kill_children;
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
-use crate::{spec, stdio};
+use crate::{check, spec, stdio};
 
 /// Starts the process and writes its number.
 pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()> {
@@ -56,6 +56,7 @@ fn start(
     record: &Record,
 ) -> anyhow::Result<()> {
     let mut process = spec::read_json(&args.process)?;
+    check::process(&mut process).context("process")?;
     spec::normalise_process(&mut process);
     let mut capabilities = confine::take_capabilities(&mut process);
     let parsed: Process = serde_json::from_value(process.clone())

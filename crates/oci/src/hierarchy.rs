@@ -145,7 +145,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
 }
 
 /// Blanks and their like stand there as `\040`.
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -253,7 +253,8 @@ pub(crate) fn go_back(home: &Path) -> anyhow::Result<()> {
     entered.with_context(|| format!("go back to cgroup {}", home.display()))
 }
 
-fn enter(dir: &Path) -> io::Result<()> {
+/// Puts this process into a cgroup.
+pub(crate) fn enter(dir: &Path) -> io::Result<()> {
     open(dir)?.write_all(b"0")
 }
 

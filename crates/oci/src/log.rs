@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use holdfast_sys::PidFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::json;
 use tracing::field::{Field, Visit};
@@ -17,6 +18,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::args::{Global, LogFormat};
+use crate::explain::Reason;
 
 /// The log of one command.
 #[derive(Debug)]
@@ -33,6 +35,9 @@ impl Log {
         let file = global.log.as_deref().map(open_append).transpose()?;
         let details = memfd_create("errors", MFdFlags::MFD_CLOEXEC).ok().map(File::from);
         let events = Events {
+            command: PidFd::open(i32::try_from(std::process::id())?).ok(),
+            alone: file.as_ref().map(File::try_clone).transpose()?,
+            format: global.log_format,
             log: match &file {
                 Some(file) if global.debug => Some((file.try_clone()?, global.log_format)),
                 _ => None,
@@ -51,13 +56,24 @@ impl Log {
     /// Says why the command failed.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
         let mut text = chain(error);
-        if let Some(detail) = self.first_detail().filter(|detail| !text.contains(detail)) {
+        let whole = error.chain().any(|cause| cause.is::<Reason>());
+        let detail = self.first_detail().filter(|detail| !whole && !text.contains(detail));
+        if let Some(detail) = detail {
             _ = write!(text, ": {detail}");
         }
         if let Some(file) = &mut self.file {
             _ = file.write_all(line("error", &text, self.format).as_bytes());
         }
         // The standard error may be a container's or closed, and there is nobody else to tell.
+        _ = writeln!(io::stderr(), "holdfast-oci: {text}");
+    }
+
+    /// Says what went wrong without failing the command.
+    pub(crate) fn warn(&self, error: &anyhow::Error) {
+        let text = chain(error);
+        if let Some(mut file) = self.file() {
+            _ = file.write_all(line("warning", &text, self.format).as_bytes());
+        }
         _ = writeln!(io::stderr(), "holdfast-oci: {text}");
     }
 
@@ -119,6 +135,10 @@ fn chain(error: &anyhow::Error) -> String {
 /// libcontainer's events: errors are kept, and with `--debug` all are logged, none as an error.
 /// Readers of the log take the first error for the reason, and that one is ours to name.
 struct Events {
+    /// The command, which a container's process outlives: then nobody else reports its errors.
+    command: Option<PidFd>,
+    alone: Option<File>,
+    format: LogFormat,
     log: Option<(File, LogFormat)>,
     details: Option<File>,
 }
@@ -145,6 +165,15 @@ impl Subscriber for Events {
         event.record(&mut text);
         let text = format!("{}{}", text.message, text.fields).replace('\n', " ");
         let level = *event.metadata().level();
+        let is_alone = self.command.as_ref().is_some_and(|command| !command.is_alive());
+        if level == Level::ERROR && is_alone {
+            if let Some(mut log) = self.alone.as_ref() {
+                let text = without_noise(&text);
+                _ = log.write_all(line("error", &text, self.format).as_bytes());
+            }
+            _ = writeln!(io::stderr(), "holdfast-oci: {text}");
+            return;
+        }
         if let (Level::ERROR, Some(mut details)) = (level, self.details.as_ref()) {
             // One write: the processes of the command share the file and its position.
             _ = details.write_all(format!("{text}\n").as_bytes());

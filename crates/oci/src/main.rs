@@ -7,6 +7,11 @@
 //! | `create`, `exec`, `delete`, `control`, `observe` | the commands |
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
+//! | `check` | what of it can't be applied |
+//! | `options`, `mounts`, `peers`, `copy_up` | mounts: what libcontainer leaves undone |
+//! | `inside`, `mountinfo` | paths and mounts as a container sees them |
+//! | `limits` | limits that a container gets once it is made |
+//! | `explain` | the field by which a container could not be made |
 //! | `program` | the last steps inside the container |
 //! | `confine`, `seccomp` | what its process gives up: capabilities, and system calls by the profile |
 //! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
@@ -16,33 +21,33 @@
 //!
 //! # What it can't do, where runc can
 //!
-//! - Seccomp: `SCMP_ACT_NOTIFY` and `listenerPath` are refused. Calls of x32 get `ENOSYS` where the profile
-//!   lists `SCMP_ARCH_X32`.
-//! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
-//!   in the host's.
-//! - A cgroup hierarchy that is mounted nowhere this runtime can see it can't be joined: a container
-//!   shares its caller's cgroup there.
-//! - Without root's rights in the first user namespace device rules are not enforced on cgroup
-//!   version 2. The kernel then refuses to make devices, whatever the rules say; a device of the host
-//!   that the bundle mounts into the container is guarded by its file's permissions alone.
-//! - `exec` into a container that has suspended itself, by its own cgroup of version 2, waits until
-//!   the container goes on or the command is killed.
-//! - Checkpoint and restore; SELinux labels; `process.cwd` must exist; no attached `run` or `exec`.
-//! - Hooks that run during `create` are told our copy of the bundle (the same configuration, with
-//!   absolute paths) instead of the bundle; later ones, the bundle.
+//! docs/oci-runtime.md has a table of the specification's fields, with what runc does and what this
+//! runtime does. What this runtime can't apply it refuses, by the name of the field. So it does with:
+//!
+//! - `exec` into a container with a user namespace; an attached `run` or `exec`; checkpoint and
+//!   restore.
 
 mod args;
 mod cgroup;
+mod check;
 mod confine;
 mod control;
+mod copy_up;
 mod create;
 mod delete;
 mod devices;
 mod exec;
+mod explain;
 mod hierarchy;
 mod hooks;
+mod inside;
+mod limits;
 mod log;
+mod mountinfo;
+mod mounts;
 mod observe;
+mod options;
+mod peers;
 mod program;
 mod record;
 mod sealed;
@@ -94,7 +99,7 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Kill(args) => delete::kill(global, args),
         Verb::Delete(args) => {
             let force = if args.force { delete::Force::Yes } else { delete::Force::No };
-            delete::delete(global, &args.id, force)
+            delete::delete(global, log, &args.id, force)
         }
         Verb::Pause(args) => control::pause(global, &args.id),
         Verb::Resume(args) => control::resume(global, &args.id),
@@ -103,6 +108,8 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Events(args) => observe::stats(global, &args.id),
         Verb::Features => observe::features(),
         Verb::Hook(args) => hooks::execute(args),
+        Verb::Mounts(args) => mounts::execute(args),
+        Verb::UserNamespace => mounts::user_namespace(),
         Verb::Checkpoint(_) => {
             bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
         }

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use crate::args::Global;
 use crate::confine::{self, Confinement};
 use crate::hierarchy::Hierarchy;
-use crate::{cgroup, devices};
+use crate::limits::Late;
+use crate::mounts::Plan;
+use crate::{cgroup, check, devices, explain, inside, options};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -33,6 +35,10 @@ pub(crate) struct Config {
     pub(crate) rootfs: PathBuf,
     /// The cgroup, or slice:prefix:name for systemd.
     pub(crate) cgroup: PathBuf,
+    /// What libcontainer leaves undone with the mounts.
+    pub(crate) plan: Plan,
+    /// What it gets once it is made.
+    pub(crate) late: Late,
     /// `process.capabilities`, which libcontainer does not get to see.
     pub(crate) capabilities: Value,
     /// What its first process gives up.
@@ -64,16 +70,21 @@ impl Config {
             cgroup = Path::new("/").join(cgroup);
             json["linux"]["cgroupsPath"] = json!(cgroup);
         }
+        check::config(&mut json, cgroup::is_unified()?).context("config.json")?;
         absolute_bind_sources(&mut json["mounts"], &bundle);
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
+        let plan = Plan::take(&mut json, &rootfs).context("config.json")?;
+        let late = Late::take(&mut json).context("config.json")?;
+        resolve_masked(&mut json["linux"]["maskedPaths"], &rootfs);
         normalise_process(&mut json["process"]);
         let capabilities = confine::take_capabilities(&mut json["process"]);
         devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
         let confinement = Confinement::new(&capabilities, &spec)?;
-        let config = Self { json, spec, bundle, rootfs, cgroup, capabilities, confinement };
+        let config =
+            Self { json, spec, bundle, rootfs, cgroup, plan, late, capabilities, confinement };
         config.check()?;
         Ok(config)
     }
@@ -108,22 +119,30 @@ impl Config {
         resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
     }
 
-    /// Has the hooks that libcontainer runs while this process visits the container's cgroups go to
-    /// other ones first: the caller's, as if nobody had gone anywhere. See `hooks::execute`.
-    pub(crate) fn run_hooks_in(&mut self, global: &Global, cgroups: &[PathBuf]) {
-        if cgroups.is_empty() {
-            return;
-        }
-        let mut before = vec![json!("holdfast-oci")];
-        if let Some(log) = global.log.as_ref().and_then(|log| std::path::absolute(log).ok()) {
+    /// Has the hooks of `create` begin as this program, which tells them the bundle rather than our copy
+    /// of it. Those that libcontainer runs while this process visits the container's cgroups go to other
+    /// ones too: the caller's, as if nobody had gone anywhere. See `hooks::execute`.
+    pub(crate) fn wrap_hooks(&mut self, global: &Global, cgroups: &[PathBuf]) {
+        let state = json!({ "bundle": self.bundle, "annotations": self.json["annotations"] });
+        let mut log = Vec::new();
+        if let Some(path) = global.log.as_ref().and_then(|log| std::path::absolute(log).ok()) {
             // So that a hook that can't be executed is named there.
             let format = global.log_format.name();
-            before.extend([json!("--log"), json!(log), json!("--log-format"), json!(format)]);
+            log.extend([json!("--log"), json!(path), json!("--log-format"), json!(format)]);
         }
-        before.push(json!("hook"));
-        before.extend(cgroups.iter().flat_map(|dir| [json!("--cgroup"), json!(dir)]));
-        before.push(json!("--"));
-        for moment in ["prestart", "createRuntime"] {
+        let cgroups: Vec<Value> =
+            cgroups.iter().flat_map(|dir| [json!("--cgroup"), json!(dir)]).collect();
+        for moment in ["prestart", "createRuntime", "createContainer"] {
+            let inside = moment == "createContainer";
+            if inside && self.has_user_namespace() {
+                // This program may not be theirs to execute.
+                continue;
+            }
+            let mut before = vec![json!("holdfast-oci")];
+            before.extend(if inside { &[] } else { &log[..] }.iter().cloned());
+            before.extend([json!("hook"), json!("--state"), json!(state.to_string())]);
+            before.extend(if inside { &[] } else { &cgroups[..] }.iter().cloned());
+            before.push(json!("--"));
             let hooks = self.json.pointer_mut(&format!("/hooks/{moment}"));
             for hook in hooks.and_then(Value::as_array_mut).into_iter().flatten() {
                 let mut args = before.clone();
@@ -175,8 +194,14 @@ impl Config {
             .collect();
     }
 
-    /// Writes the copy that libcontainer reads.
-    pub(crate) fn save(&self, dir: &Path) -> anyhow::Result<()> {
+    /// Returns the reason of a failure, by the name of the field, if the configuration shows it.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        explain::failure(&self.json, &error).map_or(error, Into::into)
+    }
+
+    /// Writes the copy that libcontainer reads, and what is done beside it.
+    pub(crate) fn save(&mut self, dir: &Path) -> anyhow::Result<()> {
+        self.plan.order(&mut self.json, dir)?;
         let path = dir.join("config.json");
         fs::write(&path, self.json.to_string()).with_context(|| format!("write {}", path.display()))
     }
@@ -201,10 +226,7 @@ fn check_cgroup(path: &Path) -> anyhow::Result<()> {
 /// runc takes sources of bind mounts as relative to the bundle; libcontainer, to wherever it is.
 fn absolute_bind_sources(mounts: &mut Value, bundle: &Path) {
     for mount in mounts.as_array_mut().into_iter().flatten() {
-        let bind = mount["type"] == "bind"
-            || mount["options"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|option| option == "bind" || option == "rbind"));
+        let bind = options::is_bind(mount);
         if let (true, Some(source)) = (bind, mount["source"].as_str()) {
             mount["source"] = json!(bundle.join(source));
         }
@@ -236,6 +258,16 @@ fn protect_cgroups(config: &mut Value, hierarchies: &[PathBuf]) {
         }
         if let Some(all) = config["linux"]["readonlyPaths"].as_array_mut() {
             all.extend(paths);
+        }
+    }
+}
+
+/// libcontainer masks a symbolic link to a file, and leaves the file.
+fn resolve_masked(paths: &mut Value, rootfs: &Path) {
+    for path in paths.as_array_mut().into_iter().flatten() {
+        let resolved = path.as_str().and_then(|path| inside::resolve(rootfs, Path::new(path)));
+        if let Some(resolved) = resolved {
+            *path = json!(resolved);
         }
     }
 }

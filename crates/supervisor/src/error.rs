@@ -303,8 +303,15 @@ fn program_fault(text: &str) -> Option<ErrorKind> {
     let text = text.to_lowercase();
     let has = |part: &str| text.contains(part);
     // What is missing or refused is then something else than the program.
-    let others =
-        ["hook #", "hooks:", "execute hook", "chdir to", "set working dir", "oom_score_adj"];
+    let others = [
+        "hook #",
+        "hooks:",
+        "execute hook",
+        "chdir to",
+        "set working dir",
+        "oom_score_adj",
+        "mount ",
+    ];
     if others.into_iter().any(has) {
         return None;
     }

@@ -12,13 +12,14 @@
 //! | [`kernel`] | the release |
 //! | [`keyring`] | `keyctl(2)` |
 //! | [`memory`] | `malloc_trim(3)` |
-//! | [`mount`] | `open_tree(2)`, `mount_setattr(2)` |
+//! | [`mount`] | `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`, `fsconfig(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`random`] | `getrandom(2)` |
 //! | [`command_line`] | `PR_SET_MM_MAP` |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
+//! | [`resource`] | `prlimit(2)` |
 //! | [`seccomp`] | `seccomp(2)` |
 //! | [`spawn`] | what a child begins with |
 //! | [`start`] | a `main` of one's own |
@@ -45,6 +46,7 @@ pub mod proc;
 pub mod random;
 #[cfg(feature = "tokio")]
 pub mod reactor;
+pub mod resource;
 pub mod seccomp;
 pub mod spawn;
 pub mod start;
