@@ -1,0 +1,126 @@
+//! Keys, namespaces and kernel interfaces.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+
+use holdfast_sys::probe;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::report::Report;
+
+/// The most keys of `/proc/keys` that are tried.
+const MOST_KEYS: usize = 2000;
+
+/// `keys NAME`: the host has a key of this name in root's user keyring.
+pub(crate) fn keys(args: &[&str], report: &mut Report) -> io::Result<()> {
+    let [name] = args else { return Err(io::Error::other("the name of a key")) };
+    let name = CString::new(*name)?;
+    let rings = [
+        ("@s", probe::SESSION_KEYRING),
+        ("@u", probe::USER_KEYRING),
+        ("@us", probe::USER_SESSION_KEYRING),
+    ];
+    let (session, user) = (probe::SESSION_KEYRING, probe::USER_KEYRING);
+    report.may_fail("request the key", probe::request_key(&name)).map(|key| read(key, report));
+    for pass in ["", "after linking, "] {
+        for (what, ring) in rings {
+            let found = probe::search_key(ring, &name);
+            if let Some(key) = report.may_fail(format!("{pass}find it in {what}"), found) {
+                read(key, report);
+                let changed = probe::add_key(&name, b"changed", ring);
+                report.must_fail(format!("{pass}change it in {what}"), changed);
+            }
+        }
+        // What is possessed may be read: so it is linked to what one possesses.
+        report.may_fail("link @u to @s", probe::link_key(user, session));
+    }
+    let _ = probe::unlink_key(user, session);
+    // By number: those that are shown, and those that are near to one of the own.
+    let shown = fs::read_to_string("/proc/keys").unwrap_or_default();
+    let numbers = shown.lines().filter(|line| line.contains(&*name.to_string_lossy()));
+    for number in numbers.take(MOST_KEYS) {
+        report.broke("/proc/keys shows it");
+        let number = number.split(' ').next().and_then(|hex| i32::from_str_radix(hex, 16).ok());
+        number.into_iter().for_each(|key| read(key, report));
+    }
+    report.saw(format!("/proc/keys has {} lines", shown.lines().count()));
+    Ok(())
+}
+
+fn read(key: i32, report: &mut Report) {
+    report.must_fail(format!("read key {key}"), probe::read_key(key));
+}
+
+const NAMESPACES: [(&str, CloneFlags); 7] = [
+    ("mount", CloneFlags::CLONE_NEWNS),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("network", CloneFlags::CLONE_NEWNET),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("user", CloneFlags::CLONE_NEWUSER),
+];
+
+/// `namespaces`.
+pub(crate) fn namespaces(_: &[&str], report: &mut Report) -> io::Result<()> {
+    // The time namespace, which nix lacks.
+    let time = CloneFlags::from_bits_retain(0x80);
+    let all = NAMESPACES.into_iter().take(6).chain([("time", time)]);
+    for (kind, flag) in all {
+        report.must_fail(format!("unshare {kind}"), unshare(flag));
+    }
+    for (kind, flag) in NAMESPACES {
+        let flags = flag.bits();
+        report.must_fail(format!("clone {kind}"), probe::clone_with(flags));
+        report.must_fail(format!("clone with user and {kind}"), {
+            probe::clone_with(flags | libc::CLONE_NEWUSER)
+        });
+        report.must_fail(format!("clone3 {kind}"), probe::clone3_with(flags));
+        report.must_fail(format!("clone3 with user and {kind}"), {
+            probe::clone3_with(flags | libc::CLONE_NEWUSER)
+        });
+    }
+    // Joining its own is no gain: but whoever may, may join another's.
+    for (kind, file) in [("mount", "mnt"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
+        let namespace = File::open(format!("/proc/1/ns/{file}"));
+        if let Some(namespace) = report.may_fail(format!("open the {kind} namespace"), namespace) {
+            let joined = setns(namespace, CloneFlags::empty());
+            report.must_fail(format!("join the {kind} namespace"), joined);
+        }
+    }
+    // Last: with it everything else is another question.
+    report.must_fail("unshare user", unshare(CloneFlags::CLONE_NEWUSER));
+    Ok(())
+}
+
+/// `interfaces`.
+pub(crate) fn interfaces(_: &[&str], report: &mut Report) -> io::Result<()> {
+    report.must_fail("bpf", probe::bpf_map());
+    report.must_fail("perf_event_open", probe::perf_event());
+    report.must_fail("io_uring_setup", probe::io_uring());
+    report.must_fail("userfaultfd", probe::user_faults());
+    report.must_fail("fsopen", probe::file_system());
+    report.must_fail("open_tree", probe::mount_clone());
+    for (name, error) in probe::administration() {
+        let refused = matches!(
+            error.raw_os_error().map(Errno::from_raw),
+            Some(Errno::EPERM | Errno::ENOSYS | Errno::EACCES)
+        );
+        if refused {
+            report.saw(format!("{name}: {error}"));
+        } else {
+            report.broke(format!("{name}: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// `messages`.
+pub(crate) fn messages(_: &[&str], report: &mut Report) -> io::Result<()> {
+    report.must_fail("syslog", probe::kernel_messages());
+    report.must_fail("open /dev/kmsg", File::open("/dev/kmsg"));
+    Ok(())
+}
