@@ -472,7 +472,7 @@ async fn a_container_reaches_no_path_of_the_host(ground: &Ground) {
             }
         }
     }
-    ground.succeeds_on_the_host(&["paths", &secret], "secret").await;
+    ground.succeeds_on_the_host(&["paths", &secret], "has 6 bytes").await;
 }
 
 async fn a_container_has_no_foreign_descriptor(ground: &Ground) {
@@ -624,7 +624,10 @@ async fn a_container_raises_no_limit_and_no_badness(ground: &Ground) {
         badness.trim(),
         fs::read_to_string("/proc/self/oom_score_adj").expect("read").trim()
     );
-    ground.succeeds_if_privileged(&["limits", &pid], "lower /proc/self/oom_score_adj").await;
+    // A machine may keep that from all of its processes.
+    if own_capabilities().iter().any(|name| name == "SYS_RESOURCE") {
+        ground.succeeds_if_privileged(&["limits", &pid], "lower /proc/self/oom_score_adj").await;
+    }
 }
 
 /// What a command leaves behind in the terminal that it has: the next one reads what was typed there.
@@ -670,7 +673,7 @@ async fn a_container_makes_no_set_user_id_file_of_its_log(ground: &Ground) {
     ground.run(&["--rm", "--log", &log], &["hostile", "output"]).await;
     let file = fs::metadata(&path).expect("look at a log");
     assert_eq!(file.permissions().mode() & 0o7777, 0o4755, "the attack is not real");
-    assert_eq!(file.len(), 1 << 40, "the attack is not real");
+    assert!(file.len() >= 1 << 40, "the attack is not real: {}", file.len());
 }
 
 async fn a_container_forges_nothing_in_top(ground: &Ground) {
@@ -768,7 +771,8 @@ async fn a_container_fills_no_disk_by_its_log(ground: &Ground) {
     // Five files of ten mebibytes, and what is beside them.
     assert!(size < 52 << 20, "{}: {size}", ground.runtime);
     let log = format!("cri:{},max-size=0", ground.path("unbounded"));
-    ground.run(&["--rm", "--log", &log], &["hostile", "flood-log", "4"]).await;
+    let id = ground.detached(&["--log", &log], &["hostile", "flood-log", "4"]).await;
+    ground.holdfast.run(&["wait", &id]).await;
     let size = fs::metadata(ground.path("unbounded")).expect("look at a log").len();
     assert!(size > 60 << 20, "the attack is not real: {size}");
 }
@@ -801,6 +805,7 @@ async fn a_root_with_links_at_its_mount_points_changes_nothing_of_the_host(groun
     fs::create_dir(&victim).expect("make a directory");
     let before = listing(&victim);
     let mut ran_at_all = 0;
+    let mut refusals = Vec::new();
     for (number, (place, options)) in cases.iter().enumerate() {
         for (kind, target) in [
             ("absolute", victim.clone()),
@@ -825,6 +830,7 @@ async fn a_root_with_links_at_its_mount_points_changes_nothing_of_the_host(groun
             let args = [args.concat().as_slice(), &["--", "busybox", "true"]].concat();
             let ran = ground.holdfast.run(&args).await;
             ran_at_all += usize::from(ran.code == Some(0));
+            refusals.push(format!("{kind} {place} {options:?}: {}", ran.stderr.trim()));
             let context = format!("{} {kind} {place} {options:?}: {ran:?}", ground.runtime);
             assert_eq!(listing(&victim), before, "{context}");
             let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
@@ -832,7 +838,7 @@ async fn a_root_with_links_at_its_mount_points_changes_nothing_of_the_host(groun
         }
     }
     // A refusal is fine, but not of everything: then the cases are wrong.
-    assert!(ran_at_all > 0, "{}", ground.runtime);
+    assert!(ran_at_all > 0, "{}: {refusals:#?}", ground.runtime);
 }
 
 async fn a_container_that_locks_its_pipes_holds_nobody_up(ground: &Ground) {

@@ -7,6 +7,7 @@
 //! | `image` | kernel, initramfs and root disk, made once; the payload disk, made for each run |
 //! | `machine` | one machine from power on to power off, and what it says |
 //! | `checks` | boots whose guest makes checks by itself, and the table of them |
+//! | `hostile` | a boot whose guest runs the tests that attack containers from inside |
 //! | `power` | boots whose power is cut, and what must still be true afterwards |
 //! | `ledger` | what the guest said that it had done, against what there is |
 //!
@@ -16,6 +17,7 @@
 //! was written on, and where it works it changes nothing but the time.
 
 mod checks;
+mod hostile;
 mod image;
 mod ledger;
 mod machine;
@@ -62,6 +64,8 @@ enum Part {
     Scenarios,
     /// With systemd and dist/holdfast.service
     Systemd,
+    /// Attacks from inside containers, under cgroup v2
+    Hostile,
     /// The load whose power is cut
     Power,
 }
@@ -83,7 +87,7 @@ impl Options {
         }
         match self.power_cuts {
             Some(_) if !self.long => vec![Part::Power],
-            _ => vec![Part::Scenarios, Part::Systemd, Part::Power],
+            _ => vec![Part::Scenarios, Part::Systemd, Part::Hostile, Part::Power],
         }
     }
 
@@ -109,7 +113,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let qemu = tools::qemu(&home)?;
     let base = image::base(&home)?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(&home)?;
-    let payload = image::payload(scratch.path())?;
+    let attacks =
+        if options.parts().contains(&Part::Hostile) { Some(hostile::build()?) } else { None };
+    let payload = image::payload(scratch.path(), attacks.as_deref())?;
     let host = machine::Host { qemu, base, payload, scratch: scratch.path().to_owned() };
 
     let mut failed = Vec::new();
@@ -118,6 +124,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let outcome = match part {
             Part::Scenarios => checks::run(&host, &checks::SCENARIOS),
             Part::Systemd => checks::run(&host, &checks::SYSTEMD),
+            Part::Hostile => checks::run(&host, &checks::HOSTILE),
             Part::Power => power::run(&host, &power_options(options)),
         };
         // One part that breaks off does not keep the others from being tried.

@@ -30,6 +30,13 @@ pub(super) const SYSTEMD: Suite = Suite {
     limit: Duration::from_secs(600),
 };
 
+/// The tests of `tests/tests/security.rs`, each of which is a check.
+pub(super) const HOSTILE: Suite = Suite {
+    init: "/opt/holdfast/guest/init.sh",
+    part: "hostile",
+    limit: Duration::from_secs(3600),
+};
+
 /// What became of one check.
 #[derive(Debug)]
 struct Check {

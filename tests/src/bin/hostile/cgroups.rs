@@ -13,11 +13,12 @@ use nix::unistd::{getgid, getuid};
 
 use super::report::Report;
 
-/// Mounts of hierarchies that are there, and those that can be made.
+/// Mounts of hierarchies that are there, and those that can be made: as what this is, and as root of a user
+/// and a cgroup namespace of its own.
 fn hierarchies(report: &mut Report) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (path, kind) in mounts() {
-        if kind == "cgroup" || kind == "cgroup2" {
+        if (kind == "cgroup" || kind == "cgroup2") && !found.contains(&path) {
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
             let none: Option<&str> = None;
             let done = mount(none, &path, none, flags, none);
@@ -25,6 +26,7 @@ fn hierarchies(report: &mut Report) -> Vec<PathBuf> {
             found.push(path);
         }
     }
+    mount_all("hierarchy", &mut found, report);
     let all = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS;
     let (uid, gid) = (getuid(), getgid());
     let made = unshare(all).map_err(io::Error::from).and_then(|()| {
@@ -34,6 +36,12 @@ fn hierarchies(report: &mut Report) -> Vec<PathBuf> {
     });
     // Whether that is refused or not is the concern of another attack.
     report.may_fail("unshare user, cgroup and mount namespaces", made);
+    mount_all("own-hierarchy", &mut found, report);
+    found
+}
+
+/// Mounts every hierarchy that there is.
+fn mount_all(place: &str, found: &mut Vec<PathBuf>, report: &mut Report) {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for (number, line) in own.lines().enumerate() {
         let name = line.split(':').nth(1).unwrap_or_default();
@@ -42,19 +50,16 @@ fn hierarchies(report: &mut Report) -> Vec<PathBuf> {
             Some(_) => ("cgroup", Some(format!("none,{name}"))),
             None => ("cgroup", Some(name.to_owned())),
         };
-        for base in ["/dev/shm", "/tmp", "/dev"] {
-            let at = PathBuf::from(format!("{base}/hierarchy{number}"));
-            if fs::create_dir_all(&at).is_err() {
-                continue;
-            }
-            let done = mount(Some("none"), &at, Some(kind), MsFlags::empty(), data.as_deref());
-            if report.may_fail(format!("mount {kind} {name}"), done).is_some() {
-                found.push(at);
-            }
-            break;
+        let places = ["/dev/shm", "/tmp", "/dev"].map(|dir| format!("{dir}/{place}{number}"));
+        let Some(at) = places.into_iter().find(|at| fs::create_dir_all(at).is_ok()) else {
+            continue;
+        };
+        let at = PathBuf::from(at);
+        let done = mount(Some("none"), &at, Some(kind), MsFlags::empty(), data.as_deref());
+        if report.may_fail(format!("mount {kind} {name}"), done).is_some() {
+            found.push(at);
         }
     }
-    found
 }
 
 /// The mounts of this process, and of what kind they are.

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// The longest line: one attack may try a thousand things.
-const LONGEST: usize = 4000;
+const LONGEST: usize = 6000;
+/// How much of what has succeeded is named.
+const MOST_BROKEN: usize = 30;
 
 /// What came of the acts of an attack.
 #[derive(Debug, Default)]
@@ -70,7 +72,9 @@ impl Report {
         let verdict = if self.broken.is_empty() { "held" } else { "broken" };
         let mut line = format!("{verdict}: ");
         if !self.broken.is_empty() {
-            line += &format!("{}; beside that: ", self.broken.join(", "));
+            let named = &self.broken[..self.broken.len().min(MOST_BROKEN)];
+            let others = self.broken.len() - named.len();
+            line += &format!("{} and {others} more; beside that: ", named.join(", "));
         }
         line += &format!("{} acts; {}", self.acts, self.seen.join("; "));
         // It may hold what the host or a neighbour chose.
