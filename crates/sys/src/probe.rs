@@ -19,7 +19,6 @@ pub const USER_KEYRING: i32 = -4;
 /// `KEY_SPEC_USER_SESSION_KEYRING`: the keyring that `@us` names.
 pub const USER_SESSION_KEYRING: i32 = -5;
 
-const KEYCTL_REVOKE: c_long = 3;
 const KEYCTL_LINK: c_long = 8;
 const KEYCTL_UNLINK: c_long = 9;
 const KEYCTL_SEARCH: c_long = 10;
@@ -103,12 +102,6 @@ pub fn unlink_key(key: i32, keyring: i32) -> io::Result<()> {
     let args = [KEYCTL_UNLINK, key.into(), keyring.into(), 0, 0, 0];
     // SAFETY: numbers only.
     unsafe { call(libc::SYS_keyctl, args) }.map(drop)
-}
-
-/// Makes a key unusable (`KEYCTL_REVOKE`).
-pub fn revoke_key(key: i32) -> io::Result<()> {
-    // SAFETY: numbers only.
-    unsafe { call(libc::SYS_keyctl, [KEYCTL_REVOKE, key.into(), 0, 0, 0, 0]) }.map(drop)
 }
 
 /// Types a byte into a terminal (`TIOCSTI`).

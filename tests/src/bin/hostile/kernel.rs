@@ -24,7 +24,11 @@ pub(crate) fn keys(args: &[&str], report: &mut Report) -> io::Result<()> {
         ("@us", probe::USER_SESSION_KEYRING),
     ];
     let (session, user) = (probe::SESSION_KEYRING, probe::USER_KEYRING);
-    report.may_fail("request the key", probe::request_key(&name)).map(|key| read(key, report));
+    if let Some(key) = report.may_fail("request the key", probe::request_key(&name)) {
+        read(key, report);
+    }
+    // A session keyring that is the host's must be left as it was found.
+    let was_linked = probe::search_key(session, &name).is_ok();
     for pass in ["", "after linking, "] {
         for (what, ring) in rings {
             let found = probe::search_key(ring, &name);
@@ -37,8 +41,10 @@ pub(crate) fn keys(args: &[&str], report: &mut Report) -> io::Result<()> {
         // What is possessed may be read: so it is linked to what one possesses.
         report.may_fail("link @u to @s", probe::link_key(user, session));
     }
-    let _ = probe::unlink_key(user, session);
-    // By number: those that are shown, and those that are near to one of the own.
+    if !was_linked {
+        let _ = probe::unlink_key(user, session);
+    }
+    // By number, those that are shown.
     let shown = fs::read_to_string("/proc/keys").unwrap_or_default();
     let numbers = shown.lines().filter(|line| line.contains(&*name.to_string_lossy()));
     for number in numbers.take(MOST_KEYS) {
