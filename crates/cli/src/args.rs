@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 use holdfast_daemon::api::{
     CheckpointRequest, ContainerId, ContainerOptions, Cursor, GroupName, LogQuery, LogSpec,
@@ -422,6 +422,9 @@ pub(crate) struct ContainerArgs {
     /// Have the runtime not use pivot_root, for root file systems on a ramdisk
     #[arg(long)]
     pub(crate) no_pivot: bool,
+    /// Have the runtime make no session keyring for the container
+    #[arg(long)]
+    pub(crate) no_new_keyring: bool,
     /// What happens to it when its shim dies: it runs on (adopt), or is killed (kill)
     #[arg(long, value_name = "adopt|kill", default_value = "adopt", value_parser = parse_orphan)]
     pub(crate) on_orphan: OrphanPolicy,
@@ -482,6 +485,9 @@ impl ContainerArgs {
         if self.no_pivot {
             options = options.no_pivot_root();
         }
+        if self.no_new_keyring {
+            options = options.no_new_keyring();
+        }
         if self.rm {
             options = options.auto_remove();
         }
@@ -535,9 +541,21 @@ struct ConfigArgs {
     /// Drop a capability, or ALL
     #[arg(long, value_name = "NAME")]
     cap_drop: Vec<String>,
+    /// Set a security option: seccomp=FILE (a profile in the OCI form), seccomp=unconfined,
+    /// no-new-privileges[=BOOL] [default without a bundle: a profile of Holdfast's, true]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_security)]
+    security_opt: Vec<Security>,
     /// Add a label
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
+}
+
+/// A security option, as docker has them.
+#[derive(Debug, Clone)]
+enum Security {
+    NoNewPrivileges(bool),
+    Unconfined,
+    Seccomp(PathBuf),
 }
 
 /// What of the host a container sees, where.
@@ -594,6 +612,17 @@ impl ConfigArgs {
         for name in self.cap_drop {
             options = options.cap_drop(name);
         }
+        for option in self.security_opt {
+            options = match option {
+                Security::NoNewPrivileges(none) => options.no_new_privileges(none),
+                Security::Unconfined => options.seccomp_unconfined(),
+                Security::Seccomp(path) => {
+                    let about = || format!("the seccomp profile {}", path.display());
+                    let content = std::fs::read(&path).with_context(about)?;
+                    options.seccomp(serde_json::from_slice(&content).with_context(about)?)
+                }
+            };
+        }
         for label in self.label {
             let (name, value) = label.split_once('=').unwrap_or((&label, ""));
             options = options.label(name, value);
@@ -609,6 +638,20 @@ fn parse_user(text: &str) -> Result<User, String> {
         None => (number(text)?, 0),
     };
     Ok(User { uid, gid, ..User::default() })
+}
+
+fn parse_security(text: &str) -> Result<Security, String> {
+    // docker takes a colon too.
+    match text.split_once(['=', ':']).unwrap_or((text, "")) {
+        ("no-new-privileges", "" | "true") => Ok(Security::NoNewPrivileges(true)),
+        ("no-new-privileges", "false") => Ok(Security::NoNewPrivileges(false)),
+        ("seccomp", "unconfined") => Ok(Security::Unconfined),
+        ("seccomp", path) if !path.is_empty() => Ok(Security::Seccomp(path.into())),
+        _ => {
+            Err("it is seccomp=FILE, seccomp=unconfined or no-new-privileges[=true|false]"
+                .to_owned())
+        }
+    }
 }
 
 fn parse_network(text: &str) -> Result<Network, String> {

@@ -108,7 +108,7 @@ pub(crate) struct Create {
     /// Move the root by chroot: for root file systems in a ramdisk.
     #[arg(long)]
     pub(crate) no_pivot: bool,
-    /// Accepted for compatibility: no session keyring is ever made.
+    /// Leave the container's processes the session keyring of the caller.
     #[arg(long)]
     pub(crate) no_new_keyring: bool,
     pub(crate) id: String,

@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
-use crate::{delete, devices, hooks, stdio};
+use crate::{confine, delete, devices, hooks, stdio};
 
 /// Makes a container whose program waits for [`start`].
 pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
@@ -48,6 +48,8 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
         start_time: String::new(),
         boot_id: String::new(),
         user_namespace: config.has_user_namespace(),
+        no_new_keyring: args.no_new_keyring,
+        capabilities: config.capabilities.clone(),
         annotations: config
             .spec
             .annotations()
@@ -90,10 +92,16 @@ fn build(
     config.show_own_cgroups(hierarchies);
     config.save(&dir.path)?;
     stdio::give_to_user(&config.spec);
+    confine::enter_keyring(record)?;
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
         .with_root_path(&dir.path)?
         .with_preserved_fds(args.process.preserve_fds)
-        .with_executor(Program::new(Kind::First, log.file(), global.log_format)?);
+        .with_executor(Program::new(
+            Kind::First,
+            config.confinement.clone(),
+            log.file(),
+            global.log_format,
+        )?);
     if let Some(socket) = &args.process.console_socket {
         builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
     }

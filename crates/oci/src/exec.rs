@@ -7,8 +7,10 @@ use anyhow::{Context, bail};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Process, Spec};
+use serde_json::{Value, json};
 
 use crate::args::{Exec, Global};
+use crate::confine::{self, Confinement};
 use crate::create::kill_children;
 use crate::log::Log;
 use crate::program::{Kind, Program};
@@ -55,18 +57,27 @@ fn start(
 ) -> anyhow::Result<()> {
     let mut process = spec::read_json(&args.process)?;
     spec::normalise_process(&mut process);
+    let mut capabilities = confine::take_capabilities(&mut process);
     let parsed: Process = serde_json::from_value(process.clone())
         .with_context(|| format!("parse {}", args.process.display()))?;
     let mut whole = Spec::load(dir.path.join("config.json"))?;
+    if capabilities.is_null() {
+        capabilities = record.capabilities.clone();
+    }
+    if let (Value::Null, Some(first)) = (&capabilities, whole.process()) {
+        capabilities = json!(first.capabilities());
+    }
     whole.set_process(Some(parsed));
     stdio::give_to_user(&whole);
+    let confinement = Confinement::new(&capabilities, &whole)?;
     let own = dir.libcontainer().join(format!("tenant-process-{}.json", std::process::id()));
     fs::write(&own, process.to_string()).with_context(|| format!("write {}", own.display()))?;
+    confine::enter_keyring(record)?;
     let mut builder = ContainerBuilder::new(args.id.clone(), SyscallType::Linux)
         .with_root_path(&dir.path)?
         .with_preserved_fds(args.common.preserve_fds)
         .with_executor(
-            Program::new(Kind::Further, log.file(), global.log_format)?
+            Program::new(Kind::Further, confinement, log.file(), global.log_format)?
                 .in_cgroups(&record.cgroup.joined)?,
         );
     if let Some(socket) = &args.common.console_socket {

@@ -8,6 +8,7 @@
 //! | `record` | what is kept of a container, and what state it is in |
 //! | `spec` | the bundle's configuration, made such that libcontainer does as runc would |
 //! | `program` | the last steps inside the container |
+//! | `confine`, `seccomp` | what its process gives up: capabilities, and system calls by the profile |
 //! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
 //! | `devices` | which devices a container may open |
 //! | `hooks`, `stdio`, `sealed` | parts that libcontainer lacks, or does otherwise |
@@ -15,9 +16,8 @@
 //!
 //! # What it can't do, where runc can
 //!
-//! - Seccomp: libcontainer needs libseccomp for it, so a plain build refuses a bundle with a
-//!   profile. With the feature `seccomp` it is applied to the first process; to those of `exec`,
-//!   libcontainer applies none.
+//! - Seccomp: `SCMP_ACT_NOTIFY` and `listenerPath` are refused. Calls of x32 get `ENOSYS` where the profile
+//!   lists `SCMP_ARCH_X32`.
 //! - `exec` into a container with a user namespace is refused: libcontainer would leave the process
 //!   in the host's.
 //! - A cgroup hierarchy that is mounted nowhere this runtime can see it can't be joined: a container
@@ -33,6 +33,7 @@
 
 mod args;
 mod cgroup;
+mod confine;
 mod control;
 mod create;
 mod delete;
@@ -45,6 +46,7 @@ mod observe;
 mod program;
 mod record;
 mod sealed;
+mod seccomp;
 mod spec;
 mod stdio;
 

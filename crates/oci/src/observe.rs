@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::args::{Global, PsFormat};
 use crate::cgroup::is_unified;
 use crate::record::{Dir, Status};
+use crate::seccomp;
 
 /// Prints what is known of a container.
 pub(crate) fn state(global: &Global, id: &str) -> anyhow::Result<()> {
@@ -124,7 +125,7 @@ pub(crate) fn features() -> anyhow::Result<()> {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false },
-            "seccomp": { "enabled": cfg!(feature = "seccomp") },
+            "seccomp": seccomp::features(),
             "apparmor": { "enabled": true },
             "selinux": { "enabled": false },
         },

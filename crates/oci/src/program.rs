@@ -6,26 +6,28 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 
 use anyhow::Context;
 use holdfast_sys::PidFd;
+use holdfast_sys::spawn::end_by_sigpipe;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::{AccessFlags, execve, faccessat};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::args::LogFormat;
+use crate::confine::Confinement;
 use crate::spec::NO_HOME;
 use crate::{hierarchy, log};
 
@@ -41,6 +43,7 @@ pub(crate) struct Program {
     command: Rc<PidFd>,
     /// The cgroups that it has yet to enter, opened by the command, whose rights count there.
     cgroups: Rc<[File]>,
+    confinement: Rc<Confinement>,
 }
 
 /// Which process of the container it is.
@@ -53,10 +56,16 @@ pub(crate) enum Kind {
 }
 
 impl Program {
-    pub(crate) fn new(kind: Kind, log: Option<File>, format: LogFormat) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        kind: Kind,
+        confinement: Confinement,
+        log: Option<File>,
+        format: LogFormat,
+    ) -> anyhow::Result<Self> {
         let command = Rc::new(PidFd::open(i32::try_from(std::process::id())?)?);
         let log = log.map(|file| (Rc::new(file), format));
-        Ok(Self { log, env: Rc::default(), kind, command, cgroups: Rc::from([]) })
+        let (cgroups, confinement) = (Rc::from([]), Rc::new(confinement));
+        Ok(Self { log, env: Rc::default(), kind, command, cgroups, confinement })
     }
 
     /// Has the process enter these cgroups. That of `exec` does so by itself: it finds the container's
@@ -90,6 +99,8 @@ impl Executor for Program {
             let entered = cgroup.write_all(b"0");
             entered.map_err(|error| invalid(format!("enter the container's cgroup: {error}")))?;
         }
+        let dropped = self.confinement.drop_capabilities();
+        dropped.map_err(|error| invalid(format!("{error:#}")))?;
         reopen_null().map_err(|error| invalid(format!("reopen /dev/null: {error}")))?;
         size_terminal(process).map_err(|error| invalid(format!("size the terminal: {error}")))?;
         find(process).map(drop).map_err(invalid)
@@ -111,14 +122,28 @@ impl Executor for Program {
         let path = find(process).map_err(ExecutorError::Other)?;
         let args = process.args().as_ref().ok_or(ExecutorError::InvalidArg)?;
         set_pdeathsig(None).map_err(|error| ExecutorError::Other(error.to_string()))?;
-        // The standard library's exec gives SIGPIPE, which it had ignored, its default action.
-        let error = Command::new(&path)
-            .arg0(&args[0])
-            .args(&args[1..])
-            .env_clear()
-            .envs(&*self.env.borrow())
-            .exec();
-        let text = format!("exec {:?}: {}", path.display().to_string(), describe(&error));
+        let failed = |error: std::io::Error| {
+            format!("exec {:?}: {}", path.display().to_string(), describe(&error))
+        };
+        let words = || -> Result<_, std::ffi::NulError> {
+            let args = args.iter().map(|arg| CString::new(arg.as_str()));
+            let env = self.env.borrow();
+            let env = env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            Ok((path, args.collect::<Result<Vec<_>, _>>()?, env.collect::<Result<Vec<_>, _>>()?))
+        };
+        let text = match words() {
+            Err(error) => failed(error.into()),
+            Ok((path, args, env)) => {
+                end_by_sigpipe();
+                match self.confinement.seal() {
+                    Err(error) => format!("{error:#}"),
+                    Ok(()) => match execve(&path, &args, &env) {
+                        Err(error) => failed(error.into()),
+                    },
+                }
+            }
+        };
         if let Some((file, format)) = &self.log {
             _ = (&**file).write_all(log::line("error", &text, *format).as_bytes());
         }

@@ -20,6 +20,7 @@ use holdfast_state::Timestamp;
 use holdfast_sys::PidFd;
 use holdfast_sys::proc::{Stat, boot_id};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cgroup::Cgroup;
 
@@ -42,6 +43,13 @@ pub(crate) struct Record {
     pub(crate) start_time: String,
     pub(crate) boot_id: String,
     pub(crate) user_namespace: bool,
+    /// Whether its processes have the session keyring of their caller.
+    #[serde(default)]
+    pub(crate) no_new_keyring: bool,
+    /// `process.capabilities`, which an exec that names none has too. A record of an earlier build has
+    /// them in the copy of the configuration alone.
+    #[serde(default)]
+    pub(crate) capabilities: Value,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) cgroup: Cgroup,
 }
@@ -207,6 +215,8 @@ mod tests {
             start_time: String::new(),
             boot_id: String::new(),
             user_namespace: false,
+            no_new_keyring: false,
+            capabilities: Value::Null,
             annotations: BTreeMap::new(),
             cgroup: Cgroup::default(),
         };

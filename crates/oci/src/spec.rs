@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use serde_json::{Value, json};
 
 use crate::args::Global;
+use crate::confine::{self, Confinement};
 use crate::hierarchy::Hierarchy;
 use crate::{cgroup, devices};
 
@@ -32,6 +33,10 @@ pub(crate) struct Config {
     pub(crate) rootfs: PathBuf,
     /// The cgroup, or slice:prefix:name for systemd.
     pub(crate) cgroup: PathBuf,
+    /// `process.capabilities`, which libcontainer does not get to see.
+    pub(crate) capabilities: Value,
+    /// What its first process gives up.
+    pub(crate) confinement: Confinement,
 }
 
 impl Config {
@@ -63,10 +68,12 @@ impl Config {
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
         normalise_process(&mut json["process"]);
+        let capabilities = confine::take_capabilities(&mut json["process"]);
         devices::complete(&mut json)?;
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
-        let config = Self { json, spec, bundle, rootfs, cgroup };
+        let confinement = Confinement::new(&capabilities, &spec)?;
+        let config = Self { json, spec, bundle, rootfs, cgroup, capabilities, confinement };
         config.check()?;
         Ok(config)
     }
@@ -76,13 +83,6 @@ impl Config {
         let args = self.spec.process().as_ref().and_then(|process| process.args().as_ref());
         if args.is_none_or(Vec::is_empty) {
             bail!("config.json: process.args must not be empty");
-        }
-        let linux = self.spec.linux().as_ref();
-        if !cfg!(feature = "seccomp") && linux.is_some_and(|linux| linux.seccomp().is_some()) {
-            bail!(
-                "seccomp: config provided but seccomp not supported by the embedded runtime as \
-                 it was built; use runc or crun, or build holdfast-oci with the feature seccomp"
-            );
         }
         check_cgroup(&self.cgroup)
     }

@@ -8,7 +8,9 @@
 //! | [`pidfs`] | handles of processes that can be written down |
 //! | [`ending`] | how a process ended, by whoever knows |
 //! | [`bpf`] | `bpf(2)`: which devices a cgroup may open |
+//! | [`capabilities`] | `capset(2)` |
 //! | [`kernel`] | the release |
+//! | [`keyring`] | `keyctl(2)` |
 //! | [`memory`] | `malloc_trim(3)` |
 //! | [`mount`] | `open_tree(2)`, `mount_setattr(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
@@ -18,6 +20,7 @@
 //! | [`command_line`] | `PR_SET_MM_MAP` |
 //! | [`fd`] | `close_range(2)`, `FIONREAD` |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
+//! | [`seccomp`] | `seccomp(2)` |
 //! | [`spawn`] | what a child begins with |
 //! | [`start`] | a `main` of one's own |
 //! | [`stray`] | signals that are sent by mistake |
@@ -26,11 +29,13 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod capabilities;
 pub mod command_line;
 pub mod ending;
 pub mod fd;
 pub mod fd_passing;
 pub mod kernel;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod network;
@@ -43,6 +48,7 @@ pub mod proc;
 pub mod random;
 #[cfg(feature = "tokio")]
 pub mod reactor;
+pub mod seccomp;
 pub mod spawn;
 pub mod start;
 pub mod stray;

@@ -23,3 +23,10 @@ pub fn like_a_runtime(command: &mut Command) -> &mut Command {
         })
     }
 }
+
+/// Gives SIGPIPE, which Rust's start of a program ignores, its default action again, before another
+/// program is executed.
+pub fn end_by_sigpipe() {
+    // SAFETY: no handler is installed. It can't fail for this signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 /// What is changed in the configuration of a container. What is `None` or empty stays as it is.
@@ -36,6 +36,9 @@ pub(crate) struct Config {
     pub(crate) cap_drop: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) no_new_privileges: Option<bool>,
+    /// A profile in the OCI form, or null for none.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) seccomp: Option<Option<Value>>,
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -158,6 +161,17 @@ impl Config {
             resources["cpu"]["quota"] = json!(limit.saturating_mul(CPU_PERIOD / 1000));
             resources["cpu"]["period"] = json!(CPU_PERIOD);
         }
+        match &self.seccomp {
+            None => {}
+            Some(None) => {
+                let linux = config["linux"].as_object_mut();
+                linux.and_then(|linux| linux.remove("seccomp"));
+            }
+            Some(Some(profile)) => {
+                check_profile(profile)?;
+                config["linux"]["seccomp"] = profile.clone();
+            }
+        }
         for (name, value) in &self.annotations {
             config["annotations"][name] = json!(value);
         }
@@ -259,6 +273,24 @@ pub(crate) fn check_process(process: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Tells null, which asks for no profile, from a field that is not there.
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Value>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Refuses what is no profile in the OCI form: a runtime would take it for one without rules.
+fn check_profile(profile: &Value) -> Result<(), String> {
+    if !profile["archMap"].is_null() {
+        return Err("the seccomp profile is in the form of docker and podman; in the OCI form it has \
+                    `architectures` instead of `archMap`, and rules without `includes` and `excludes`"
+            .to_owned());
+    }
+    if !profile["defaultAction"].is_string() {
+        return Err("the seccomp profile has no defaultAction".to_owned());
+    }
+    Ok(())
+}
+
 /// The name of a capability as the specification has it, from `net_admin` or `CAP_NET_ADMIN`.
 fn capability(name: &str) -> String {
     let name = name.to_ascii_uppercase();
@@ -327,6 +359,7 @@ mod tests {
             pids_limit: Some(5),
             cpu_limit: Some(1500),
             ulimits: vec![Ulimit { kind: "RLIMIT_NOFILE".into(), soft: 3, hard: 4 }],
+            seccomp: Some(Some(json!({ "defaultAction": "SCMP_ACT_ALLOW" }))),
             cap_add: vec!["net_admin".into(), "CAP_KILL".into()],
             cap_drop: vec!["chown".into()],
             no_new_privileges: Some(false),

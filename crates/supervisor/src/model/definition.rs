@@ -28,6 +28,7 @@ pub(crate) struct ContainerDefinition {
     runtime: Option<String>,
     runtime_args: Vec<String>,
     no_pivot: bool,
+    no_new_keyring: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
     stdio: Stdio,
@@ -100,6 +101,7 @@ impl TryFrom<ContainerDefinition> for ContainerOptions {
             runtime: definition.runtime,
             runtime_args: definition.runtime_args,
             no_pivot_root: definition.no_pivot,
+            no_new_keyring: definition.no_new_keyring,
             start_timeout: definition.timeout_ms.map(Duration::from_millis),
             stdio: definition.stdio,
             checkpoint: definition.checkpoint,
@@ -127,6 +129,7 @@ impl From<ContainerOptions> for ContainerDefinition {
             runtime: options.runtime,
             runtime_args: options.runtime_args,
             no_pivot: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
             timeout_ms: options.start_timeout.map(millis),
             stdio: options.stdio,
             checkpoint: options.checkpoint,

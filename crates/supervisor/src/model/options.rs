@@ -158,6 +158,7 @@ pub struct ContainerOptions {
     pub(crate) runtime: Option<String>,
     pub(crate) runtime_args: Vec<String>,
     pub(crate) no_pivot_root: bool,
+    pub(crate) no_new_keyring: bool,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) stdio: Stdio,
     pub(crate) checkpoint: Option<PathBuf>,
@@ -177,6 +178,7 @@ impl ContainerOptions {
             runtime: None,
             runtime_args: Vec::new(),
             no_pivot_root: false,
+            no_new_keyring: false,
             start_timeout: None,
             stdio: Stdio::new(),
             checkpoint: None,
@@ -359,6 +361,21 @@ impl ContainerOptions {
         self
     }
 
+    /// Sets the seccomp profile: the `seccomp` object of the OCI configuration. The default without a
+    /// bundle is a profile that refuses what changes the host; with one, what the bundle says.
+    #[must_use]
+    pub fn seccomp(mut self, profile: serde_json::Value) -> Self {
+        self.config.seccomp = Some(Some(profile));
+        self
+    }
+
+    /// Allows its programs all system calls: no seccomp profile.
+    #[must_use]
+    pub fn seccomp_unconfined(mut self) -> Self {
+        self.config.seccomp = Some(None);
+        self
+    }
+
     /// Adds an annotation to the OCI configuration, for runtime and hooks.
     #[must_use]
     pub fn annotation(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -392,6 +409,15 @@ impl ContainerOptions {
     #[must_use]
     pub fn no_pivot_root(mut self) -> Self {
         self.no_pivot_root = true;
+        self
+    }
+
+    /// Makes the runtime not give the container a session keyring of its own: its programs then have
+    /// the supervisor's. For users who have as many keys as they may (`keyrings(7)`), and for kernels
+    /// whose keyrings a runtime can't use.
+    #[must_use]
+    pub fn no_new_keyring(mut self) -> Self {
+        self.no_new_keyring = true;
         self
     }
 

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::model::config::check_process;
 use crate::model::options::{ContainerOptions, Source, TerminalSize};
 use crate::ops::default_config::{TMPFS_FILES, default_config, mount, nofile};
+use crate::ops::default_seccomp::default_seccomp;
 
 /// A bundle that is ready for the runtime.
 #[derive(Debug)]
@@ -100,6 +101,11 @@ fn change(
     configure: Option<Configure>,
 ) -> Result<(), String> {
     options.config.apply(config)?;
+    if !matches!(options.source, Source::Bundle(_)) && options.config.seccomp.is_none() {
+        // After the capabilities, which decide on it.
+        config["linux"]["seccomp"] =
+            default_seccomp(&config["process"]["capabilities"]["permitted"]);
+    }
     // Whether there is a terminal is for the caller to decide at each start, not for the bundle:
     // `runc spec` always writes true.
     set_terminal(&mut config["process"], options.stdio.terminal);

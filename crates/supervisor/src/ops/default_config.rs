@@ -36,7 +36,7 @@ const MOST_PIDS: u32 = 2048;
 pub(crate) const TMPFS_FILES: &str = "nr_inodes=16384";
 
 /// Files that tell about the host or change it. The container sees them as empty.
-const MASKED: [&str; 13] = [
+const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -50,6 +50,7 @@ const MASKED: [&str; 13] = [
     "/sys/dev/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    "/sys/fs/selinux",
 ];
 
 /// Files that the container can read, and not write.

@@ -90,6 +90,7 @@ pub(crate) fn container(
             on_orphan: options.on_orphan,
             shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
             auto_remove: options.auto_remove,
+            no_new_keyring: options.no_new_keyring,
             labels: options.labels.clone(),
             incarnation: Some(Incarnation::random().map_err(failed)?),
             ..policies(core, launch, runtime.program(), &options.stdio, timeout)
@@ -248,6 +249,7 @@ fn policies(
         launch,
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
+        no_new_keyring: false,
         stdin_once: stdio.stdin == Stdin::Once,
         log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
         on_orphan: OrphanPolicy::default(),

@@ -3,6 +3,7 @@
 pub(crate) mod again;
 pub(crate) mod bundle;
 mod default_config;
+mod default_seccomp;
 pub(crate) mod layout;
 pub(crate) mod restore;
 mod set_aside;

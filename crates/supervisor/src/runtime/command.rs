@@ -115,6 +115,10 @@ impl Runtime {
             if record.no_pivot_root {
                 args.push("--no-pivot".into());
             }
+            let keeps = record.holdfast.as_ref().is_some_and(|own| own.no_new_keyring);
+            if keeps && launch != Launch::Restore {
+                args.push("--no-new-keyring".into());
+            }
         }
         args.push(id.as_str().into());
         Ok(args)
