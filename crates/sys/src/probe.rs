@@ -258,6 +258,41 @@ pub fn limit_of(pid: i32) -> io::Result<()> {
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a system call as a 32-bit program does, by its numbers (`int 0x80`). A kernel without 32-bit programs
+/// ends the caller by SIGSEGV.
+#[cfg(target_arch = "x86_64")]
+pub fn call_as_32_bit(number: u32, [a, b, c]: [u32; 3]) -> io::Result<u32> {
+    let result: u64;
+    // SAFETY: callers pass numbers only, so that the kernel writes to no memory of this process. The
+    // compiler keeps rbx for itself.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {a}",
+            "int 0x80",
+            "xchg rbx, {a}",
+            a = inout(reg) u64::from(a) => _,
+            inlateout("rax") u64::from(number) => result,
+            in("rcx") u64::from(b),
+            in("rdx") u64::from(c),
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+        );
+    }
+    // The upper half is not a 32-bit program's.
+    let result = i32::try_from(result.cast_signed()).unwrap_or(-libc::EOVERFLOW);
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result.cast_unsigned()) }
+}
+
+/// Makes a system call by the numbers of the x32 interface: those of 64-bit programs, with one bit more.
+#[cfg(target_arch = "x86_64")]
+pub fn call_as_x32(number: c_long, argument: c_long) -> io::Result<()> {
+    const X32_BIT: c_long = 0x4000_0000;
+    // SAFETY: callers pass numbers only.
+    unsafe { call(number | X32_BIT, [argument, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
 /// Ends this program by SIGALRM after a time, whatever it hangs in: no attack outlives its test.
 pub fn end_after(limit: Duration) {
     let seconds = c_uint::try_from(limit.as_secs().max(1)).unwrap_or(c_uint::MAX);

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::process::{Command, ExitCode};
 
 use holdfast_sys::probe;
 use nix::errno::Errno;
@@ -97,9 +98,34 @@ pub(crate) fn namespaces(_: &[&str], report: &mut Report) -> io::Result<()> {
             report.must_fail(format!("join the {kind} namespace"), joined);
         }
     }
+    for kind in ["32-bit", "x32"] {
+        // A kernel without such programs ends who tries.
+        let status = Command::new("/proc/self/exe").args(["other-interface", kind]).status()?;
+        let done = if status.success() { Ok(()) } else { Err(status) };
+        report.must_fail(format!("unshare user by the {kind} interface"), done);
+    }
     // Last: with it everything else is another question.
     report.must_fail("unshare user", unshare(CloneFlags::CLONE_NEWUSER));
     Ok(())
+}
+
+/// Makes a user namespace by the system calls of other programs than this, and succeeds if that does.
+pub(crate) fn other_interface(kind: &str) -> ExitCode {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // The number of unshare(2) for 32-bit programs.
+        const UNSHARE: u32 = 310;
+        let flag = libc::CLONE_NEWUSER;
+        let done = match kind {
+            "x32" => probe::call_as_x32(libc::SYS_unshare, flag.into()),
+            _ => probe::call_as_32_bit(UNSHARE, [flag.cast_unsigned(), 0, 0]).map(drop),
+        };
+        if done.is_ok() {
+            return ExitCode::SUCCESS;
+        }
+    }
+    let _ = kind;
+    ExitCode::FAILURE
 }
 
 /// `interfaces`.

@@ -153,6 +153,7 @@ fn main() -> ExitCode {
         ["help" | "--help"] => Ok(help()),
         // A child of an attack's own.
         ["stay", ..] => Ok(processes::stay()),
+        ["other-interface", kind] => Ok(kernel::other_interface(kind)),
         ["lock", numbers @ ..] => pipes(numbers).and_then(lock).map(|()| ExitCode::SUCCESS),
         ["mischief", seed, length, code] => parsed(seed).and_then(|seed| {
             mischief::begin(seed, Duration::ZERO)?;
