@@ -157,6 +157,14 @@ pub fn user_faults() -> io::Result<OwnedFd> {
     descriptor(unsafe { call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0]) }?)
 }
 
+/// Makes a socket of this family (`socket(2)`), of the kind that it has: `AF_ALG` has sequences of packets,
+/// `AF_VSOCK` streams.
+pub fn socket(family: i32) -> io::Result<OwnedFd> {
+    let kind = if family == libc::AF_ALG { libc::SOCK_SEQPACKET } else { libc::SOCK_STREAM };
+    // SAFETY: numbers only.
+    descriptor(unsafe { call(libc::SYS_socket, [family.into(), kind.into(), 0, 0, 0, 0]) }?)
+}
+
 /// Begins to configure a tmpfs that is mounted nowhere (`fsopen(2)`).
 pub fn file_system() -> io::Result<OwnedFd> {
     // SAFETY: a string.
@@ -283,6 +291,43 @@ pub fn call_as_32_bit(number: u32, [a, b, c]: [u32; 3]) -> io::Result<u32> {
     // The upper half is not a 32-bit program's.
     let result = i32::try_from(result.cast_signed()).unwrap_or(-libc::EOVERFLOW);
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result.cast_unsigned()) }
+}
+
+/// Makes a socket as 32-bit programs do: by socket(2), or by socketcall(2), whose arguments are in memory. See
+/// [`call_as_32_bit`].
+#[cfg(target_arch = "x86_64")]
+pub fn socket_as_32_bit(family: u32, by_socketcall: bool) -> io::Result<OwnedFd> {
+    const SOCKET: u32 = 359;
+    const SOCKETCALL: u32 = 102;
+    const SYS_SOCKET: u32 = 1;
+    let kind = if family == libc::AF_ALG.cast_unsigned() { 5 } else { 1 };
+    if !by_socketcall {
+        let number = call_as_32_bit(SOCKET, [family, kind, 0])?;
+        return descriptor(number.into());
+    }
+    // Below 4 GiB, where such a program's memory is.
+    let length = 4096;
+    // SAFETY: new memory, which nothing else has.
+    let place = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+            -1,
+            0,
+        )
+    };
+    if place == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is a page of ours.
+    unsafe { place.cast::<[u32; 3]>().write([family, kind, 0]) };
+    let address = u32::try_from(place.expose_provenance()).map_err(io::Error::other);
+    let done = address.and_then(|address| call_as_32_bit(SOCKETCALL, [SYS_SOCKET, address, 0]));
+    // SAFETY: nothing refers to it any more.
+    unsafe { libc::munmap(place, length) };
+    descriptor(done?.into())
 }
 
 /// Makes a system call by the numbers of the x32 interface: those of 64-bit programs, with one bit more.

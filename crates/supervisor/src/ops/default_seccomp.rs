@@ -153,9 +153,6 @@ pub(crate) fn default_seccomp(capabilities: &Value) -> Value {
     for (operator, value) in [("LT", AF_ALG), ("EQ", AF_ALG + 1), ("GT", AF_VSOCK)] {
         rules.push(allow_if("socket", condition(0, operator, value, 0)));
     }
-    for family in [AF_ALG, AF_VSOCK] {
-        rules.push(refuse_if("socket", condition(0, "EQ", family, 0), Errno::EAFNOSUPPORT));
-    }
     rules.push(json!({ "names": allowed, "action": "SCMP_ACT_ALLOW" }));
     rules.push(
         json!({ "names": refused, "action": "SCMP_ACT_ERRNO", "errnoRet": Errno::EPERM as u32 }),

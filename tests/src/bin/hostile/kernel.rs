@@ -98,34 +98,54 @@ pub(crate) fn namespaces(_: &[&str], report: &mut Report) -> io::Result<()> {
             report.must_fail(format!("join the {kind} namespace"), joined);
         }
     }
-    for kind in ["32-bit", "x32"] {
-        // A kernel without such programs ends who tries.
-        let status = Command::new("/proc/self/exe").args(["other-interface", kind]).status()?;
-        let done = if status.success() { Ok(()) } else { Err(status) };
-        report.must_fail(format!("unshare user by the {kind} interface"), done);
+    for what in ["unshare-32-bit", "unshare-x32"] {
+        by_other_interface(what, report);
     }
     // Last: with it everything else is another question.
     report.must_fail("unshare user", unshare(CloneFlags::CLONE_NEWUSER));
     Ok(())
 }
 
-/// Makes a user namespace by the system calls of other programs than this, and succeeds if that does.
-pub(crate) fn other_interface(kind: &str) -> ExitCode {
+/// Does by the system calls of other programs than this what `what` names, and succeeds if that does.
+pub(crate) fn other_interface(what: &str) -> ExitCode {
     #[cfg(target_arch = "x86_64")]
     {
-        // The number of unshare(2) for 32-bit programs.
+        // The numbers of 32-bit programs.
         const UNSHARE: u32 = 310;
+        const ADD_KEY: u32 = 286;
         let flag = libc::CLONE_NEWUSER;
-        let done = match kind {
-            "x32" => probe::call_as_x32(libc::SYS_unshare, flag.into()),
-            _ => probe::call_as_32_bit(UNSHARE, [flag.cast_unsigned(), 0, 0]).map(drop),
+        let (alg, vsock) = (libc::AF_ALG.cast_unsigned(), libc::AF_VSOCK.cast_unsigned());
+        let done = match what {
+            "unshare-x32" => probe::call_as_x32(libc::SYS_unshare, flag.into()),
+            "unshare-32-bit" => {
+                probe::call_as_32_bit(UNSHARE, [flag.cast_unsigned(), 0, 0]).map(drop)
+            }
+            // Its arguments are bad: who is let through is told so.
+            "add-key-32-bit" => match probe::call_as_32_bit(ADD_KEY, [0, 0, 0]) {
+                Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+                other => other.map(drop),
+            },
+            "alg-32-bit" => probe::socket_as_32_bit(alg, false).map(drop),
+            "vsock-32-bit" => probe::socket_as_32_bit(vsock, false).map(drop),
+            "alg-socketcall" => probe::socket_as_32_bit(alg, true).map(drop),
+            "vsock-socketcall" => probe::socket_as_32_bit(vsock, true).map(drop),
+            other => Err(io::Error::other(other.to_owned())),
         };
         if done.is_ok() {
             return ExitCode::SUCCESS;
         }
     }
-    let _ = kind;
+    let _ = what;
     ExitCode::FAILURE
+}
+
+/// Whether that succeeds. A kernel that has no such programs ends who tries.
+fn by_other_interface(what: &str, report: &mut Report) {
+    let status = Command::new("/proc/self/exe").args(["other-interface", what]).status();
+    let done = status.and_then(|status| {
+        if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+    });
+    report.must_fail(what, done);
 }
 
 /// `interfaces`.
@@ -136,6 +156,13 @@ pub(crate) fn interfaces(_: &[&str], report: &mut Report) -> io::Result<()> {
     report.must_fail("userfaultfd", probe::user_faults());
     report.must_fail("fsopen", probe::file_system());
     report.must_fail("open_tree", probe::mount_clone());
+    report.must_fail("a socket of the kernel's cryptography", probe::socket(libc::AF_ALG));
+    report.must_fail("a socket to the machine below", probe::socket(libc::AF_VSOCK));
+    for what in
+        ["add-key-32-bit", "alg-32-bit", "vsock-32-bit", "alg-socketcall", "vsock-socketcall"]
+    {
+        by_other_interface(what, report);
+    }
     for (name, error) in probe::administration() {
         let refused = matches!(
             error.raw_os_error().map(Errno::from_raw),
