@@ -86,8 +86,9 @@ pub(crate) fn titles(_: &[&str], report: &mut Report) -> io::Result<()> {
 
 /// `escapes`
 pub(crate) fn escapes(_: &[&str], report: &mut Report) -> io::Result<()> {
-    for mut output in [&mut io::stdout() as &mut dyn Write, &mut io::stderr()] {
-        writeln!(&mut output, "before{SEQUENCES}after")?;
+    for output in [&mut io::stdout() as &mut dyn Write, &mut io::stderr()] {
+        // In one write: a shim may read in between.
+        output.write_all(format!("before{SEQUENCES}after\n").as_bytes())?;
     }
     report.saw("written");
     Ok(())
