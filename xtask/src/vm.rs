@@ -99,16 +99,15 @@ impl Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[MMDEBSTRAP, MKE2FS, SETPRIV])?;
     println!("building (release)");
-    crate::run(crate::cargo().args(["build", "--release", "--quiet", "--bins"]).args([
-        "--package",
-        "holdfast",
-        "--package",
-        "holdfast-shim",
-        "--package",
-        "holdfast-oci",
-        "--package",
-        "holdfast-tests",
-    ]))?;
+    let mut build = crate::cargo();
+    build.args(["build", "--release", "--quiet"]);
+    for package in ["holdfast", "holdfast-shim", "holdfast-oci", "holdfast-tests"] {
+        build.args(["--package", package]);
+    }
+    for program in image::PROGRAMS {
+        build.args(["--bin", program]);
+    }
+    crate::run(&mut build)?;
     let home = crate::target().join("vm");
     let qemu = tools::qemu(&home)?;
     let base = image::base(&home)?;

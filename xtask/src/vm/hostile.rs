@@ -1,5 +1,6 @@
 //! The tests that attack containers from inside, for the guest: the test program itself runs there. It
-//! finds the programs beside it, as it does here, and takes busybox and runc from the guest.
+//! finds the programs beside it, as it does here, and takes busybox and runc from the guest. It only gives
+//! the orders, so it is not optimized.
 
 use std::path::PathBuf;
 
@@ -12,7 +13,6 @@ use crate::setup;
 pub(super) fn build() -> anyhow::Result<PathBuf> {
     let messages = setup::output(crate::cargo().args([
         "test",
-        "--release",
         "--package",
         "holdfast-tests",
         "--test",

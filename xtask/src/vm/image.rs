@@ -31,6 +31,9 @@ const PACKAGES: [&str; 12] = [
     "strace",
     "jq",
 ];
+/// Our own programs, in the payload.
+pub(super) const PROGRAMS: [&str; 5] =
+    ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime", "hostile"];
 /// What the kernel must be given before it sees its disks; modprobe knows what they need.
 const DISK_MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 const INITRAMFS_INIT: &str = include_str!("guest/initramfs-init.sh");
@@ -164,7 +167,7 @@ pub(super) fn payload(scratch: &Path, attacks: Option<&Path>) -> anyhow::Result<
     let tree = scratch.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;
-    for name in ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime", "hostile"] {
+    for name in PROGRAMS {
         fs::copy(crate::executables("release").join(name), bin.join(name))?;
     }
     if let Some(attacks) = attacks {
