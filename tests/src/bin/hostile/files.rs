@@ -214,6 +214,13 @@ const SETTINGS: [&str; 19] = [
     "/sys/class/net/lo/mtu",
 ];
 
+/// Whether it is the container's own `/dev/null`, by which a runtime masks files.
+fn is_own_null(file: &File) -> bool {
+    let found = |metadata: fs::Metadata| (metadata.st_dev(), metadata.st_ino());
+    let null = fs::metadata("/dev/null").ok().filter(|it| it.file_type().is_char_device());
+    null.is_some_and(|null| file.metadata().is_ok_and(|it| found(it) == found(null)))
+}
+
 /// `settings`
 pub(crate) fn settings(_: &[&str], report: &mut Report) -> io::Result<()> {
     let mut ahead = vec![PathBuf::from("/proc/sys")];
@@ -231,6 +238,7 @@ pub(crate) fn settings(_: &[&str], report: &mut Report) -> io::Result<()> {
     let mut refused = 0;
     for path in &all {
         match File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+            Ok(file) if is_own_null(&file) => report.saw(format!("{} is masked", path.display())),
             Ok(_) => report.broke(format!("{} can be written", path.display())),
             Err(error) if SETTINGS.iter().any(|setting| Path::new(setting) == path) => {
                 report.must_fail(path.display(), Err::<(), _>(error));
