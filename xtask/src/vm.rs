@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
+    /// Of the part `hostile`, only the attacks whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    attack: Option<String>,
     /// More power cuts
     #[arg(long)]
     long: bool,
@@ -121,9 +124,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for part in options.parts() {
         let began = Instant::now();
         let outcome = match part {
-            Part::Scenarios => checks::run(&host, &checks::SCENARIOS),
-            Part::Systemd => checks::run(&host, &checks::SYSTEMD),
-            Part::Hostile => checks::run(&host, &checks::HOSTILE),
+            Part::Scenarios => checks::run(&host, &checks::SCENARIOS, ""),
+            Part::Systemd => checks::run(&host, &checks::SYSTEMD, ""),
+            Part::Hostile => checks::run(&host, &checks::HOSTILE, &attacks_wanted(options)),
             Part::Power => power::run(&host, &power_options(options)),
         };
         // One part that breaks off does not keep the others from being tried.
@@ -138,6 +141,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+fn attacks_wanted(options: &Options) -> String {
+    options.attack.as_ref().map(|text| format!("holdfast.attack={text}")).unwrap_or_default()
 }
 
 fn power_options(options: &Options) -> power::Options {

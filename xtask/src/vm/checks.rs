@@ -53,12 +53,13 @@ enum Outcome {
     Fail(String),
 }
 
-/// Boots, prints the table, and says whether all is well.
-pub(super) fn run(host: &Host, suite: &Suite) -> anyhow::Result<bool> {
+/// Boots, prints the table, and says whether all is well. The words are further ones for the kernel's command
+/// line.
+pub(super) fn run(host: &Host, suite: &Suite, words: &str) -> anyhow::Result<bool> {
     let began = Instant::now();
     let boot = Boot {
         init: suite.init,
-        words: format!("holdfast.part={}", suite.part),
+        words: format!("holdfast.part={} {words}", suite.part),
         state: None,
         limit: suite.limit,
     };
