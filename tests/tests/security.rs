@@ -32,6 +32,7 @@ use holdfast_tests::{
     Holdfast, Proc, Pty, Ran, binary, cgroups_of, edit_json, eventually, executable, ran,
     shim_group, skip, unique_id,
 };
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -376,6 +377,7 @@ async fn a_container_reaches_no_cgroup_of_others(ground: &Ground) {
     let ran = ground.holdfast.run(&["exec", &id, "--", "hostile", "cgroups", &name]).await;
     ground.judge("an exec", &ran);
     assert!(victim.is_unharmed());
+    let _flags = CgroupFlags::now();
     ground.succeeds_if_privileged(&["cgroups", &name], &format!("/{name}")).await;
     assert!(!victim.is_unharmed(), "the attack is not real");
 }
@@ -399,7 +401,43 @@ async fn a_container_keeps_the_limits_of_its_cgroup(ground: &Ground) {
     let ran = ground.holdfast.run(&["exec", id.as_str(), "--", "hostile", "cgroup-limits"]).await;
     assert_eq!(limits_of(id.as_str()).len(), 2, "{}: {ran:?}", ground.runtime);
     ground.judge("an exec", &ran);
+    // Where there is no other version than 2, and it is mounted so, the kernel keeps the limits of a
+    // namespace's root.
+    let options = [UNCONFINED.as_slice(), &["--pids-limit", "64", "--memory", "64m"]].concat();
+    let flags = CgroupFlags::now();
+    if Path::new("/sys/fs/cgroup/cgroup.procs").exists() && flags.0.contains("nsdelegate") {
+        ground.holds(&options, &["cgroup-limits"]).await;
+    } else {
+        ground.succeeds_with(&options, &["cgroup-limits"], "limits of the own cgroup").await;
+    }
     ground.succeeds_if_privileged(&["cgroup-limits"], "limits of the own cgroup").await;
+}
+
+/// The options of the hierarchy of version 2. Who mounts it again in the first cgroup namespace, as a
+/// privileged container may, changes them for all; so they are set again when this is dropped.
+struct CgroupFlags(String);
+
+impl CgroupFlags {
+    fn now() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
+        let options = mounts.lines().find_map(|line| {
+            let rest = line.split_once(" - cgroup2 ")?.1;
+            let all = rest.split(' ').nth(1)?.split(',');
+            Some(all.filter(|option| !matches!(*option, "rw" | "ro")).collect::<Vec<_>>().join(","))
+        });
+        Self(options.unwrap_or_default())
+    }
+}
+
+impl Drop for CgroupFlags {
+    fn drop(&mut self) {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let data = Some(self.0.as_str()).filter(|options| !options.is_empty());
+        let none = MsFlags::empty();
+        if mount(Some("none"), dir.path(), Some("cgroup2"), none, data).is_ok() {
+            umount2(dir.path(), MntFlags::MNT_DETACH).expect("unmount");
+        }
+    }
 }
 
 /// A key in root's user keyring. Dropped, it is removed.
