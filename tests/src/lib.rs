@@ -16,6 +16,7 @@
 //! | `oci` | containers of a runtime that is called directly |
 //! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
+//! | `victim` | a process in a cgroup of its own, for containers to attack |
 //! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
 
 pub mod bundle;
@@ -33,6 +34,7 @@ pub mod runtime;
 pub mod scratch;
 pub mod torture;
 pub mod tracer;
+pub mod victim;
 
 pub use bundle::busybox_bundle;
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};

@@ -7,6 +7,7 @@
 //! | `image` | kernel, initramfs and root disk, made once; the payload disk, made for each run |
 //! | `machine` | one machine from power on to power off, and what it says |
 //! | `checks` | boots whose guest makes checks by itself, and the table of them |
+//! | `hostile` | a boot whose guest runs the tests that attack containers from inside |
 //! | `power` | boots whose power is cut, and what must still be true afterwards |
 //! | `ledger` | what the guest said that it had done, against what there is |
 //!
@@ -16,6 +17,7 @@
 //! was written on, and where it works it changes nothing but the time.
 
 mod checks;
+mod hostile;
 mod image;
 mod ledger;
 mod machine;
@@ -36,6 +38,9 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
+    /// Of the part `hostile`, only the attacks whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    attack: Option<String>,
     /// More power cuts
     #[arg(long)]
     long: bool,
@@ -62,6 +67,8 @@ enum Part {
     Scenarios,
     /// With systemd and dist/holdfast.service
     Systemd,
+    /// Attacks from inside containers, under cgroup v2
+    Hostile,
     /// The load whose power is cut
     Power,
 }
@@ -83,7 +90,7 @@ impl Options {
         }
         match self.power_cuts {
             Some(_) if !self.long => vec![Part::Power],
-            _ => vec![Part::Scenarios, Part::Systemd, Part::Power],
+            _ => vec![Part::Scenarios, Part::Systemd, Part::Hostile, Part::Power],
         }
     }
 
@@ -95,29 +102,31 @@ impl Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[MMDEBSTRAP, MKE2FS, SETPRIV])?;
     println!("building (release)");
-    crate::run(crate::cargo().args(["build", "--release", "--quiet", "--bins"]).args([
-        "--package",
-        "holdfast",
-        "--package",
-        "holdfast-shim",
-        "--package",
-        "holdfast-oci",
-        "--package",
-        "holdfast-tests",
-    ]))?;
+    let mut build = crate::cargo();
+    build.args(["build", "--release", "--quiet"]);
+    for package in ["holdfast", "holdfast-shim", "holdfast-oci", "holdfast-tests"] {
+        build.args(["--package", package]);
+    }
+    for program in image::PROGRAMS {
+        build.args(["--bin", program]);
+    }
+    crate::run(&mut build)?;
     let home = crate::target().join("vm");
     let qemu = tools::qemu(&home)?;
     let base = image::base(&home)?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(&home)?;
-    let payload = image::payload(scratch.path())?;
+    let attacks =
+        if options.parts().contains(&Part::Hostile) { Some(hostile::build()?) } else { None };
+    let payload = image::payload(scratch.path(), attacks.as_deref())?;
     let host = machine::Host { qemu, base, payload, scratch: scratch.path().to_owned() };
 
     let mut failed = Vec::new();
     for part in options.parts() {
         let began = Instant::now();
         let outcome = match part {
-            Part::Scenarios => checks::run(&host, &checks::SCENARIOS),
-            Part::Systemd => checks::run(&host, &checks::SYSTEMD),
+            Part::Scenarios => checks::run(&host, &checks::SCENARIOS, ""),
+            Part::Systemd => checks::run(&host, &checks::SYSTEMD, ""),
+            Part::Hostile => checks::run(&host, &checks::HOSTILE, &attacks_wanted(options)),
             Part::Power => power::run(&host, &power_options(options)),
         };
         // One part that breaks off does not keep the others from being tried.
@@ -132,6 +141,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+fn attacks_wanted(options: &Options) -> String {
+    options.attack.as_ref().map(|text| format!("holdfast.attack={text}")).unwrap_or_default()
 }
 
 fn power_options(options: &Options) -> power::Options {

@@ -312,8 +312,18 @@ fn direct_outputs(spec: &LogSpec, args: &Args<'_>, home: &Home) -> io::Result<(F
     Ok((stdout, stderr))
 }
 
+/// `/dev/null` for the container. It is the host's: an OCI runtime replaces it by the container's own for
+/// the first process, and not for an exec, which then could change its mode and owner by fchmod(2). So it
+/// is opened through a mount that is read-only and nowhere attached.
 fn null() -> io::Result<File> {
-    File::options().read(true).write(true).open("/dev/null")
+    let open = |path: &str| File::options().read(true).write(true).open(path);
+    let null = open("/dev/null")?;
+    match holdfast_sys::mount::read_only_clone(&null) {
+        Ok(clone) => open(&format!("/proc/self/fd/{}", clone.as_raw_fd())),
+        // Without the right to mount there is none to change the host's file either. Before Linux 5.12
+        // there is no such mount.
+        Err(_) => Ok(null),
+    }
 }
 
 pub(crate) fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {

@@ -14,6 +14,7 @@
 //! | [`memory`] | `malloc_trim(3)` |
 //! | [`mount`] | `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`, `fsconfig(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
+//! | `probe` | what a container must be refused; only with the feature `probe`, for tests |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`random`] | `getrandom(2)` |
 //! | [`command_line`] | `PR_SET_MM_MAP` |
@@ -42,6 +43,8 @@ pub mod network;
 pub mod oom;
 pub mod pidfd;
 pub mod pidfs;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod proc;
 pub mod random;
 #[cfg(feature = "tokio")]

@@ -31,6 +31,13 @@ pub(super) const SYSTEMD: Suite = Suite {
     limit: Duration::from_secs(1200),
 };
 
+/// The tests of `tests/tests/security.rs`, each of which is a check.
+pub(super) const HOSTILE: Suite = Suite {
+    init: "/opt/holdfast/guest/init.sh",
+    part: "hostile",
+    limit: Duration::from_secs(3600),
+};
+
 /// What became of one check.
 #[derive(Debug)]
 struct Check {
@@ -47,12 +54,13 @@ enum Outcome {
     Fail(String),
 }
 
-/// Boots, prints the table, and says whether all is well.
-pub(super) fn run(host: &Host, suite: &Suite) -> anyhow::Result<bool> {
+/// Boots, prints the table, and says whether all is well. The words are further ones for the kernel's command
+/// line.
+pub(super) fn run(host: &Host, suite: &Suite, words: &str) -> anyhow::Result<bool> {
     let began = Instant::now();
     let boot = Boot {
         init: suite.init,
-        words: format!("holdfast.part={}", suite.part),
+        words: format!("holdfast.part={} {words}", suite.part),
         state: None,
         limit: suite.limit,
     };

@@ -31,6 +31,9 @@ const PACKAGES: [&str; 12] = [
     "strace",
     "jq",
 ];
+/// Our own programs, in the payload.
+pub(super) const PROGRAMS: [&str; 5] =
+    ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime", "hostile"];
 /// What the kernel must be given before it sees its disks; modprobe knows what they need.
 const DISK_MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 const INITRAMFS_INIT: &str = include_str!("guest/initramfs-init.sh");
@@ -159,13 +162,17 @@ fn initramfs(dir: &Path, root: &Path, version: &str, initramfs: &Path) -> anyhow
     Ok(fs::remove_dir_all(tree)?)
 }
 
-/// Makes the disk with what is tested.
-pub(super) fn payload(scratch: &Path) -> anyhow::Result<PathBuf> {
+/// Makes the disk with what is tested, and with the tests of attacks if there are any.
+pub(super) fn payload(scratch: &Path, attacks: Option<&Path>) -> anyhow::Result<PathBuf> {
     let tree = scratch.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;
-    for name in ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime"] {
+    for name in PROGRAMS {
         fs::copy(crate::executables("release").join(name), bin.join(name))?;
+    }
+    if let Some(attacks) = attacks {
+        // A test finds the programs beside itself.
+        fs::copy(attacks, bin.join("security"))?;
     }
     let workspace = crate::workspace();
     fs::copy(workspace.join("dist/holdfast.service"), tree.join("holdfast.service"))?;
@@ -178,7 +185,7 @@ pub(super) fn payload(scratch: &Path) -> anyhow::Result<PathBuf> {
         fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
     }
     let disk = scratch.join("payload.ext4");
-    make_disk(&tree, &disk, "128M")?;
+    make_disk(&tree, &disk, "256M")?;
     Ok(disk)
 }
 

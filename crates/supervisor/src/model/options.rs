@@ -275,12 +275,14 @@ impl ContainerOptions {
         self.mount("none", source.into(), destination.into(), &["rbind", "ro", "nosuid", "nodev"])
     }
 
-    /// Mounts an empty tmpfs of at most so many bytes. All users may write to it, as to `/tmp`; but runc gives
+    /// Mounts an empty tmpfs of at most so many bytes, and as many files as that has pages (1024 at least). All users may write to it, as to `/tmp`; but runc gives
     /// it the mode of the directory that it covers, if there is one.
     #[must_use]
     pub fn tmpfs(self, destination: impl Into<PathBuf>, bytes: u64) -> Self {
         let size = format!("size={bytes}");
-        let options = ["nosuid", "nodev", "mode=1777", &size];
+        // Empty files take none of its size, but memory of the host.
+        let files = format!("nr_inodes={}", (bytes / 4096).max(1024));
+        let options = ["nosuid", "nodev", "mode=1777", &size, &files];
         self.mount("tmpfs", "tmpfs".into(), destination.into(), &options)
     }
 

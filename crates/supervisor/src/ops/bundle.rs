@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::error::Error;
 use crate::model::config::check_process;
 use crate::model::options::{ContainerOptions, Source, TerminalSize};
-use crate::ops::default_config::{default_config, mount, nofile};
+use crate::ops::default_config::{TMPFS_FILES, default_config, mount, nofile};
 use crate::ops::default_seccomp::default_seccomp;
 
 /// A bundle that is ready for the runtime.
@@ -274,6 +274,7 @@ fn host_rootfs(rootfs: &Path) -> Result<Vec<Value>, Error> {
             ));
         }
     }
-    mounts.push(mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=1777", "size=65536k"]));
+    let options = ["nosuid", "nodev", "mode=1777", "size=65536k", TMPFS_FILES];
+    mounts.push(mount("/tmp", "tmpfs", "tmpfs", &options));
     Ok(mounts)
 }

@@ -31,6 +31,10 @@ const CAPABILITIES: [&str; 11] = [
 /// leaves room for others: podman's default.
 const MOST_PIDS: u32 = 2048;
 
+/// The largest number of files in a tmpfs of 64 MiB: one for each page. Empty files take none of its size,
+/// but a kibibyte of the host's memory each.
+pub(crate) const TMPFS_FILES: &str = "nr_inodes=16384";
+
 /// Files that tell about the host or change it. The container sees them as empty.
 const MASKED: [&str; 14] = [
     "/proc/acpi",
@@ -124,7 +128,12 @@ pub(crate) fn default_config(
 fn mounts() -> Vec<Value> {
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k", TMPFS_FILES],
+        ),
         mount(
             "/dev/pts",
             "devpts",
@@ -135,7 +144,7 @@ fn mounts() -> Vec<Value> {
             "/dev/shm",
             "tmpfs",
             "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k", TMPFS_FILES],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),

@@ -1,13 +1,30 @@
 //! What a container may try: one attack per subcommand. It is linked statically, so that it runs in any
-//! root file system.
+//! root file system. `hostile help` lists them.
 //!
-//! | command | what it does |
+//! The attacks of [`ATTACKS`] print one line each, `held: …` or `broken: …`, with what they have tried and
+//! what came of it, and exit with 0 or 1. Whoever runs one looks at the victim from outside as well. No
+//! attack harms a machine on which it succeeds: it names its victims or makes them itself, and what would
+//! change the machine is opened or asked for and not done. Sizes are bounded, and so is the time
+//! ([`LIMIT`]).
+//!
+//! | module | attacks |
 //! |---|---|
-//! | `lock FD…` | holds the lock of each of these pipes for ever |
-//! | `mischief SEED MILLISECONDS CODE` | does at random whatever a process may do to its standard descriptors, and exits with this code |
-//! | `mischief-until SEED GATE` | does the same, less often, until it can read a line from the FIFO `GATE`; that line is its exit code |
+//! | `cgroups` | cgroups of others, and the own limits |
+//! | `files` | devices, paths of the host, descriptors, mounts, what of `/proc` and `/sys` changes the host |
+//! | `kernel` | keys, namespaces, kernel interfaces |
+//! | `processes` | processes of the host, and those that enter the container |
+//! | `floods` | too much of everything |
+//! | `speech` | terminals, outputs, titles |
+//! | `mischief` | whatever a process may do to its own standard descriptors |
 
+mod cgroups;
+mod files;
+mod floods;
+mod kernel;
 mod mischief;
+mod processes;
+mod report;
+mod speech;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -19,13 +36,124 @@ use std::time::Duration;
 
 use nix::fcntl::{SpliceFFlags, splice};
 
+use report::Report;
+
 /// How long `mischief-until` pauses after a few acts. It runs beside many others, and writes logs.
 const PAUSE: Duration = Duration::from_millis(40);
+
+/// How long an attack may take. A flood of memory or of processes must not outlive its test.
+const LIMIT: Duration = Duration::from_secs(50);
+
+/// What an attack does with its arguments.
+type Act = fn(&[&str], &mut Report) -> io::Result<()>;
+
+/// The attacks: name, arguments, what is tried, and the function that does it.
+const ATTACKS: &[(&str, &str, &str, Act)] = &[
+    ("devices", "b:MAJOR:MINOR…", "make these devices and open them", files::devices),
+    (
+        "cgroups",
+        "NAME",
+        "reach the cgroup NAME, and kill, join or limit who is in it",
+        cgroups::foreign,
+    ),
+    ("cgroup-limits", "", "lift the limits of the own cgroup", cgroups::own_limits),
+    ("keys", "NAME", "find, read, link and change the host's key NAME", kernel::keys),
+    (
+        "namespaces",
+        "",
+        "make namespaces of each kind, and join those of others",
+        kernel::namespaces,
+    ),
+    ("interfaces", "", "use interfaces of the kernel that no container needs", kernel::interfaces),
+    ("messages", "", "read the messages of the kernel", kernel::messages),
+    ("mounts", "", "mount, make read-only mounts writable, uncover what is masked", files::mounts),
+    ("settings", "", "open for writing what of /proc and /sys changes the host", files::settings),
+    ("secrets", "", "read what of /proc and /sys tells about the host", files::secrets),
+    (
+        "handles",
+        "PATH",
+        "open the root of the file system below by its number, and PATH in it",
+        files::handles,
+    ),
+    ("paths", "PATH", "reach the host's file PATH from here, upwards and by chroot", files::paths),
+    (
+        "descriptors",
+        "",
+        "find descriptors that are not its own, and change what the own ones refer to",
+        files::descriptors,
+    ),
+    (
+        "processes",
+        "PID…",
+        "trace, read, stop and kill these processes of the host",
+        processes::foreign,
+    ),
+    (
+        "executables",
+        "MILLISECONDS [PID…]",
+        "open for writing the programs that run in the container",
+        processes::executables,
+    ),
+    (
+        "intruder",
+        "MILLISECONDS",
+        "get hold of processes while they enter the container",
+        processes::intruder,
+    ),
+    (
+        "sockets",
+        "NAME PORT",
+        "connect to the abstract socket NAME and the TCP port PORT of the host",
+        processes::sockets,
+    ),
+    (
+        "limits",
+        "PID",
+        "raise its own resource limits, change those of PID, and lower its badness for the OOM killer",
+        processes::limits,
+    ),
+    ("terminal", "", "type into the terminals that it has", speech::terminal),
+    ("output", "", "make a set-user-id file of its outputs, and make them large", speech::output),
+    ("titles", "", "have escape sequences in a name and arguments, and stay", speech::titles),
+    ("escapes", "", "write escape sequences", speech::escapes),
+    ("flood-processes", "NUMBER", "have so many processes", floods::processes),
+    ("flood-memory", "MIB", "have so much memory", floods::memory),
+    ("flood-disk", "MIB DIR…", "write so much in each directory", floods::disk),
+    ("flood-inodes", "NUMBER DIR…", "have so many empty files in each directory", floods::inodes),
+    ("flood-log", "MIB", "write so much in short lines", floods::log),
+];
+
+/// Does the attack of this name; `None` if there is none.
+fn attack(name: &str, args: &[&str]) -> Option<io::Result<ExitCode>> {
+    let (_, _, _, act) = ATTACKS.iter().find(|attack| attack.0 == name)?;
+    holdfast_sys::probe::end_after(LIMIT);
+    let mut report = Report::default();
+    Some(act(args, &mut report).map(|()| report.print()))
+}
+
+fn help() -> ExitCode {
+    let mut text = String::from("usage: hostile ATTACK [ARGUMENT…]\n\n");
+    for (name, args, what, _) in ATTACKS {
+        text += &format!("  {name} {args}\n      {what}\n");
+    }
+    text += "  lock FD…\n      hold the lock of each of these pipes for ever\n  \
+             mischief SEED MILLISECONDS CODE\n      do at random whatever a process may do to its \
+             standard descriptors, and exit with CODE\n  \
+             mischief-until SEED GATE\n      do the same, less often, until a line can be read from \
+             the FIFO GATE; that line is its exit code\n";
+    // Its standard output may be gone.
+    let _ = io::Write::write_all(&mut io::stdout(), text.as_bytes());
+    ExitCode::SUCCESS
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["help" | "--help"] => Ok(help()),
+        // A child of an attack's own.
+        ["stay", ..] => Ok(processes::stay()),
+        ["other-interface", kind] => Ok(kernel::other_interface(kind)),
         ["lock", numbers @ ..] => pipes(numbers).and_then(lock).map(|()| ExitCode::SUCCESS),
         ["mischief", seed, length, code] => parsed(seed).and_then(|seed| {
             mischief::begin(seed, Duration::ZERO)?;
@@ -39,7 +167,10 @@ fn main() -> ExitCode {
             gate.read_line(&mut code)?;
             Ok(ExitCode::from(parsed::<u8>(code.trim())?))
         }),
-        other => Err(io::Error::other(format!("no attack: {other:?}"))),
+        [name, args @ ..] => attack(name, args).unwrap_or_else(|| {
+            Err(io::Error::other(format!("no attack: {name}; see `hostile help`")))
+        }),
+        [] => Ok(help()),
     };
     done.unwrap_or_else(|error| {
         // Its standard error may be gone by now.
