@@ -26,6 +26,8 @@ pub(crate) fn spawn(
         .stdout(stdio.stdout)
         .stderr(stdio.stderr)
         .spawn();
+    // Its mount takes the kernel a while, in which the runtime runs already.
+    drop(stdio.null);
     let child = child.map_err(|error| {
         let program = program.display();
         io::Error::other(match error.kind() {

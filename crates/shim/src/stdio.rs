@@ -29,6 +29,8 @@ pub(crate) struct ContainerEnds {
     pub(crate) stdin: File,
     pub(crate) stdout: File,
     pub(crate) stderr: File,
+    /// Where those come from that are `/dev/null`.
+    pub(crate) null: Null,
 }
 
 /// To whom files and pipes are given, as the host counts.
@@ -55,17 +57,19 @@ pub(crate) struct Stdio {
 impl Stdio {
     /// Opens what there is to open before the runtime starts.
     pub(crate) fn open(args: &Args<'_>, home: &Home) -> io::Result<(ContainerEnds, Self)> {
-        let mut ours = Self::default();
-        let mut stdin = null()?;
+        let (mut ours, mut null) = (Self::default(), Null::default());
+        let stdin = match (&args.stdin, args.terminal) {
+            (Some(path), false) => open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+            _ => null.get()?,
+        };
         if let (Some(path), false) = (&args.stdin, args.terminal) {
-            stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
             ours.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
             // The container expects a descriptor that waits.
             fcntl(&stdin, FcntlArg::F_SETFL(OFlag::empty()))?;
         }
         if let Some(spec) = direct(args) {
             let (stdout, stderr) = direct_outputs(spec, args, home)?;
-            return Ok((ContainerEnds { stdin, stdout, stderr }, ours));
+            return Ok((ContainerEnds { stdin, stdout, stderr, null }, ours));
         }
         let is_fifo = !args.terminal && args.stdout.is_some() && args.stderr.is_some();
         let log = if is_fifo { &[] } else { args.log.as_slice() };
@@ -78,7 +82,7 @@ impl Stdio {
         let mut end = |fifo: Option<&Path>, stream| match (fifo, &scratch) {
             // Opened for both, so a reader that goes away costs the container no SIGPIPE.
             (Some(path), _) => open_fifo(path, OFlag::O_RDWR),
-            (None, None) => null(),
+            (None, None) => null.get(),
             (None, Some(scratch)) => {
                 let (reader, theirs) = output_pipe(args.owner)?;
                 ours.output.set(stream, Source::pipe(reader, scratch));
@@ -87,10 +91,10 @@ impl Stdio {
         };
         let (stdout, stderr) = match args.terminal {
             // What the runtime itself has to say before there is a terminal.
-            true => (null()?, end(None, Stream::Stderr)?),
+            true => (stdin.try_clone()?, end(None, Stream::Stderr)?),
             false => (end(args.stdout, Stream::Stdout)?, end(args.stderr, Stream::Stderr)?),
         };
-        Ok((ContainerEnds { stdin, stdout, stderr }, ours))
+        Ok((ContainerEnds { stdin, stdout, stderr, null }, ours))
     }
 
     /// Opens the FIFOs that are to be joined to a terminal.
@@ -312,17 +316,36 @@ fn direct_outputs(spec: &LogSpec, args: &Args<'_>, home: &Home) -> io::Result<(F
     Ok((stdout, stderr))
 }
 
-/// `/dev/null` for the container. It is the host's: an OCI runtime replaces it by the container's own for
-/// the first process, and not for an exec, which then could change its mode and owner by fchmod(2). So it
-/// is opened through a mount that is read-only and nowhere attached.
-fn null() -> io::Result<File> {
-    let open = |path: &str| File::options().read(true).write(true).open(path);
-    let null = open("/dev/null")?;
-    match holdfast_sys::mount::read_only_clone(&null) {
-        Ok(clone) => open(&format!("/proc/self/fd/{}", clone.as_raw_fd())),
-        // Without the right to mount there is none to change the host's file either. Before Linux 5.12
-        // there is no such mount.
-        Err(_) => Ok(null),
+/// `/dev/null` for the container, opened when it is first asked for.
+///
+/// It is the host's: an OCI runtime replaces it by the container's own for the first process, and not for an
+/// exec, which then could change its mode and owner by fchmod(2). So it is opened through a mount that is
+/// read-only and nowhere attached.
+#[derive(Default)]
+pub(crate) struct Null {
+    file: Option<File>,
+    /// The kernel waits for a grace period when this is closed.
+    mount: Option<OwnedFd>,
+}
+
+impl Null {
+    fn get(&mut self) -> io::Result<File> {
+        if let Some(file) = &self.file {
+            return file.try_clone();
+        }
+        let open = |path: &str| File::options().read(true).write(true).open(path);
+        let null = open("/dev/null")?;
+        // Without the right to mount there is none to change the host's file either. Before Linux 5.12 there
+        // is no such mount.
+        let file = match holdfast_sys::mount::read_only_clone(&null) {
+            Err(_) => null,
+            Ok(mount) => {
+                let file = open(&format!("/proc/self/fd/{}", mount.as_raw_fd()))?;
+                self.mount = Some(mount);
+                file
+            }
+        };
+        self.file.insert(file).try_clone()
     }
 }
 

@@ -275,8 +275,9 @@ impl ContainerOptions {
         self.mount("none", source.into(), destination.into(), &["rbind", "ro", "nosuid", "nodev"])
     }
 
-    /// Mounts an empty tmpfs of at most so many bytes, and as many files as that has pages (1024 at least). All users may write to it, as to `/tmp`; but runc gives
-    /// it the mode of the directory that it covers, if there is one.
+    /// Mounts an empty tmpfs of at most so many bytes, and as many files as that has pages of 4 KiB (1024 at
+    /// least). All users may write to it, as to `/tmp`; but runc gives it the mode of the directory that
+    /// it covers, if there is one.
     #[must_use]
     pub fn tmpfs(self, destination: impl Into<PathBuf>, bytes: u64) -> Self {
         let size = format!("size={bytes}");
