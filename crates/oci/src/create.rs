@@ -16,15 +16,16 @@ use nix::unistd::Pid;
 use crate::args::{Create, Global};
 use crate::cgroup::{Cgroup, is_unified, wait_for};
 use crate::explain::Reason;
-use crate::hierarchy::{self, Hierarchy};
+use crate::hierarchy::{self, Hierarchy, Visit};
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
 use crate::{confine, delete, devices, hooks, mounts, stdio};
 
-/// Makes a container whose program waits for [`start`].
-pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
+/// Makes a container whose program waits for [`start`]. This process may still be in cgroups of the
+/// container's afterwards.
+pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Result<Visit> {
     let dir = Dir::of(&global.root, &args.id)?;
     if dir.exists() {
         bail!("container with id {} exists already", args.id);
@@ -84,14 +85,14 @@ fn build(
     config: &mut Config,
     hierarchies: &[Hierarchy],
     record: &mut Record,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Visit> {
     // Held by every process that comes of this, until it becomes the container's program: see
     // `delete`. Ours ends with this function, long before there is something to delete in order.
     let lock = dir.lock_file("create.lock")?;
     lock.lock().context("lock the container")?;
     // With the cgroup in it, a `delete` after a crash of ours finds what there is to kill.
     dir.save(record)?;
-    let visit = record.cgroup.visit(hierarchies)?;
+    let mut visit = record.cgroup.visit(hierarchies)?;
     config.wrap_hooks(global, visit.homes());
     config.show_own_cgroups(hierarchies);
     config.plan.cgroups.clone_from(&record.cgroup.dirs);
@@ -120,7 +121,10 @@ fn build(
         Some(text) => Reason(text).into(),
         None => config.explain(error.into()),
     })?;
-    visit.end()?;
+    if config.has_poststart_hooks() {
+        // What they leave running would die with the container.
+        visit.end()?;
+    }
     let pid = container.pid().context("libcontainer made a container without a process")?;
     record.set_process(pid.as_raw())?;
     config.plan.finish_root(pid.as_raw(), &dir.path)?;
@@ -144,17 +148,23 @@ fn build(
         write_atomic(file, pid.to_string().as_bytes())
             .with_context(|| format!("write {}", file.display()))?;
     }
-    Ok(())
+    Ok(visit)
 }
 
 /// Makes a container and starts it; one that does not start is not left behind.
 pub(crate) fn run(global: &Global, log: &Log, args: &Create) -> anyhow::Result<()> {
-    create(global, log, args)?;
-    start(global, &args.id).inspect_err(|_| {
-        if let Err(error) = delete::delete(global, log, &args.id, delete::Force::Yes) {
-            tracing::error!("undo: {error:#}");
-        }
-    })
+    let visit = create(global, log, args)?;
+    let started = start(global, &args.id);
+    if started.is_ok() {
+        visit.stay();
+        return Ok(());
+    }
+    // The deletion kills whatever is in the container's cgroups.
+    drop(visit);
+    if let Err(error) = delete::delete(global, log, &args.id, delete::Force::Yes) {
+        tracing::error!("undo: {error:#}");
+    }
+    started
 }
 
 /// Lets the program of a created container begin.

@@ -226,8 +226,14 @@ impl Visit {
     }
 
     /// Goes back.
-    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+    pub(crate) fn end(&mut self) -> anyhow::Result<()> {
         std::mem::take(&mut self.homes).iter().try_for_each(|home| go_back(home))
+    }
+
+    /// Stays: this process ends now. On the way back it might wait for a grace period of the kernel, of some
+    /// ten milliseconds.
+    pub(crate) fn stay(mut self) {
+        self.homes.clear();
     }
 }
 

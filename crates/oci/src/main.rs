@@ -62,6 +62,7 @@ use clap::Parser;
 use nix::sys::signal::SigSet;
 
 use args::{Cli, Global, Verb};
+use hierarchy::Visit;
 use log::Log;
 
 fn main() -> ExitCode {
@@ -90,7 +91,7 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         sealed::ensure()?;
     }
     match verb {
-        Verb::Create(args) => create::create(global, log, args),
+        Verb::Create(args) => create::create(global, log, args).map(Visit::stay),
         Verb::Run(args) if args.detach => create::run(global, log, &args.create),
         Verb::Run(_) => bail!("run: only --detach is supported"),
         Verb::Start(args) => create::start(global, &args.id),

@@ -104,6 +104,11 @@ impl Config {
         namespaces.is_some_and(|all| all.iter().any(|namespace| namespace["type"] == "user"))
     }
 
+    /// Whether there are hooks that run once the program has started.
+    pub(crate) fn has_poststart_hooks(&self) -> bool {
+        self.json["hooks"]["poststart"].as_array().is_some_and(|all| !all.is_empty())
+    }
+
     /// Whether it asks for a new network namespace.
     pub(crate) fn has_new_network(&self) -> bool {
         let namespaces = self.json["linux"]["namespaces"].as_array();
