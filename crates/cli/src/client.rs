@@ -93,6 +93,10 @@ impl Client {
         if bound.is_zero() || !may_wait {
             return Err(error);
         }
+        if away.was_there {
+            // Until now, however long it let us wait for its answer.
+            *absence = Some(Absence::begin());
+        }
         let absence = absence.get_or_insert_with(Absence::begin);
         if absence.over(&self.address, bound, meanwhile).await? {
             return Ok(());
@@ -213,6 +217,13 @@ impl Client {
                 anyhow!(
                     "{address} is not the socket of a daemon; say where that is with --root or --address"
                 )
+            }
+            // It died while we connected.
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::BrokenPipe => {
+                Away::went(format!("the daemon at {address} went away: {error}"))
             }
             _ => anyhow!(error).context(format!("no connection to the daemon at {address}")),
         }

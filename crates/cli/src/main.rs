@@ -32,12 +32,12 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, KillRequest,
+    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, Incarnation,
+    KillRequest,
     Of, Started, StatsOf, Status, WaitQuery,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
-use crate::away::is_away;
 use crate::client::{Client, RequestError};
 use crate::streams::{OutputError, complain, print};
 
@@ -299,30 +299,46 @@ async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyho
     let (options, id, incarnation) = follow::named(container.name.clone(), container.options()?)?;
     let request = CreateRequest { options, start };
     let mut absence = None;
-    let info: ContainerInfo = loop {
-        let made = client.post("/containers", &request).await;
+    loop {
         // The daemon before may have made it, and died before it could say so.
+        let made = match absence {
+            Some(_) => was_made(client, &id, incarnation).await,
+            None => Ok(false),
+        };
         let made = match made {
-            Err(error) if absence.is_some() && RequestError::is_taken(&error) => {
-                let path = format!("/containers/{id}");
-                match client.get::<ContainerInfo>(&path).await {
-                    Ok(info) if info.incarnation == Some(incarnation) => Ok(info),
-                    Err(away) if is_away(&away) => Err(away),
-                    _ => Err(error),
-                }
-            }
-            made => made,
+            Ok(false) => client.post::<ContainerInfo>("/containers", &request).await.map(drop),
+            made => made.map(drop),
         };
         match made {
-            Ok(info) => break info,
+            Ok(()) => break,
             Err(error) => client.come_back(&mut absence, error, None).await?,
         }
-    };
-    print(&info.id).map_err(|error| {
-        let what = format!("container {}", info.id);
+    }
+    print(&id).map_err(|error| {
+        let what = format!("container {id}");
         if start { error.runs_on(what) } else { error.made(what) }
     })?;
     Ok(())
+}
+
+/// Whether this incarnation of a container is there, or was. Fails if its start has.
+async fn was_made(
+    client: &Client,
+    id: &ContainerId,
+    incarnation: Incarnation,
+) -> anyhow::Result<bool> {
+    match client.get::<ContainerInfo>(&format!("/containers/{id}")).await {
+        Ok(info) if info.incarnation == Some(incarnation) => return Ok(true),
+        Ok(_) => {}
+        Err(error) if RequestError::is_not_found(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let query = WaitQuery { incarnation: Some(incarnation), ..WaitQuery::default() };
+    let path = format!("/containers/{id}/wait?{}", serde_urlencoded::to_string(query)?);
+    match client.get::<ExitRecord>(&path).await {
+        Err(error) if RequestError::is_not_found(&error) => Ok(false),
+        ended => ended.map(|_| true),
+    }
 }
 
 async fn ps(client: &Client, all: bool, label: Option<String>, json: bool) -> anyhow::Result<()> {

@@ -69,14 +69,18 @@ async fn attach(
     Path(id): Path<String>,
     Asked(query): Asked<AttachQuery>,
 ) -> Answer<Response> {
-    let found = find_incarnation(&supervisor, &id, query.incarnation)
-        .and_then(|container| Ok((find_process(&container, query.process.clone())?, container)));
-    let (exec, container) = match found {
+    match attach_to(&supervisor, &id, &query).await {
+        // It may also be removed at this very moment.
         Err(unknown) if query.resume && unknown.body.kind == ErrorKind::NotFound => {
-            return removed(&supervisor, &id, query).await;
+            removed(&supervisor, &id, query).await
         }
-        found => found?,
-    };
+        attached => attached,
+    }
+}
+
+async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> Answer<Response> {
+    let container = find_incarnation(supervisor, id, query.incarnation)?;
+    let exec = find_process(&container, query.process.clone())?;
     let whose = Whose { container, exec };
     let after = query.after.as_deref().map(Place::parse).transpose()?;
     let info = whose.container.info();
