@@ -49,8 +49,7 @@ fn assert_exact(what: &str, output: &str, first: Option<u64>) {
     let lines: Vec<&str> = output.lines().collect();
     let (last, numbers) = lines.split_last().unwrap_or_else(|| panic!("{what}: no output"));
     assert_eq!(*last, "end", "{what}");
-    let mut expected =
-        first.unwrap_or_else(|| numbers.first().map_or(0, |it| it.parse().unwrap()));
+    let mut expected = first.unwrap_or_else(|| numbers.first().map_or(0, |it| it.parse().unwrap()));
     for line in numbers {
         assert_eq!(*line, expected.to_string(), "{what}: a line is missing, or there twice");
         expected += 1;
@@ -131,7 +130,7 @@ async fn every_command_that_waits_survives_the_ends_of_twenty_daemons() {
     }
     let mut seen = vec![first];
     while !seen.iter().any(|it| it["event"] == "deleted" && it["container"] == removed.as_str()) {
-        seen.push(serde_json::from_str(&events.line().await).unwrap());
+        seen.extend(event(&events.line().await));
     }
     let replayed = replay(&holdfast, seen.len()).await;
     assert_eq!(seen, replayed, "events were lost, or came twice");
@@ -140,16 +139,23 @@ async fn every_command_that_waits_survives_the_ends_of_twenty_daemons() {
         exited.filter(|it| it["container"] == id).count()
     };
     assert_eq!((exits(&kept), exits(&removed)), (1, 1));
+    drop(events);
     holdfast.nothing_but(&[&kept]).await;
     holdfast.close().await;
 }
 
-/// The first items of the journal.
+/// An event; of the gaps that a killed daemon leaves, several in a row may be one when read again.
+fn event(line: &str) -> Option<Value> {
+    let item: Value = serde_json::from_str(line).unwrap();
+    item.get("gap").is_none().then_some(item)
+}
+
+/// The first events of the journal.
 async fn replay(holdfast: &Holdfast, count: usize) -> Vec<Value> {
     let mut events = holdfast.begin(&["events", "--json", "--replay"]);
     let mut all = Vec::new();
     while all.len() < count {
-        all.push(serde_json::from_str(&events.line().await).unwrap());
+        all.extend(event(&events.line().await));
     }
     all
 }
@@ -328,10 +334,8 @@ async fn top_and_stats_wait_for_the_next_daemon_if_that_is_asked_for() {
     let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
     for _ in 0..KILLS / 4 {
         holdfast.kill_daemon().await;
-        let commands =
-            [["top", &id], ["stats", &id]].map(|[command, id]| {
-                holdfast.begin(&[command, "--json", "--reconnect", "20s", id])
-            });
+        let commands = [["top", &id], ["stats", &id]]
+            .map(|[command, id]| holdfast.begin(&[command, "--json", "--reconnect", "20s", id]));
         holdfast.start_daemon().await;
         for command in commands {
             let ran = command.end().await;

@@ -257,8 +257,7 @@ async fn live(
                         let fifo = open_input(fifo);
                         if started.terminal {
                             // Without an input of its own, keys would do nothing, not even interrupt it.
-                            let keys =
-                                if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
+                            let keys = if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
                             raw = RawMode::begin(keys).unwrap_or_else(|error| {
                                 complain(format_args!("our own terminal: {error}"));
                                 None

@@ -168,8 +168,9 @@ impl Client {
     ) -> anyhow::Result<Response<Incoming>> {
         let connected = UnixStream::connect(&self.address).await;
         let stream = connected.map_err(|error| self.unreachable(error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Away::went)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(Away::went)?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

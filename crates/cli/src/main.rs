@@ -33,8 +33,7 @@ use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
     ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, Incarnation,
-    KillRequest,
-    Of, Started, StatsOf, Status, WaitQuery,
+    KillRequest, Of, Started, StatsOf, Status, WaitQuery,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -180,10 +179,8 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Ps { all, label, json } => ps(&client, all, label, json).await?,
         Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
         Command::Wait { ids, json } => {
-            streams::while_read(each(&ids, async |id| {
-                show::exit(&wait(&client, id).await?, json)
-            }))
-            .await?;
+            streams::while_read(each(&ids, async |id| show::exit(&wait(&client, id).await?, json)))
+                .await?;
         }
         Command::Kill { signal, ids } => {
             let request = KillRequest { signal, process: None };

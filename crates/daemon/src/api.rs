@@ -42,9 +42,9 @@ use std::path::PathBuf;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
-    ExitRecord, ExitStatus, Gap, GroupName, Incarnation, Limit, LogSpec, Logging, Network, OrphanPolicy,
-    PastRun, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio, TerminalSize,
-    User,
+    ExitRecord, ExitStatus, Gap, GroupName, Incarnation, Limit, LogSpec, Logging, Network,
+    OrphanPolicy, PastRun, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio,
+    TerminalSize, User,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

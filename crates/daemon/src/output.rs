@@ -305,9 +305,7 @@ fn whole(
     let output = output.filter_map(|frame| {
         ready(match frame {
             // The same is said of the status.
-            Frame::Message(Message::Failed(failure))
-                if failure.kind == ErrorKind::ShuttingDown =>
-            {
+            Frame::Message(Message::Failed(failure)) if failure.kind == ErrorKind::ShuttingDown => {
                 None
             }
             Frame::Message(Message::Failed(failure)) => {
@@ -347,12 +345,7 @@ struct Reading {
     begun: bool,
 }
 
-fn output(
-    log: LogReader,
-    until: Until,
-    times: Times,
-    places: Places,
-) -> impl Stream<Item = Frame> {
+fn output(log: LogReader, until: Until, times: Times, places: Places) -> impl Stream<Item = Frame> {
     let lines = match &places {
         Places::Told { lines, .. } => lines.clone(),
         Places::Kept => Lines::default(),
@@ -380,9 +373,7 @@ fn output(
 impl Reading {
     /// The next frames; none at the end.
     async fn next(&mut self) -> std::io::Result<Vec<Frame>> {
-        if !std::mem::replace(&mut self.begun, true)
-            && matches!(self.places, Places::Told { .. })
-        {
+        if !std::mem::replace(&mut self.begun, true) && matches!(self.places, Places::Told { .. }) {
             // Without this one, a client that has had nothing yet would not know what is new.
             self.log.locate().await?;
             if let Some(place) = self.place() {

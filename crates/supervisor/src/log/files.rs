@@ -227,13 +227,7 @@ impl LogFiles {
             io::Result::Ok(lasting)
         });
         let file = Some(Lasting::of(&first.file)?);
-        Ok(FilePosition {
-            log,
-            file,
-            offset,
-            from: from.transpose()?,
-            after_gap: first.after_gap,
-        })
+        Ok(FilePosition { log, file, offset, from: from.transpose()?, after_gap: first.after_gap })
     }
 
     /// Returns the descriptors to watch, each with its identity. A change of one of them means that

@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, Incarnation, LogSpec, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::{
+    ContainerId, GroupName, Incarnation, LogSpec, Logging, OrphanPolicy, ProcessId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
