@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use holdfast_tests::{Holdfast, Ran, Running, soon, unique_id};
+use holdfast_tests::{Holdfast, Proc, Ran, Running, soon, unique_id};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,15 +49,21 @@ fn assert_exact(what: &str, output: &str, first: Option<u64>) {
     let lines: Vec<&str> = output.lines().collect();
     let (last, numbers) = lines.split_last().unwrap_or_else(|| panic!("{what}: no output"));
     assert_eq!(*last, "end", "{what}");
-    let mut expected = first.unwrap_or_else(|| numbers.first().map_or(0, |it| it.parse().unwrap()));
-    for line in numbers {
+    let first =
+        first.unwrap_or_else(|| numbers.first().map_or(0, |it| it.parse().expect("a number")));
+    for (expected, line) in (first..).zip(numbers) {
         assert_eq!(*line, expected.to_string(), "{what}: a line is missing, or there twice");
-        expected += 1;
     }
     assert!(numbers.len() > 100, "{what}: only {} lines", numbers.len());
 }
 
-/// Without a complaint but those that are allowed.
+/// Ends a process without the daemon.
+fn terminate(pid: i64) {
+    let process = i32::try_from(pid).ok().and_then(Proc::of);
+    process.expect("the process runs").signal(Signal::SIGTERM);
+}
+
+/// Asserts that a command ended so, without a complaint.
 fn assert_ended(what: &str, ran: &Ran, code: i32) {
     assert_eq!(ran.code, Some(code), "{what}: {}", ran.stderr);
     assert_eq!(ran.stderr, "", "{what}");
@@ -95,7 +101,7 @@ async fn every_command_that_waits_survives_the_ends_of_twenty_daemons() {
     let first: Value = serde_json::from_str(&events.line().await).unwrap();
     other_daemons(&mut holdfast).await;
 
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(exec as i32), Signal::SIGTERM).unwrap();
+    terminate(exec);
     let (_, exec) = begun.remove(2);
     let ran = exec.end().await;
     assert_ended("exec", &ran, 7);
@@ -110,8 +116,7 @@ async fn every_command_that_waits_survives_the_ends_of_twenty_daemons() {
         } else {
             let daemon = holdfast.take_daemon();
             assert!(!daemon.end(Signal::SIGKILL).await.success());
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM)
-                .unwrap();
+            terminate(pid);
         }
     }
     for end in ends {
@@ -146,7 +151,7 @@ async fn every_command_that_waits_survives_the_ends_of_twenty_daemons() {
 
 /// An event; of the gaps that a killed daemon leaves, several in a row may be one when read again.
 fn event(line: &str) -> Option<Value> {
-    let item: Value = serde_json::from_str(line).unwrap();
+    let item: Value = serde_json::from_str(line).expect("an event");
     item.get("gap").is_none().then_some(item)
 }
 
@@ -363,7 +368,7 @@ async fn output_that_was_removed_while_there_was_no_daemon_is_said_to_be_lost() 
         running.signal(Signal::SIGSTOP);
     }
     holdfast.kill_daemon().await;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
+    terminate(pid);
     end.come().await;
     holdfast.start_daemon().await;
     holdfast.nothing_but(&[]).await;
