@@ -213,6 +213,12 @@ async fn wait(
         (Ok((None, container)), None) => Ok(Json(container.exit().await?)),
         (Ok((None, container)), Some(run)) => Ok(Json(container.exit_of_run(run).await?)),
         (Ok((Some(exec), _)), _) => Ok(Json(exec.exit().await?)),
+        // An exec that was deleted is known to those alone who name its container beyond doubt.
+        (Err(unknown), _)
+            if incarnation.is_none() && process.as_ref().is_some_and(|it| !it.is_init()) =>
+        {
+            Err(unknown)
+        }
         // It may have been removed, with `--rm` perhaps, while nobody waited for its end.
         (Err(unknown), _) => {
             let id = id.parse().map_err(Error::from)?;

@@ -780,6 +780,42 @@ mod tests {
     }
 
     #[test]
+    fn a_position_is_where_another_reader_goes_on_across_rotations() {
+        let scratch = Scratch::new();
+        let after = |position: &FilePosition| {
+            let directory = Directory::open(scratch.0.path()).unwrap();
+            let place = Place {
+                directory,
+                name: "log".to_owned(),
+                format: Format::Cri,
+                set_aside: 4,
+                rotates: true,
+            };
+            LogFiles::open_after(place, &LogOptions::new(), position).unwrap()
+        };
+        let nothing = scratch.open(LogOptions::new()).position(0).unwrap();
+        scratch.append(0, &line("a"));
+        let mut files = scratch.open(LogOptions::new());
+        assert_eq!(rest(&mut files), "a\n");
+        let position = files.position(0).unwrap();
+        drop(files);
+        scratch.append(0, &line("b"));
+        scratch.rotate(5);
+        scratch.append(0, &line("c"));
+        assert_eq!(rest(&mut after(&position)), "b\nc\n");
+        assert_eq!(rest(&mut after(&nothing)), "a\nb\nc\n");
+        for text in ["d", "e", "f", "g"] {
+            scratch.rotate(5);
+            scratch.append(0, &line(text));
+        }
+        assert_eq!(rest(&mut after(&position)), "[notice]c\nd\ne\nf\ng\n");
+        // The place of the last lines, before any of them was read.
+        let mut files = scratch.open(LogOptions::new().tail(2));
+        files.locate().unwrap();
+        assert_eq!(rest(&mut after(&files.position(0).unwrap())), "f\ng\n");
+    }
+
+    #[test]
     fn what_is_held_is_read_after_its_directory_is_gone() {
         let scratch = Scratch::new();
         for (number, text) in [(1, "a"), (0, "b")] {
