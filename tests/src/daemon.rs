@@ -331,6 +331,17 @@ impl Holdfast {
         crate::eventually("nothing to be left over", || self.leftovers().is_empty()).await;
     }
 
+    /// Waits until all containers but these are removed.
+    pub async fn nothing_but(&self, ids: &[&str]) {
+        let is_other = |name: &str| !name.starts_with('.') && name != "holdfast.sock";
+        crate::eventually("containers to be removed", || {
+            let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
+            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            names.filter(|name| is_other(name)).all(|name| ids.contains(&name.as_str()))
+        })
+        .await;
+    }
+
     /// Everything in the state root, and of what kind, size and age it is. Only what is added to or
     /// taken from a directory counts there, not that something was for a moment.
     #[must_use]

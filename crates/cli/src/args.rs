@@ -11,6 +11,7 @@ use holdfast_daemon::api::{
     Logging, Network, OrphanPolicy, Stdin, Stdio, StopRequest, User,
 };
 
+use crate::away::Patience;
 use crate::current_dir;
 use crate::detach::Keys;
 use crate::signals::parse_signal;
@@ -25,6 +26,13 @@ pub(crate) struct Args {
     /// The daemon's socket [default: ROOT/holdfast.sock]
     #[arg(long, global = true, value_name = "SOCKET")]
     address: Option<PathBuf>,
+    /// How long a command waits for the next daemon when its own goes away, 0 for not at all
+    /// [default: 30s]
+    ///
+    /// `run`, `exec`, `attach`, `wait`, `logs`, `events`, `stats` and `top` then go on where they were.
+    /// If this is given, they also wait for a daemon that is not there at the beginning.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_bound)]
+    reconnect: Option<Duration>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -306,6 +314,7 @@ impl LogArgs {
             tail: self.tail,
             timestamps: self.timestamps,
             process: None,
+            ..LogQuery::default()
         }
     }
 }
@@ -716,7 +725,7 @@ impl Args {
         let mut may_be_a_value = false;
         while let Some(word) = typed.next() {
             let Some(word) = word.to_str() else { continue };
-            if matches!(word, "--root" | "--address") {
+            if matches!(word, "--root" | "--address" | "--reconnect") {
                 typed.next();
             } else if word.starts_with('-') {
                 may_be_a_value = !word.contains('=');
@@ -735,6 +744,10 @@ impl Args {
         }
         // For everyone: only root runs a daemon.
         Ok("/run/holdfast".into())
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::of(self.reconnect)
     }
 
     pub(crate) fn address(&self, root: &Path) -> PathBuf {
@@ -787,6 +800,14 @@ fn offset(text: &str) -> Option<Duration> {
     let (hours, minutes) = text.split_once(':').filter(|(h, m)| h.len() == 2 && m.len() == 2)?;
     let (hours, minutes) = (hours.parse::<u64>().ok()?, minutes.parse::<u64>().ok()?);
     Some(Duration::from_secs((hours * 60 + minutes) * 60))
+}
+
+fn parse_bound(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; give 0, or a number with a unit, as in 30s"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -1,5 +1,6 @@
 //! A process in the foreground: its output goes to ours, our signals to it, and its status is ours.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,25 +9,21 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use anyhow::bail;
+use futures::StreamExt;
 use holdfast_daemon::api::{
-    ContainerId, ExitStatus, KillRequest, LogQuery, Message, Of, ResizeRequest, Started,
+    ContainerId, ContainerOptions, CreateRequest, ErrorKind, ExecOptions, ExecRequest, ExitStatus,
+    KillRequest, Message, Of, ProcessId, ResizeRequest, Started,
 };
-use holdfast_daemon::frame::{Codec, Frame, OutputStream};
-use http_body_util::BodyExt;
-use hyper::Method;
-use hyper::body::Incoming;
-use serde::Serialize;
+use holdfast_daemon::frame::{Frame, OutputStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio_util::codec::FramedRead;
-use tokio_util::io::StreamReader;
 
+use crate::away::{Away, is_away};
 use crate::client::Client;
 use crate::detach::{Keys, Lookout};
+use crate::follow::{self, Ask, Link};
 use crate::signals::forwarded;
 use crate::streams::{self, OutputError, complain};
 use crate::terminal::{Keyboard, RawMode};
@@ -58,16 +55,47 @@ enum InputEnd {
     Detached,
 }
 
-/// Starts a process by a request that answers with its life, and lives that along.
+/// Makes a container, starts it, and lives its life along.
 pub(crate) async fn run(
     client: &Client,
-    path: &str,
-    request: &impl Serialize,
+    name: Option<ContainerId>,
+    options: ContainerOptions,
+    is_removed: bool,
     keys: Keys,
 ) -> anyhow::Result<ExitCode> {
     let signals = Signals::begin()?;
-    let body = client.stream(Method::POST, path, serde_json::to_vec(request)?.into()).await?;
-    live(client, signals, body, Manner { input: Input::Given, keys }).await
+    let (options, container, incarnation) = follow::named(name, options)?;
+    let request = CreateRequest { options: options.hold(client.bound()), start: true };
+    let ask = Ask::Start {
+        path: "/run?positions=true".to_owned(),
+        body: serde_json::to_vec(&request)?.into(),
+        container,
+        incarnation: Some(incarnation),
+        process: ProcessId::init(),
+        is_held: is_removed,
+    };
+    live(client, signals, ask, Manner { input: Input::Given, keys }).await
+}
+
+/// Runs a further process in a container, and lives its life along.
+pub(crate) async fn exec(
+    client: &Client,
+    container: &ContainerId,
+    options: ExecOptions,
+    keys: Keys,
+) -> anyhow::Result<ExitCode> {
+    let signals = Signals::begin()?;
+    let (options, process) = follow::named_exec(options)?;
+    let request = ExecRequest { options: options.hold(client.bound()), detach: false };
+    let ask = Ask::Start {
+        path: format!("/containers/{container}/exec?positions=true"),
+        body: serde_json::to_vec(&request)?.into(),
+        container: container.clone(),
+        incarnation: None,
+        process,
+        is_held: true,
+    };
+    live(client, signals, ask, Manner { input: Input::Given, keys }).await
 }
 
 /// Lives the life of a container along from now on.
@@ -78,10 +106,8 @@ pub(crate) async fn attach(
     keys: Keys,
 ) -> anyhow::Result<ExitCode> {
     let signals = Signals::begin()?;
-    let path = format!("/containers/{id}/attach");
-    let body = client.stream(Method::GET, &path, Bytes::new()).await?;
     let input = if no_stdin { Input::Kept } else { Input::Shared };
-    live(client, signals, body, Manner { input, keys }).await
+    live(client, signals, Ask::Attach(id.clone()), Manner { input, keys }).await
 }
 
 /// What is sent to us, from before the request on: a signal during a start is not lost.
@@ -97,95 +123,186 @@ impl Signals {
     }
 }
 
+/// What a daemon is still to be told, in this order. It is kept while there is none.
+#[derive(Debug, Default)]
+struct Due {
+    signals: VecDeque<i32>,
+    close_stdin: bool,
+}
+
+impl Due {
+    async fn deliver(&mut self, client: &Client, process: &Started) {
+        while let Some(signal) = self.signals.front() {
+            if forward(client, process, *signal).await == Delivered::NotYet {
+                return;
+            }
+            self.signals.pop_front();
+        }
+        if self.close_stdin && close_stdin(client, process).await == Delivered::Yes {
+            self.close_stdin = false;
+        }
+    }
+}
+
+/// Whether a daemon has had a message. One that has died since may have acted on it all the same: a
+/// signal is rather sent twice than not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivered {
+    Yes,
+    NotYet,
+}
+
+impl Delivered {
+    fn of(sent: &anyhow::Result<()>) -> Self {
+        match sent {
+            Err(error) if is_away(error) => Self::NotYet,
+            _ => Self::Yes,
+        }
+    }
+}
+
 async fn live(
     client: &Client,
     mut signals: Signals,
-    body: Incoming,
+    ask: Ask,
     manner: Manner,
 ) -> anyhow::Result<ExitCode> {
-    let mut frames = frames(body);
+    let mut link = Link::new(client, ask);
     let mut process: Option<Started> = None;
     let mut input_end = None;
     let mut raw = None;
+    let mut due = Due::default();
     // One that writes nothing any more would not show us that nobody reads it.
     let mut nobody_reads = pin!(streams::reader_gone());
+    // Each time, one connection to one daemon.
     loop {
-        let frame = tokio::select! {
-            biased;
-            // Held back until it is known to whom: a signal during the start is not lost.
-            Some(signal) = signals.forwarded.recv(), if process.is_some() => {
-                if let Some(process) = &process {
-                    forward(client, process, signal).await;
-                }
-                continue;
-            }
-            Some(()) = signals.resized.recv(), if process.is_some() => {
-                if let Some(process) = process.as_ref().filter(|process| process.terminal) {
-                    resize(client, process).await;
-                }
-                continue;
-            }
-            Some(end) = ended(&mut input_end) => {
-                match (end, &process) {
-                    (InputEnd::Detached, process) => {
-                        drop(raw);
-                        return Ok(detached(process.as_ref()));
+        let mut frames = {
+            let mut opening = pin!(link.open());
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(end) = ended(&mut input_end) => match end {
+                        InputEnd::Detached => {
+                            drop(raw);
+                            return Ok(detached(process.as_ref()));
+                        }
+                        InputEnd::Over => due.close_stdin = manner.input == Input::Given,
+                    },
+                    () = &mut nobody_reads, if process.is_some() => {
+                        return Err(left(OutputError::reader_gone(), process.as_ref()));
                     }
-                    (InputEnd::Over, Some(process)) if manner.input == Input::Given => {
-                        close_stdin(client, process).await;
+                    opened = &mut opening => {
+                        drop(raw.take_if(|_| opened.is_err()));
+                        break opened.map_err(|error| given_up(error, process.as_ref(), &due))?;
                     }
-                    (InputEnd::Over, _) => {}
                 }
-                continue;
             }
-            () = &mut nobody_reads, if process.is_some() => {
-                return Err(left(OutputError::reader_gone(), process.as_ref()));
-            }
-            frame = frames.next() => frame,
         };
-        match frame {
-            Some(Ok(Frame::Output(OutputStream::Stdout, bytes))) => {
-                streams::write(&bytes).map_err(|error| left(error, process.as_ref()))?;
-            }
-            Some(Ok(Frame::Output(OutputStream::Stderr, bytes) | Frame::Notice(bytes))) => {
-                streams::write_errors(&bytes);
-            }
-            Some(Ok(Frame::Message(Message::Started(started)))) => {
-                if started.terminal && manner.input != Input::Given {
-                    resize(client, &started).await;
-                }
-                if let Some(fifo) = started.stdin.as_deref()
-                    && manner.input != Input::Kept
-                {
-                    let fifo = open_input(fifo);
-                    if started.terminal {
-                        // Without an input of its own, keys would do nothing, not even interrupt it.
-                        let keys = if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
-                        raw = RawMode::begin(keys).unwrap_or_else(|error| {
-                            complain(format_args!("our own terminal: {error}"));
-                            None
-                        });
+        // Whether this daemon knows the process, so that it can be told something.
+        let mut is_up = false;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                // Held back until it is known to whom: a signal during the start is not lost.
+                Some(signal) = signals.forwarded.recv(), if is_up => {
+                    due.signals.push_back(signal);
+                    if let Some(process) = &process {
+                        due.deliver(client, process).await;
                     }
-                    // Only a person types: what comes from a file or a pipe goes on as it is.
-                    let lookout = raw.as_ref().map(|_| Lookout::new(&manner.keys));
-                    input_end = fifo.map(|fifo| hand_on_input(fifo, lookout));
+                    continue;
                 }
-                process = Some(started);
+                Some(()) = signals.resized.recv(), if is_up => {
+                    if let Some(process) = process.as_ref().filter(|process| process.terminal) {
+                        resize(client, process).await;
+                    }
+                    continue;
+                }
+                Some(end) = ended(&mut input_end) => {
+                    match end {
+                        InputEnd::Detached => {
+                            drop(raw);
+                            return Ok(detached(process.as_ref()));
+                        }
+                        InputEnd::Over => due.close_stdin = manner.input == Input::Given,
+                    }
+                    if let Some(process) = process.as_ref().filter(|_| is_up) {
+                        due.deliver(client, process).await;
+                    }
+                    continue;
+                }
+                () = &mut nobody_reads, if process.is_some() => {
+                    return Err(left(OutputError::reader_gone(), process.as_ref()));
+                }
+                frame = frames.next() => frame,
+            };
+            // It broke off: the next daemon knows more.
+            let Some(Ok(frame)) = frame else { break };
+            match &frame {
+                Frame::Output(OutputStream::Stdout, bytes) => {
+                    streams::write(bytes).map_err(|error| left(error, process.as_ref()))?;
+                }
+                Frame::Output(OutputStream::Stderr, bytes) | Frame::Notice(bytes) => {
+                    streams::write_errors(bytes);
+                }
+                Frame::Message(Message::Started(started)) => {
+                    let is_first = process.is_none();
+                    if started.terminal && (!is_first || manner.input != Input::Given) {
+                        resize(client, started).await;
+                    }
+                    // The input is open already, past the daemon, if this is not the first one.
+                    if is_first
+                        && let Some(fifo) = started.stdin.as_deref()
+                        && manner.input != Input::Kept
+                    {
+                        let fifo = open_input(fifo);
+                        if started.terminal {
+                            // Without an input of its own, keys would do nothing, not even interrupt it.
+                            let keys = if fifo.is_some() { Keyboard::Its } else { Keyboard::Ours };
+                            raw = RawMode::begin(keys).unwrap_or_else(|error| {
+                                complain(format_args!("our own terminal: {error}"));
+                                None
+                            });
+                        }
+                        // Only a person types: what comes from a file or a pipe goes on as it is.
+                        let lookout = raw.as_ref().map(|_| Lookout::new(&manner.keys));
+                        input_end = fifo.map(|fifo| hand_on_input(fifo, lookout));
+                    }
+                    due.deliver(client, started).await;
+                    process = Some(started.clone());
+                    is_up = true;
+                }
+                Frame::Message(Message::Exited(status)) => {
+                    drop(raw);
+                    link.release().await;
+                    return Ok(exit_code(*status));
+                }
+                Frame::Message(Message::Failed(error)) => {
+                    if error.kind == ErrorKind::ShuttingDown {
+                        break;
+                    }
+                    bail!("{}", error.message);
+                }
+                Frame::Position(_) => {}
             }
-            Some(Ok(Frame::Message(Message::Exited(status)))) => {
-                drop(raw);
-                return Ok(exit_code(status));
-            }
-            Some(Ok(Frame::Message(Message::Failed(error)))) => bail!("{}", error.message),
-            Some(Err(_)) | None => match process {
-                Some(process) => bail!(
-                    "the daemon went away; container {} runs on: see `holdfast wait {0}` and `holdfast logs {0}`",
-                    process.container
-                ),
-                None => bail!("the daemon went away during the start"),
-            },
+            link.note(&frame);
         }
+        if client.bound().is_zero() {
+            return Err(given_up(Away::went("the daemon went away"), process.as_ref(), &due));
+        }
+        link.lost();
     }
+}
+
+/// No daemon came back in time.
+fn given_up(error: anyhow::Error, process: Option<&Started>, due: &Due) -> anyhow::Error {
+    let Some(process) = process.filter(|_| is_away(&error)) else { return error };
+    for signal in &due.signals {
+        complain(format_args!("signal {signal} not forwarded: there is no daemon"));
+    }
+    let id = &process.container;
+    error.context(format!(
+        "the daemon went away; container {id} runs on: see `holdfast wait {id}` and `holdfast logs {id}`"
+    ))
 }
 
 fn detached(process: Option<&Started>) -> ExitCode {
@@ -302,53 +419,32 @@ async fn ended(input: &mut Option<oneshot::Receiver<InputEnd>>) -> Option<InputE
     }
 }
 
-/// Prints the output of a container.
-pub(crate) async fn logs(
-    client: &Client,
-    id: &ContainerId,
-    query: &LogQuery,
-) -> anyhow::Result<()> {
-    let path = format!("/containers/{id}/logs?{}", serde_urlencoded::to_string(query)?);
-    let mut frames = frames(client.stream(Method::GET, &path, Bytes::new()).await?);
-    while let Some(frame) = frames.next().await {
-        match frame.context("the daemon went away")? {
-            Frame::Output(OutputStream::Stdout, bytes) => streams::write(&bytes)?,
-            Frame::Output(OutputStream::Stderr, bytes) | Frame::Notice(bytes) => {
-                streams::write_errors(&bytes);
-            }
-            Frame::Message(Message::Failed(error)) => bail!("{}", error.message),
-            Frame::Message(_) => {}
-        }
-    }
-    Ok(())
-}
-
-fn frames(body: Incoming) -> impl futures::Stream<Item = std::io::Result<Frame>> + Unpin {
-    let bytes = body.into_data_stream().map_err(std::io::Error::other);
-    FramedRead::new(StreamReader::new(bytes), Codec)
-}
-
-async fn forward(client: &Client, process: &Started, signal: i32) {
+async fn forward(client: &Client, process: &Started, signal: i32) -> Delivered {
     let request = KillRequest { signal, process: Some(process.process.clone()) };
     let path = format!("/containers/{}/kill", process.container);
-    if let Err(error) = client.post::<()>(&path, &request).await {
+    let sent = client.post::<()>(&path, &request).await;
+    let delivered = Delivered::of(&sent);
+    if delivered == Delivered::Yes
+        && let Err(error) = sent
+    {
         // It may just have ended; then its status follows at once.
         complain(format_args!("signal {signal} not forwarded: {error:#}"));
     }
+    delivered
 }
 
 async fn resize(client: &Client, process: &Started) {
     let size = crate::terminal::size();
     let request = ResizeRequest { size, process: Some(process.process.clone()) };
-    // Should it just have ended, no size matters any more.
+    // Should it just have ended, no size matters any more; the next daemon is told the size at once.
     let _ = client.post::<()>(&format!("/containers/{}/resize", process.container), &request).await;
 }
 
-async fn close_stdin(client: &Client, process: &Started) {
+async fn close_stdin(client: &Client, process: &Started) -> Delivered {
     let request = Of { process: Some(process.process.clone()) };
     let path = format!("/containers/{}/close-stdin", process.container);
     // Should it just have ended, it needs no input.
-    let _ = client.post::<()>(&path, &request).await;
+    Delivered::of(&client.post::<()>(&path, &request).await)
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

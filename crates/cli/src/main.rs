@@ -5,6 +5,8 @@
 //! | `args` | what can be typed |
 //! | `client` | one request to the daemon |
 //! | `attached` | a process in the foreground: output, signals, exit status |
+//! | `follow` | its output, over the ends of daemons |
+//! | `away` | the time without a daemon |
 //! | `detach` | the keys that leave it to itself |
 //! | `terminal`, `signals` | what comes from our own terminal |
 //! | `show` | tables and text for people |
@@ -15,8 +17,10 @@
 
 mod args;
 mod attached;
+mod away;
 mod client;
 mod detach;
+mod follow;
 mod show;
 mod signals;
 mod streams;
@@ -28,8 +32,8 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, KillRequest,
-    Of, Started, StatsOf, Status,
+    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, Incarnation,
+    KillRequest, Of, Started, StatsOf, Status, WaitQuery,
 };
 
 use crate::args::{Args, Command, ContainerArgs};
@@ -107,7 +111,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     let root = args.root()?;
     let address = args.address(&root);
-    let client = Client::new(address.clone());
+    let client = Client::new(address.clone(), args.patience());
     match args.command {
         Command::Daemon { runtime, shim, shim_group, spare_shims, log_max_size, log_max_files } => {
             init_log();
@@ -127,8 +131,9 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
         Command::Run { detach: true, container, .. } => create(&client, container, true).await?,
         Command::Run { detach: false, keys, container } => {
-            let request = CreateRequest { options: container.options()?, start: true };
-            return attached::run(&client, "/run", &request, keys.detach_keys).await;
+            let (name, is_removed) = (container.name.clone(), container.rm);
+            let options = container.options()?;
+            return attached::run(&client, name, options, is_removed, keys.detach_keys).await;
         }
         Command::Create { container } => create(&client, container, false).await?,
         Command::Start { ids } => {
@@ -162,10 +167,10 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
                 options = options.start_timeout(timeout);
             }
             let path = format!("/containers/{id}/exec");
-            let request = ExecRequest { options, detach };
             if !detach {
-                return attached::run(&client, &path, &request, keys.detach_keys).await;
+                return attached::exec(&client, &id, options, keys.detach_keys).await;
             }
+            let request = ExecRequest { options, detach };
             let Started { container, process, .. } = client.post(&path, &request).await?;
             print(&process).map_err(|error| {
                 error.runs_on(format!("process {process} of container {container}"))
@@ -174,11 +179,8 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         Command::Ps { all, label, json } => ps(&client, all, label, json).await?,
         Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
         Command::Wait { ids, json } => {
-            streams::while_read(each(&ids, async |id| {
-                let record: ExitRecord = client.get(&format!("/containers/{id}/wait")).await?;
-                show::exit(&record, json)
-            }))
-            .await?;
+            streams::while_read(each(&ids, async |id| show::exit(&wait(&client, id).await?, json)))
+                .await?;
         }
         Command::Kill { signal, ids } => {
             let request = KillRequest { signal, process: None };
@@ -198,7 +200,8 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             client.post::<()>(&format!("/containers/{id}/update"), &resources).await?;
         }
         Command::Top { json, id } => {
-            show::processes(&client.get::<Vec<_>>(&format!("/containers/{id}/top")).await?, json)?
+            let path = format!("/containers/{id}/top");
+            show::processes(&client.again(async || client.get::<Vec<_>>(&path).await).await?, json)?
         }
         Command::Stats { json, ids } => stats(&client, ids, json).await?,
         Command::Checkpoint(checkpoint) => {
@@ -209,7 +212,7 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             return attached::attach(&client, &id, no_stdin, keys.detach_keys).await;
         }
         Command::Logs(logs) => {
-            streams::while_read(attached::logs(&client, &logs.id, &logs.query())).await?;
+            streams::while_read(follow::logs(&client, &logs.id, &logs.query())).await?;
         }
         Command::ReopenLogs { ids } => {
             let of = Of::default();
@@ -247,6 +250,24 @@ async fn each(
     failed.map_or(Ok(()), Err)
 }
 
+/// Waits for the end of a container, by its incarnation and run: another may have its name when the
+/// next daemon is asked.
+async fn wait(client: &Client, id: &ContainerId) -> anyhow::Result<ExitRecord> {
+    let path = format!("/containers/{id}");
+    let which = client.again(async || match client.get::<ContainerInfo>(&path).await {
+        // It may have been removed; its exit is known all the same.
+        Err(error) if RequestError::is_not_found(&error) => Ok(WaitQuery::default()),
+        info => info.map(|info| WaitQuery {
+            incarnation: info.incarnation,
+            run: Some(info.run),
+            ..WaitQuery::default()
+        }),
+    });
+    let query = serde_urlencoded::to_string(which.await?)?;
+    let path = format!("/containers/{id}/wait?{query}");
+    client.again(async || client.get(&path).await).await
+}
+
 /// A JSON file, or our standard input.
 fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
     let shown = path.display();
@@ -261,23 +282,60 @@ fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
 async fn stats(client: &Client, ids: Vec<ContainerId>, json: bool) -> anyhow::Result<()> {
     let mut rows: Vec<StatsOf> = Vec::new();
     if ids.is_empty() {
-        rows = client.get("/stats").await?;
+        rows = client.again(async || client.get("/stats").await).await?;
     }
     for id in ids {
-        let stats = client.get(&format!("/containers/{id}/stats")).await?;
+        let path = format!("/containers/{id}/stats");
+        let stats = client.again(async || client.get(&path).await).await?;
         rows.push(StatsOf { id, stats });
     }
     show::stats(&rows, json)
 }
 
 async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyhow::Result<()> {
-    let request = CreateRequest { options: container.options()?, start };
-    let info: ContainerInfo = client.post("/containers", &request).await?;
-    print(&info.id).map_err(|error| {
-        let what = format!("container {}", info.id);
+    let (options, id, incarnation) = follow::named(container.name.clone(), container.options()?)?;
+    let request = CreateRequest { options, start };
+    let mut absence = None;
+    loop {
+        // The daemon before may have made it, and died before it could say so.
+        let made = match absence {
+            Some(_) => was_made(client, &id, incarnation).await,
+            None => Ok(false),
+        };
+        let made = match made {
+            Ok(false) => client.post::<ContainerInfo>("/containers", &request).await.map(drop),
+            made => made.map(drop),
+        };
+        match made {
+            Ok(()) => break,
+            Err(error) => client.come_back(&mut absence, error, None).await?,
+        }
+    }
+    print(&id).map_err(|error| {
+        let what = format!("container {id}");
         if start { error.runs_on(what) } else { error.made(what) }
     })?;
     Ok(())
+}
+
+/// Whether this incarnation of a container is there, or was. Fails if its start has.
+async fn was_made(
+    client: &Client,
+    id: &ContainerId,
+    incarnation: Incarnation,
+) -> anyhow::Result<bool> {
+    match client.get::<ContainerInfo>(&format!("/containers/{id}")).await {
+        Ok(info) if info.incarnation == Some(incarnation) => return Ok(true),
+        Ok(_) => {}
+        Err(error) if RequestError::is_not_found(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let query = WaitQuery { incarnation: Some(incarnation), ..WaitQuery::default() };
+    let path = format!("/containers/{id}/wait?{}", serde_urlencoded::to_string(query)?);
+    match client.get::<ExitRecord>(&path).await {
+        Err(error) if RequestError::is_not_found(&error) => Ok(false),
+        ended => ended.map(|_| true),
+    }
 }
 
 async fn ps(client: &Client, all: bool, label: Option<String>, json: bool) -> anyhow::Result<()> {

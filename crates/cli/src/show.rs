@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use bytes::Bytes;
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
 use holdfast_daemon::api::{
     ContainerInfo, Cursor, EventLine, ExitRecord, ExitStatus, Info, ProcessEntry, StatsOf,
 };
 use http_body_util::BodyExt;
-use hyper::Method;
+use hyper::body::Incoming;
 use serde::Serialize;
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
+use crate::away::Away;
 use crate::client::Client;
 use crate::streams::{self, complain, harmless, print};
 
@@ -167,19 +166,48 @@ pub(crate) async fn events(
     since: Option<Cursor>,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    let since = since.map(|cursor| format!("since={cursor}"));
-    let query = since.unwrap_or_else(|| format!("replay={replay}"));
-    let body = client.stream(Method::GET, &format!("/events?{query}"), Bytes::new()).await?;
+    let mut at = since;
+    let mut absence = None;
+    loop {
+        let query = match at {
+            Some(cursor) => format!("since={cursor}"),
+            None => format!("replay={replay}"),
+        };
+        match client.stream_with(&format!("/events?{query}"), "holdfast-cursor").await {
+            Ok((body, begin)) => {
+                absence = None;
+                if at.is_none() {
+                    at = begin.and_then(|begin| begin.parse().ok());
+                }
+                print_events(body, &mut at, as_json).await?;
+                let gone = Away::went("the daemon has ended");
+                client.come_back(&mut absence, gone, None).await?;
+            }
+            Err(error) => client.come_back(&mut absence, error, None).await?,
+        }
+    }
+}
+
+/// Prints events until the daemon ends, and notes the place after each.
+async fn print_events(
+    body: Incoming,
+    at: &mut Option<Cursor>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let bytes = body.into_data_stream().map_err(std::io::Error::other);
     let mut lines = FramedRead::new(StreamReader::new(bytes), LinesCodec::new());
-    while let Some(line) = lines.next().await {
-        let line =
-            line.context("the stream of events broke off; --replay shows what was missed")?;
+    // A daemon that is killed may leave the beginning of a line.
+    while let Some(Ok(line)) = lines.next().await {
+        let Ok(item) = serde_json::from_str(&line) else { break };
+        let (EventLine::Event { cursor, .. } | EventLine::Gap { cursor, .. }) = &item;
+        let cursor = *cursor;
         if as_json {
             print(line)?;
+            *at = Some(cursor);
             continue;
         }
-        let event = match serde_json::from_str(&line)? {
+        *at = Some(cursor);
+        let event = match item {
             EventLine::Event { event, .. } => event,
             EventLine::Gap { gap, .. } => {
                 complain(gap);
@@ -201,5 +229,5 @@ pub(crate) async fn events(
         let (time, container, seq) = (event.time, event.container, event.seq);
         print(format_args!("{time} {container}{process} #{seq} {name}{detail}"))?;
     }
-    bail!("the daemon has ended")
+    Ok(())
 }

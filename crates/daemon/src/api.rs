@@ -5,17 +5,17 @@
 //! | `GET /info` | | [`Info`] |
 //! | `GET /containers?label=NAME=VALUE` | | array of [`ContainerInfo`]; all, without a label |
 //! | `POST /containers` | [`CreateRequest`] | [`ContainerInfo`] |
-//! | `POST /run` | [`CreateRequest`] | [frames](crate::frame): `started`, output, `exited` |
+//! | `POST /run?positions=true` | [`CreateRequest`] | [frames](crate::frame): `started`, output, `exited` |
 //! | `GET /containers/{id}` | | [`ContainerInfo`] |
 //! | `DELETE /containers/{id}?force=true` | | |
 //! | `POST /containers/{id}/start` | | of a container that is created or stopped |
 //! | `POST /containers/{id}/stop` | [`StopRequest`] | [`ExitRecord`] |
 //! | `POST /containers/{id}/restart` | [`StopRequest`] | |
 //! | `GET /containers/{id}/runs` | | array of [`PastRun`] |
-//! | `GET /containers/{id}/wait?process=ID` | | [`ExitRecord`], once it has ended; of a container also if it was removed |
+//! | `GET /containers/{id}/wait` with [`WaitQuery`] | | [`ExitRecord`], once it has ended; also if it was removed |
 //! | `DELETE /containers/{id}/processes/{process}` | | |
 //! | `POST /containers/{id}/kill` | [`KillRequest`] | |
-//! | `POST /containers/{id}/exec` | [`ExecRequest`] | [`Started`], or frames unless detached |
+//! | `POST /containers/{id}/exec?positions=true` | [`ExecRequest`] | [`Started`], or frames unless detached |
 //! | `POST /containers/{id}/close-stdin` | [`Of`] | |
 //! | `POST /containers/{id}/resize` | [`ResizeRequest`] | |
 //! | `POST /containers/{id}/pause`, `…/resume` | | |
@@ -25,19 +25,26 @@
 //! | `GET /containers/{id}/stats` | | [`Stats`] |
 //! | `GET /stats` | | array of [`StatsOf`]: of all that have a process |
 //! | `GET /containers/{id}/logs` with [`LogQuery`] | | frames: output |
-//! | `GET /containers/{id}/attach` | | frames: `started`, output from now on, `exited` |
+//! | `GET /containers/{id}/attach` with [`AttachQuery`] | | frames: `started`, output from now on, `exited` |
+//! | `POST /containers/{id}/release` | [`Of`] | | ends the wait of an automatic deletion for the client that reads the output |
 //! | `POST /containers/{id}/reopen-logs` | [`Of`] | |
 //! | `GET /events?since=CURSOR`, `…?replay=true` for all that is kept | | JSON lines: [`EventLine`] |
 //!
 //! A failure has a status of 400 or more and an [`ErrorBody`].
+//!
+//! A client survives the end of a daemon so: it chooses the id and the incarnation of a container (or
+//! the id of an exec), and asks the next daemon for `attach` with `resume`, with the last
+//! [position](crate::frame) and how much came after that. If the process is not known, the start was
+//! not begun, and can be asked for again. Of events it stores the cursor; the answer's header
+//! `holdfast-cursor` has that of the beginning.
 
 use std::path::PathBuf;
 
 pub use holdfast_supervisor::{
     Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
-    ExitRecord, ExitStatus, Gap, GroupName, Limit, LogSpec, Logging, Network, OrphanPolicy,
-    PastRun, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio, TerminalSize,
-    User,
+    ExitRecord, ExitStatus, Gap, GroupName, Incarnation, Limit, LogSpec, Logging, Network,
+    OrphanPolicy, PastRun, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio,
+    TerminalSize, User,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -188,6 +195,50 @@ pub struct Of {
     pub process: Option<ProcessId>,
 }
 
+/// Whose end is waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WaitQuery {
+    /// The process; the container's first if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+    /// The incarnation of the container; that which has the name now, or had it last, if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The run of the container; the current one if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+}
+
+/// What is attached to, and from where on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttachQuery {
+    /// Whether the client was attached before, or cannot know: it gets the output from `after` on, or
+    /// all of it, and the status also if the process has ended or was removed.
+    pub resume: bool,
+    /// The process; the container's first if missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+    /// The incarnation of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The run of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+    /// Whether positions are wanted.
+    pub positions: bool,
+    /// The position after which output is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// How many bytes of standard output came after that position,
+    pub stdout: u64,
+    /// of standard error,
+    pub stderr: u64,
+    /// and of notices.
+    pub notices: u64,
+}
+
 /// Which part of the output is wanted, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -205,6 +256,17 @@ pub struct LogQuery {
     /// The process whose output is wanted; the init process if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessId>,
+    /// Whether positions are wanted.
+    pub positions: bool,
+    /// As in [`AttachQuery`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// As in [`AttachQuery`].
+    pub stdout: u64,
+    /// As in [`AttachQuery`].
+    pub stderr: u64,
+    /// As in [`AttachQuery`].
+    pub notices: u64,
 }
 
 /// A terminal's new size.
@@ -250,6 +312,12 @@ pub struct Started {
     /// Whether it has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// The incarnation of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The run of the container.
+    #[serde(default)]
+    pub run: u32,
 }
 
 /// A message between the pieces of output.

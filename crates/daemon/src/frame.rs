@@ -6,6 +6,7 @@
 //! | 2 | bytes of standard error |
 //! | 3 | a [`Message`] as JSON |
 //! | 4 | bytes of a notice: Holdfast's own words about the output, as in what was dropped |
+//! | 5 | a position: text that stands for all output before it; only if the client has asked for positions |
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use holdfast_supervisor::OutputStream;
@@ -30,6 +31,8 @@ pub enum Frame {
     Message(Message),
     /// What Holdfast says of the output, among it.
     Notice(Bytes),
+    /// All that came before this was read up to this position.
+    Position(Bytes),
 }
 
 /// Reads and writes frames.
@@ -45,6 +48,7 @@ impl Encoder<Frame> for Codec {
             Frame::Output(OutputStream::Stderr, bytes) => (2, bytes),
             Frame::Message(message) => (3, serde_json::to_vec(&message)?.into()),
             Frame::Notice(bytes) => (4, bytes),
+            Frame::Position(bytes) => (5, bytes),
         };
         let length = u32::try_from(content.len()).map_err(io::Error::other)?;
         out.reserve(HEADER_LEN + content.len());
@@ -77,6 +81,7 @@ impl Decoder for Codec {
             2 => Frame::Output(OutputStream::Stderr, content),
             3 => Frame::Message(serde_json::from_slice(&content)?),
             4 => Frame::Notice(content),
+            5 => Frame::Position(content),
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "frame of unknown kind")),
         }))
     }
@@ -93,6 +98,7 @@ mod tests {
             Frame::Output(OutputStream::Stdout, Bytes::from_static(b"a\0\xff\n")),
             Frame::Output(OutputStream::Stderr, Bytes::new()),
             Frame::Notice(Bytes::from_static(b"2 lines dropped\n")),
+            Frame::Position(Bytes::from_static(b"here")),
             Frame::Message(Message::Exited(ExitStatus::Signal(9))),
         ];
         let mut wire = BytesMut::new();

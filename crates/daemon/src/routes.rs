@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use holdfast_supervisor::{Container, Error, ExecProcess, ProcessId, Supervisor};
+use holdfast_supervisor::{Container, ContainerId, Error, ExecProcess, ProcessId, Supervisor};
 use nix::libc::SIGKILL;
 use serde::Deserialize;
 
 use crate::api::{
-    ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord, Info,
-    KillRequest, Of, PastRun, Problem, ResizeRequest, Started, StopRequest,
+    ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord,
+    Incarnation, Info, KillRequest, Of, PastRun, Problem, ResizeRequest, StopRequest, WaitQuery,
 };
 use crate::body::{Input, give_back_soon};
 use crate::error::Failure;
+use crate::output::Whose;
 use crate::{operate, output};
 
 pub(crate) type Answer<T> = Result<T, Failure>;
@@ -37,6 +38,7 @@ pub(crate) fn router(supervisor: Supervisor) -> Router {
         .route("/containers/{id}/kill", post(kill))
         .route("/containers/{id}/exec", post(exec))
         .route("/containers/{id}/close-stdin", post(close_stdin))
+        .route("/containers/{id}/release", post(release))
         .route("/containers/{id}/resize", post(resize))
         .route("/containers/{id}/processes/{process}", axum::routing::delete(delete_process))
         .merge(output::routes())
@@ -65,6 +67,21 @@ pub(crate) struct Path<T>(pub(crate) T);
 pub(crate) fn find(supervisor: &Supervisor, id: &str) -> Answer<Container> {
     let id = id.parse().map_err(Error::from)?;
     Ok(supervisor.get(&id)?)
+}
+
+/// Finds the container if it is of this incarnation.
+pub(crate) fn find_incarnation(
+    supervisor: &Supervisor,
+    id: &str,
+    incarnation: Option<Incarnation>,
+) -> Answer<Container> {
+    let container = find(supervisor, id)?;
+    match incarnation {
+        Some(incarnation) if container.info().incarnation != Some(incarnation) => {
+            Err(Error::NotFound(container.id().clone()).into())
+        }
+        _ => Ok(container),
+    }
 }
 
 async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
@@ -137,18 +154,20 @@ async fn create(
     Ok((StatusCode::CREATED, Json(container.info())))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PositionsQuery {
+    #[serde(default)]
+    positions: bool,
+}
+
 async fn run(
     State(supervisor): State<Supervisor>,
+    Asked(query): Asked<PositionsQuery>,
     Input(CreateRequest { options, .. }): Input<CreateRequest>,
 ) -> Answer<Response> {
     let (container, log) = supervisor.run_attached(options).await?;
-    let started = Started {
-        container: container.id().clone(),
-        process: ProcessId::init(),
-        stdin: container.stdin_path(),
-        terminal: container.has_terminal(),
-    };
-    Ok(output::life(started, log, async move { container.wait().await }))
+    Ok(output::life(Whose { container, exec: None }, log, query.positions).await)
 }
 
 async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
@@ -185,22 +204,65 @@ async fn runs(
 async fn wait(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-    Asked(of): Asked<Of>,
+    Asked(of): Asked<WaitQuery>,
 ) -> Answer<Json<ExitRecord>> {
-    match find(&supervisor, &id) {
-        Ok(container) => Ok(Json(match find_process(&container, of.process)? {
-            None => container.exit().await?,
-            Some(exec) => exec.exit().await?,
-        })),
+    let WaitQuery { process, incarnation, run } = of;
+    let found = find_incarnation(&supervisor, &id, incarnation)
+        .and_then(|container| Ok((find_process(&container, process.clone())?, container)));
+    match (found, run) {
+        (Ok((None, container)), None) => Ok(Json(container.exit().await?)),
+        (Ok((None, container)), Some(run)) => Ok(Json(container.exit_of_run(run).await?)),
+        (Ok((Some(exec), _)), _) => Ok(Json(exec.exit().await?)),
+        // An exec that was deleted is known to those alone who name its container beyond doubt.
+        (Err(unknown), _)
+            if incarnation.is_none() && process.as_ref().is_some_and(|it| !it.is_init()) =>
+        {
+            Err(unknown)
+        }
         // It may have been removed, with `--rm` perhaps, while nobody waited for its end.
-        Err(unknown) if of.process.is_none_or(|process| process.is_init()) => {
-            match supervisor.past_exit(&id.parse().map_err(Error::from)?).await {
-                Err(Error::NotFound(_)) => Err(unknown),
+        (Err(unknown), _) => {
+            let id = id.parse().map_err(Error::from)?;
+            let process = process.unwrap_or_else(ProcessId::init);
+            match past_exit(&supervisor, &id, &process, incarnation, run).await {
+                Err(Failure { body, .. }) if body.kind == ErrorKind::NotFound => Err(unknown),
                 past => Ok(Json(past?)),
             }
         }
-        Err(unknown) => Err(unknown),
     }
+}
+
+/// How a process ended that is not there any more, from the journal.
+pub(crate) async fn past_exit(
+    supervisor: &Supervisor,
+    id: &ContainerId,
+    process: &ProcessId,
+    incarnation: Option<Incarnation>,
+    run: Option<u32>,
+) -> Answer<ExitRecord> {
+    if process.is_init() && incarnation.is_none() && run.is_none() {
+        return Ok(supervisor.past_exit(id).await?);
+    }
+    let past = supervisor.past_end(id, process, incarnation, run).await?;
+    past.exit.ok_or_else(|| {
+        // The kind of the failure is in its words alone.
+        let reason = past.error.unwrap_or_default();
+        let kind = Failure::from(Error::Runtime(reason.clone())).body.kind;
+        Failure::new(kind, reason)
+    })
+}
+
+/// Ends the wait of an automatic deletion.
+async fn release(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+    Input(request): Input<Of>,
+) -> Answer<StatusCode> {
+    let container = find(&supervisor, &id)?;
+    match find_process(&container, request.process)? {
+        None => container.release(),
+        Some(exec) => exec.release(),
+    }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn delete_process(
@@ -283,6 +345,7 @@ fn find_exec(container: &Container, process: &ProcessId) -> Answer<ExecProcess> 
 async fn exec(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
+    Asked(query): Asked<PositionsQuery>,
     Input(ExecRequest { mut options, detach }): Input<ExecRequest>,
 ) -> Answer<Response> {
     let container = find(&supervisor, &id)?;
@@ -290,16 +353,11 @@ async fn exec(
         options = options.auto_remove();
     }
     let (process, log) = container.exec_attached(options).await?;
-    let started = Started {
-        container: container.id().clone(),
-        process: process.id().clone(),
-        stdin: process.stdin_path(),
-        terminal: process.has_terminal(),
-    };
+    let whose = Whose { container, exec: Some(process) };
     if detach {
-        return Ok(Json(started).into_response());
+        return Ok(Json(whose.started()).into_response());
     }
-    Ok(output::life(started, log, async move { process.wait().await }))
+    Ok(output::life(whose, log, query.positions).await)
 }
 
 #[derive(Debug, Deserialize)]
@@ -344,6 +402,7 @@ async fn events(
         (None, true) => supervisor.events_since(Cursor::BEGINNING),
         (None, false) => supervisor.events(),
     };
+    let begin = stream.cursor().to_string();
     let lines = futures::stream::unfold(stream, async |mut stream| {
         let item = stream.next().await?;
         let cursor = stream.cursor();
@@ -357,6 +416,9 @@ async fn events(
         });
         Some((line, stream))
     });
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    let kind = [
+        (header::CONTENT_TYPE, "application/x-ndjson".to_owned()),
+        (HeaderName::from_static("holdfast-cursor"), begin),
+    ];
     Ok((kind, Body::from_stream(lines)).into_response())
 }

@@ -133,6 +133,10 @@ pub struct Policies {
     pub on_orphan: OrphanPolicy,
     /// Whether it is deleted once it has exited.
     pub auto_remove: bool,
+    /// How long its deletion after the exit waits for the client that reads its output, in
+    /// milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hold_ms: u64,
     /// How long its start may take, in milliseconds.
     pub start_timeout_ms: u64,
     /// Its handle in pidfs, as [`holdfast_sys::pidfs::Handle`] writes it: proof of identity on
@@ -148,6 +152,11 @@ pub struct Policies {
     /// Fields of a later build.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn first_run() -> u32 {

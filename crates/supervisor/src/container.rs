@@ -12,6 +12,7 @@ use holdfast_state::{ContainerId, ExitRecord, ExitStatus, PastRun};
 use crate::core::Core;
 use crate::error::Error;
 use crate::input::{self, InputWriter};
+use crate::log::files::LogPosition;
 use crate::log::output::{LogLines, Output, OutputReader};
 use crate::log::reader::{LogOptions, LogReader};
 use crate::model::container::ContainerState;
@@ -195,6 +196,44 @@ impl Container {
         }
     }
 
+    /// Does what [`exit`](Self::exit) does, for this run of the container, although a later one may
+    /// have begun. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`wait`](Self::wait), and [`Error::NotFound`] if the run failed to start or is
+    /// not known any more; [`Error::Io`] if the list of runs cannot be read.
+    pub async fn exit_of_run(&self, run: u32) -> Result<ExitRecord, Error> {
+        loop {
+            let init = self.state.init();
+            if init.run > run {
+                break;
+            }
+            match ended(&self.core, &init).await {
+                Err(Error::NotFound(_)) if !Arc::ptr_eq(&init, &self.state.init()) => {}
+                ended => return ended,
+            }
+        }
+        let found = self.runs().await?.into_iter().find(|past| past.run == run);
+        found.and_then(|past| past.exit).ok_or_else(|| Error::NotFound(self.id().clone()))
+    }
+
+    /// Waits until the start of the container, which another supervisor may have begun, has
+    /// succeeded or failed. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Supervisor::run`](crate::Supervisor::run).
+    pub async fn begun(&self) -> Result<(), Error> {
+        begun(&self.core, &self.state.init()).await
+    }
+
+    /// Ends the wait of the automatic deletion; see
+    /// [`ContainerOptions::hold`](crate::ContainerOptions::hold).
+    pub fn release(&self) {
+        self.state.init().released.cancel();
+    }
+
     /// Sends a signal, given by its number, to the init process.
     ///
     /// # Errors
@@ -326,6 +365,21 @@ impl Container {
     /// has no timestamps.
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.core, &self.state.init(), &options)
+    }
+
+    /// Returns a reader of the output after a [position](LogReader::position) that an earlier reader
+    /// had, maybe that of another supervisor. A notice stands in place of output that was rotated away
+    /// since. Of the options, `since` applies.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`logs`](Self::logs).
+    pub fn logs_after(
+        &self,
+        position: &LogPosition,
+        options: LogOptions,
+    ) -> Result<LogReader, Error> {
+        LogReader::open_after(&self.core, &self.state.init(), &options, position)
     }
 
     /// Returns a reader of the standard output, from its beginning. It reports end of file when the
@@ -508,6 +562,20 @@ fn log_paths(core: &Core, process: &Process) -> Vec<PathBuf> {
 pub(crate) fn info_of(exec: &Process) -> ExecInfo {
     let Moment { status, pid, exit } = Moment::of(exec);
     ExecInfo { id: exec.id.clone(), status, pid, exit, log: exec.log.spelled_out() }
+}
+
+pub(crate) async fn begun(core: &Core, process: &Process) -> Result<(), Error> {
+    let state = tokio::select! {
+        biased;
+        state = process.reached(|state| *state != State::Creating) => state,
+        () = core.tasks.stop.cancelled() => return Err(Error::Closed),
+    };
+    match state {
+        State::Abandoned => {
+            Err(process.take_failure().unwrap_or_else(|| Error::NotStarted(String::new())))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) async fn ended(core: &Core, process: &Process) -> Result<ExitRecord, Error> {

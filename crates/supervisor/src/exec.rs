@@ -9,9 +9,10 @@ use holdfast_state::cri::Stream;
 use holdfast_state::{ExitRecord, ExitStatus, ProcessId};
 use tokio::time::timeout;
 
-use crate::container::{Container, ended, info_of};
+use crate::container::{Container, begun, ended, info_of};
 use crate::error::Error;
 use crate::input::{self, InputWriter};
+use crate::log::files::LogPosition;
 use crate::log::output::{LogLines, Output, OutputReader};
 use crate::log::reader::{LogOptions, LogReader};
 use crate::model::info::ExecInfo;
@@ -180,6 +181,20 @@ impl ExecProcess {
         ended(&self.container.core, &self.process).await
     }
 
+    /// Waits until its start has succeeded or failed; see [`Container::begun`]. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::exec`].
+    pub async fn begun(&self) -> Result<(), Error> {
+        begun(&self.container.core, &self.process).await
+    }
+
+    /// Ends the wait of the automatic deletion; see [`ExecOptions::hold`](crate::ExecOptions::hold).
+    pub fn release(&self) {
+        self.process.released.cancel();
+    }
+
     /// Sends a signal, given by its number, to the process.
     ///
     /// # Errors
@@ -325,6 +340,19 @@ impl ExecProcess {
     /// The errors of [`Container::logs_with`].
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
         LogReader::open(&self.container.core, &self.process, &options)
+    }
+
+    /// Returns a reader of the output after a position; see [`Container::logs_after`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::logs_after`].
+    pub fn logs_after(
+        &self,
+        position: &LogPosition,
+        options: LogOptions,
+    ) -> Result<LogReader, Error> {
+        LogReader::open_after(&self.container.core, &self.process, &options, position)
     }
 
     /// Returns a reader of the standard output, from its beginning. It reports end of file when the

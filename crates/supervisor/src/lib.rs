@@ -86,6 +86,7 @@ pub use error::{Error, ErrorKind};
 pub use exec::ExecProcess;
 pub use input::InputWriter;
 pub use log::entries::LogChunk;
+pub use log::files::LogPosition;
 pub use log::output::{LogLine, LogLines, Output, OutputReader};
 pub use log::reader::{LogOptions, LogReader};
 pub use model::config::{Network, User};

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, Cursor, ExitRecord, Launch, Problem, StateRoot};
+use holdfast_state::{
+    ContainerId, Cursor, Event, EventKind, ExitRecord, Incarnation, Launch, PastRun, Problem,
+    ProcessId, StateRoot,
+};
 use tokio_util::sync::DropGuard;
 
 use crate::builder::Builder;
@@ -303,6 +306,41 @@ impl Supervisor {
     pub async fn past_exit(&self, id: &ContainerId) -> Result<ExitRecord, Error> {
         let found = self.core.events.last_exit(id).await.map_err(Error::io("read the journal"))?;
         found.ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    /// Returns how the last known process with this id ended, or why its start failed, as far back as
+    /// the journal keeps events: of this incarnation of the container and of this run, where they are
+    /// given. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if no end of such a process is known, [`Error::Io`] if the journal cannot be
+    /// read.
+    pub async fn past_end(
+        &self,
+        id: &ContainerId,
+        process: &ProcessId,
+        incarnation: Option<Incarnation>,
+        run: Option<u32>,
+    ) -> Result<PastRun, Error> {
+        let process = process.clone();
+        let found = self.core.events.last(id, move |event| {
+            event.process == process
+                && incarnation.is_none_or(|incarnation| event.incarnation == incarnation)
+                && run.is_none_or(|run| event.run == run)
+                && matches!(event.kind, EventKind::Exited { .. } | EventKind::StartFailed { .. })
+        });
+        let found = found.await.map_err(Error::io("read the journal"))?;
+        let Event { run, time, kind, .. } = found.ok_or_else(|| Error::NotFound(id.clone()))?;
+        match kind {
+            EventKind::Exited { status, evidence, oom_killed } => {
+                let mut exit = ExitRecord::now(status, evidence);
+                (exit.time, exit.oom_killed) = (time, oom_killed);
+                Ok(PastRun::exited(run, None, exit))
+            }
+            EventKind::StartFailed { reason } => Ok(PastRun::failed(run, &reason)),
+            _ => Err(Error::NotFound(id.clone())),
+        }
     }
 
     /// Returns all containers, ordered by id. A container that is being removed automatically after

@@ -164,6 +164,28 @@ impl Reader {
     ///
     /// If a segment cannot be read.
     pub fn last_exit(&self, id: &ContainerId) -> io::Result<Option<ExitRecord>> {
+        let exit = self.last(id, |event| {
+            event.process.is_init() && matches!(event.kind, EventKind::Exited { .. })
+        })?;
+        Ok(exit.and_then(|Event { kind, time, .. }| match kind {
+            EventKind::Exited { status, evidence, oom_killed } => {
+                Some(ExitRecord { status, evidence, time, oom_killed })
+            }
+            _ => None,
+        }))
+    }
+
+    /// Returns the last event of containers with this id that `wanted` accepts, as far back as
+    /// events are kept.
+    ///
+    /// # Errors
+    ///
+    /// If a segment cannot be read.
+    pub fn last(
+        &self,
+        id: &ContainerId,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> io::Result<Option<Event>> {
         let named = memmem::Finder::new(id.as_str());
         for first in segments(&self.directory)?.into_iter().rev() {
             let content = match self.directory.read(&name_of(first), LIMIT) {
@@ -173,19 +195,12 @@ impl Reader {
             if named.find(&content).is_none() {
                 continue;
             }
-            let exit = lines(&content).rev().find_map(|line| match line {
-                Line::Event(Event { container, process, time, kind, .. })
-                    if container == *id && process.is_init() =>
-                {
-                    let EventKind::Exited { status, evidence, oom_killed } = kind else {
-                        return None;
-                    };
-                    Some(ExitRecord { status, evidence, time, oom_killed })
-                }
+            let found = lines(&content).rev().find_map(|line| match line {
+                Line::Event(event) if event.container == *id && wanted(&event) => Some(event),
                 _ => None,
             });
-            if exit.is_some() {
-                return Ok(exit);
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use holdfast_state::cri::{Mark, Stream};
 use holdfast_state::time;
+use serde::{Deserialize, Serialize};
 
 use crate::log::entries::LogChunk;
 use crate::log::entries::{
@@ -30,6 +31,43 @@ const HOLE: u64 = 64 * 1024;
 /// A modification time is that of the last tick of the clock, so it may lag behind the time of an
 /// entry by up to this.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A place in the output of a process, up to which it was read. It is valid also for another
+/// supervisor, and across rotations: it names a file by its identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPosition(pub(crate) Vec<FilePosition>);
+
+/// A place in one log: that of both streams, or of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FilePosition {
+    /// The number of the log among those of the process.
+    pub(crate) log: usize,
+    /// The file; `None` if there was none yet.
+    file: Option<Lasting>,
+    offset: u64,
+    /// The first wanted entry of each lane, while one of them is still ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<[(Lasting, u64); LANES]>,
+    /// Whether a notice is due that files are missing before this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    after_gap: bool,
+}
+
+/// Identifies a file also while nobody holds it: its device, its inode and the time of its creation
+/// in nanoseconds, since the inode may belong to another file later. 0 where the file system keeps no
+/// such time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Lasting(u64, u64, u64);
+
+impl Lasting {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let created = metadata.created().ok();
+        let created = created.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let created = created.and_then(|time| u64::try_from(time.as_nanos()).ok());
+        Ok(Self(metadata.dev(), metadata.ino(), created.unwrap_or_default()))
+    }
+}
 
 /// The files of one log, and how far they have been read.
 #[derive(Debug)]
@@ -109,6 +147,89 @@ impl LogFiles {
         Ok(files)
     }
 
+    /// Opens the files of a log at a position that another reader had.
+    pub(crate) fn open_after(
+        place: Place,
+        options: &LogOptions,
+        position: &FilePosition,
+    ) -> io::Result<Self> {
+        let options = LogOptions { tail: None, ..*options };
+        let mut files = Self::open(place, &LogOptions { since: None, ..options })?;
+        files.since = options.since.map(|since| comparable(&text(since)).to_owned());
+        let Some(wanted) = position.file else {
+            files.was_first = files.held.is_empty();
+            return Ok(files);
+        };
+        loop {
+            for index in 0..files.held.len() {
+                if Lasting::of(&files.held[index].file)? == wanted {
+                    files.held.drain(..index);
+                    files.go_to(position)?;
+                    return Ok(files);
+                }
+            }
+            if files.held.len() < HELD {
+                break;
+            }
+            // There are more files than are held at once.
+            files.held.drain(..HELD - 1);
+            files.look_for_more(From::Oldest)?;
+        }
+        // It was rotated away. All that is left is newer.
+        let mut files = Self { since: files.since, ..Self::open(files.place, &options)? };
+        match files.held.front_mut() {
+            Some(first) => first.after_gap = true,
+            None => files.was_first = true,
+        }
+        Ok(files)
+    }
+
+    /// Moves to this offset in the first file that is held.
+    fn go_to(&mut self, position: &FilePosition) -> io::Result<()> {
+        self.offset = position.offset;
+        if let Some(first) = self.held.front_mut() {
+            first.after_gap = position.after_gap;
+        }
+        if let Some(from) = &position.from {
+            let mut wanted = [(0, 0); LANES];
+            for (wanted, (file, offset)) in wanted.iter_mut().zip(from) {
+                for held in &self.held {
+                    if Lasting::of(&held.file)? == *file {
+                        *wanted = (held.serial, *offset);
+                    }
+                }
+            }
+            self.from = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// Searches for the last lines that are wanted, if that was not done yet.
+    pub(crate) fn locate(&mut self) -> io::Result<()> {
+        self.tail.take().map_or(Ok(()), |lines| self.begin_at_last(lines))
+    }
+
+    /// Returns how far the log was read.
+    pub(crate) fn position(&self, log: usize) -> io::Result<FilePosition> {
+        let Some(first) = self.held.front() else {
+            return Ok(FilePosition { log, file: None, offset: 0, from: None, after_gap: false });
+        };
+        let offset = self.too_long.unwrap_or(self.offset);
+        let is_ahead =
+            |from: &[(u64, u64); LANES]| from.iter().any(|it| *it > (first.serial, offset));
+        let from = self.from.filter(is_ahead).map(|from| {
+            let mut lasting = [(Lasting(0, 0, 0), 0); LANES];
+            for (lasting, (serial, offset)) in lasting.iter_mut().zip(from) {
+                if let Some(held) = self.held.iter().find(|held| held.serial == serial) {
+                    *lasting = (Lasting::of(&held.file)?, offset);
+                }
+            }
+            io::Result::Ok(lasting)
+        });
+        let file = Some(Lasting::of(&first.file)?);
+        Ok(FilePosition { log, file, offset, from: from.transpose()?, after_gap: first.after_gap })
+    }
+
     /// Returns the descriptors to watch, each with its identity. A change of one of them means that
     /// there may be more to read.
     pub(crate) fn awaited(&self) -> Vec<(Identity, BorrowedFd<'_>)> {
@@ -123,9 +244,7 @@ impl LogFiles {
 
     /// Performs one reading step.
     pub(crate) fn read(&mut self) -> io::Result<Progress> {
-        if let Some(lines) = self.tail.take() {
-            self.begin_at_last(lines)?;
-        }
+        self.locate()?;
         self.look_for_more(From::Oldest)?;
         // This is checked before the read: once the next file has content, nothing more is written
         // to this one.
@@ -658,6 +777,42 @@ mod tests {
         assert_eq!(rest(&mut files), expected);
         let mut files = LogFiles::open(place(), &LogOptions::new().tail(20)).unwrap();
         assert_eq!(rest(&mut files), expected.split_at(expected.len() - 20 * 4).1);
+    }
+
+    #[test]
+    fn a_position_is_where_another_reader_goes_on_across_rotations() {
+        let scratch = Scratch::new();
+        let after = |position: &FilePosition| {
+            let directory = Directory::open(scratch.0.path()).unwrap();
+            let place = Place {
+                directory,
+                name: "log".to_owned(),
+                format: Format::Cri,
+                set_aside: 4,
+                rotates: true,
+            };
+            LogFiles::open_after(place, &LogOptions::new(), position).unwrap()
+        };
+        let nothing = scratch.open(LogOptions::new()).position(0).unwrap();
+        scratch.append(0, &line("a"));
+        let mut files = scratch.open(LogOptions::new());
+        assert_eq!(rest(&mut files), "a\n");
+        let position = files.position(0).unwrap();
+        drop(files);
+        scratch.append(0, &line("b"));
+        scratch.rotate(5);
+        scratch.append(0, &line("c"));
+        assert_eq!(rest(&mut after(&position)), "b\nc\n");
+        assert_eq!(rest(&mut after(&nothing)), "a\nb\nc\n");
+        for text in ["d", "e", "f", "g"] {
+            scratch.rotate(5);
+            scratch.append(0, &line(text));
+        }
+        assert_eq!(rest(&mut after(&position)), "[notice]c\nd\ne\nf\ng\n");
+        // The place of the last lines, before any of them was read.
+        let mut files = scratch.open(LogOptions::new().tail(2));
+        files.locate().unwrap();
+        assert_eq!(rest(&mut after(&files.position(0).unwrap())), "f\ng\n");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::core::Core;
 use crate::error::Error;
 use crate::log::entries::{Format, LogChunk};
-use crate::log::files::{LogFiles, Progress};
+use crate::log::files::{LogFiles, LogPosition, Progress};
 use crate::log::place::{Identity, Place};
 use crate::model::process::Process;
 use crate::os::file_watch::{OF_DIRECTORY, OF_FILE, Watched};
@@ -74,8 +74,9 @@ pub struct LogReader {
     watched: Vec<Arc<Watched>>,
 }
 
-/// The files of a log: a single file with its predecessors, or one such sequence per stream.
-type Files = Vec<LogFiles>;
+/// The files of a log: a single file with its predecessors, or one such sequence per stream, each with
+/// its number.
+type Files = Vec<(usize, LogFiles)>;
 
 #[derive(Debug)]
 enum State {
@@ -91,11 +92,29 @@ impl LogReader {
         process: &Arc<Process>,
         options: &LogOptions,
     ) -> Result<Self, Error> {
+        Self::open_at(core, process, options, None)
+    }
+
+    pub(crate) fn open_after(
+        core: &Arc<Core>,
+        process: &Arc<Process>,
+        options: &LogOptions,
+        position: &LogPosition,
+    ) -> Result<Self, Error> {
+        Self::open_at(core, process, options, Some(position))
+    }
+
+    fn open_at(
+        core: &Arc<Core>,
+        process: &Arc<Process>,
+        options: &LogOptions,
+        position: Option<&LogPosition>,
+    ) -> Result<Self, Error> {
         let spec = process.log.readable().ok_or_else(|| not_readable(process))?;
         if spec.driver == LogDriver::File && options.since.is_some() {
             return Err(Error::NoTimes { id: process.container.clone() });
         }
-        let files = open_files(core, process, spec, options).map_err(failed(process))?;
+        let files = open_files(core, process, spec, options, position).map_err(failed(process))?;
         Ok(Self::of(core, process, files))
     }
 
@@ -112,7 +131,7 @@ impl LogReader {
             let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
             dir.directory().open_file(own, flags).map_err(failed(process))?;
         }
-        match open_files(core, process, spec, &LogOptions::new()) {
+        match open_files(core, process, spec, &LogOptions::new(), None) {
             Ok(files) => Ok(Self::of(core, process, files)),
             Err(error) if own_name(spec).is_none() => {
                 // The path may be a device. If it can't be used at all, the shim will report that.
@@ -196,6 +215,39 @@ impl LogReader {
         }
     }
 
+    /// Searches for the place where this reader begins, if its options say so by a number of lines.
+    /// [`next`](Self::next) does it otherwise. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the log can't be read.
+    pub async fn locate(&mut self) -> io::Result<()> {
+        if let State::Idle(files) = &mut self.state {
+            let mut files = std::mem::take(files);
+            self.state = State::Reading(self.core.tasks.reactor.spawn_blocking(move || {
+                let located = files.iter_mut().try_for_each(|(_, files)| files.locate());
+                (files, located.map(|()| Progress::Read(Vec::new())))
+            }));
+        }
+        if let Progress::Read(chunks) = self.read().await? {
+            self.ready.extend(chunks);
+        }
+        Ok(())
+    }
+
+    /// Returns the position after the last chunk that was returned, for
+    /// [`Container::logs_after`](crate::Container::logs_after). `None` while more chunks of the same
+    /// block are to be returned.
+    #[must_use]
+    pub fn position(&self) -> Option<LogPosition> {
+        let State::Idle(files) = &self.state else { return None };
+        if !self.ready.is_empty() {
+            return None;
+        }
+        let positions = files.iter().map(|(log, files)| files.position(*log));
+        positions.collect::<io::Result<_>>().ok().map(LogPosition)
+    }
+
     /// Returns whether the chunks have times. Those of every driver do, except `file`, which stores
     /// the bytes alone.
     #[must_use]
@@ -220,7 +272,7 @@ impl LogReader {
     /// more to read.
     fn awaited(&self) -> Vec<Identity> {
         let State::Idle(files) = &self.state else { return Vec::new() };
-        files.iter().flat_map(LogFiles::awaited).map(|(id, _)| id).collect()
+        files.iter().flat_map(|(_, files)| files.awaited()).map(|(id, _)| id).collect()
     }
 
     /// Watches all files that are held, and for a log whose next file does not exist yet, its
@@ -228,7 +280,7 @@ impl LogReader {
     fn watch(&self) -> io::Result<(Vec<Identity>, Vec<Arc<Watched>>)> {
         let State::Idle(files) = &self.state else { return Ok(Default::default()) };
         let mut all = (Vec::new(), Vec::new());
-        for (id, open) in files.iter().flat_map(LogFiles::awaited) {
+        for (id, open) in files.iter().flat_map(|(_, files)| files.awaited()) {
             let flags = if id == LogFiles::DIRECTORY { OF_DIRECTORY } else { OF_FILE };
             all.0.push(id);
             // The watch uses the descriptor, because the name may be gone or belong to another file
@@ -258,7 +310,7 @@ impl LogReader {
 /// in turn, so that none has to wait for the other.
 fn read(mut files: Files) -> (Files, io::Result<Progress>) {
     for index in 0..files.len() {
-        match files[index].read() {
+        match files[index].1.read() {
             Ok(Progress::End) => {}
             progress => {
                 files.rotate_left(index + 1);
@@ -287,11 +339,12 @@ fn open_files(
     process: &Process,
     spec: &LogSpec,
     options: &LogOptions,
+    position: Option<&LogPosition>,
 ) -> io::Result<Files> {
     let format = Format::of(spec.driver);
     let stdout = spec.file().map(|path| (path, format));
     let stderr = spec.stderr.as_deref().map(|path| (path, Format::Raw(cri::Stream::Stderr)));
-    let opened = stdout.into_iter().chain(stderr).map(|(path, format)| {
+    let opened = stdout.into_iter().chain(stderr).enumerate().map(|(log, (path, format))| {
         let (directory, name) = locate(core, process, path)?;
         let rotates = spec.bound().is_some();
         let set_aside = match format {
@@ -299,7 +352,14 @@ fn open_files(
             Format::Raw(_) if !rotates => 0,
             _ => spec.files().saturating_sub(1),
         };
-        LogFiles::open(Place { directory, name, format, set_aside, rotates }, options)
+        let place = Place { directory, name, format, set_aside, rotates };
+        let position = position.and_then(|it| it.0.iter().find(|position| position.log == log));
+        let opened = match position {
+            Some(position) => LogFiles::open_after(place, options, position),
+            None => LogFiles::open(place, options),
+        };
+        opened
+            .map(|files| (log, files))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     });
     opened.collect()

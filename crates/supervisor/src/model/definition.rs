@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::{ContainerId, GroupName, Incarnation, Logging, OrphanPolicy, ProcessId};
 use serde::{Deserialize, Serialize};
 
 use crate::model::config::Config;
@@ -38,6 +38,10 @@ pub(crate) struct ContainerDefinition {
     #[serde(skip_serializing_if = "Option::is_none")]
     shim_group: Option<GroupName>,
     remove: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<Incarnation>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,6 +64,8 @@ pub(crate) struct ExecDefinition {
     timeout_ms: Option<u64>,
     stdio: Stdio,
     remove: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_ms: Option<u64>,
 }
 
 /// [`Stdio`] as JSON.
@@ -108,6 +114,8 @@ impl TryFrom<ContainerDefinition> for ContainerOptions {
             on_orphan: definition.on_orphan,
             shim_group: definition.shim_group,
             auto_remove: definition.remove,
+            hold: Duration::from_millis(definition.hold_ms.unwrap_or_default()),
+            incarnation: definition.incarnation,
         })
     }
 }
@@ -136,23 +144,27 @@ impl From<ContainerOptions> for ContainerDefinition {
             on_orphan: options.on_orphan,
             shim_group: options.shim_group,
             remove: options.auto_remove,
+            hold_ms: Some(millis(options.hold)).filter(|ms| *ms > 0),
+            incarnation: options.incarnation,
         }
     }
 }
 
 impl From<ExecDefinition> for ExecOptions {
     fn from(definition: ExecDefinition) -> Self {
-        let ExecDefinition { id, args, config, timeout_ms, stdio, remove } = definition;
+        let ExecDefinition { id, args, config, timeout_ms, stdio, remove, hold_ms } = definition;
         let start_timeout = timeout_ms.map(Duration::from_millis);
-        Self { id, args, config, start_timeout, stdio, auto_remove: remove }
+        let hold = Duration::from_millis(hold_ms.unwrap_or_default());
+        Self { id, args, config, start_timeout, stdio, auto_remove: remove, hold }
     }
 }
 
 impl From<ExecOptions> for ExecDefinition {
     fn from(options: ExecOptions) -> Self {
-        let ExecOptions { id, args, config, start_timeout, stdio, auto_remove } = options;
+        let ExecOptions { id, args, config, start_timeout, stdio, auto_remove, hold } = options;
         let timeout_ms = start_timeout.map(millis);
-        Self { id, args, config, timeout_ms, stdio, remove: auto_remove }
+        let hold_ms = Some(millis(hold)).filter(|ms| *ms > 0);
+        Self { id, args, config, timeout_ms, stdio, remove: auto_remove, hold_ms }
     }
 }
 
@@ -226,14 +238,16 @@ mod tests {
             .start_timeout(Duration::from_millis(1500))
             .stdio(Stdio::new().stdin(Stdin::Pipe).terminal(TerminalSize { width: 1, height: 2 }))
             .on_orphan(OrphanPolicy::Kill)
-            .auto_remove();
+            .auto_remove()
+            .hold(Duration::from_secs(3))
+            .incarnation(Incarnation::random().unwrap());
         for options in [all, ContainerOptions::host_rootfs(), ContainerOptions::rootfs("/r")] {
             let text = serde_json::to_string(&options).unwrap();
             assert_eq!(serde_json::from_str::<ContainerOptions>(&text).unwrap(), options, "{text}");
         }
         let once = Stdio::new().stdin(Stdin::Once);
         let exec = ExecOptions::new(["sh"]).env("A=b").cwd("/").cap_drop("ALL").auto_remove();
-        let exec = exec.stdio(once);
+        let exec = exec.stdio(once).hold(Duration::from_millis(7));
         let text = serde_json::to_string(&exec).unwrap();
         assert_eq!(serde_json::from_str::<ExecOptions>(&text).unwrap(), exec, "{text}");
     }

@@ -274,6 +274,20 @@ impl Events {
         .await
     }
 
+    /// Returns the last event of containers with this name that `wanted` accepts.
+    pub(crate) async fn last(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        wanted: impl Fn(&Event) -> bool + Send + 'static,
+    ) -> io::Result<Option<Event>> {
+        let (this, id) = (self.clone(), id.clone());
+        blocking(move || {
+            let reader = lock(&this.journal).reader(1)?;
+            reader.last(&id, wanted)
+        })
+        .await
+    }
+
     /// Closes the journal, so that the next supervisor continues without a gap in the numbers.
     pub(crate) async fn close(self: &Arc<Self>) {
         let this = self.clone();

@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_state::{ContainerId, GroupName, LogSpec, Logging, OrphanPolicy, ProcessId};
+use holdfast_state::{
+    ContainerId, GroupName, Incarnation, LogSpec, Logging, OrphanPolicy, ProcessId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -165,6 +167,8 @@ pub struct ContainerOptions {
     pub(crate) on_orphan: OrphanPolicy,
     pub(crate) shim_group: Option<GroupName>,
     pub(crate) auto_remove: bool,
+    pub(crate) hold: Duration,
+    pub(crate) incarnation: Option<Incarnation>,
 }
 
 impl ContainerOptions {
@@ -185,6 +189,8 @@ impl ContainerOptions {
             on_orphan: OrphanPolicy::default(),
             shim_group: None,
             auto_remove: false,
+            hold: Duration::ZERO,
+            incarnation: None,
         }
     }
 
@@ -473,6 +479,25 @@ impl ContainerOptions {
         self.auto_remove = true;
         self
     }
+
+    /// Lets the automatic deletion after the exit wait until
+    /// [`Container::release`](crate::Container::release), but at most this long after the exit, or
+    /// after the supervisor that finds it was opened. A client that reads the output can then read
+    /// the rest of it if the supervisor is killed and another one is opened.
+    #[must_use]
+    pub fn hold(mut self, limit: Duration) -> Self {
+        self.hold = limit;
+        self
+    }
+
+    /// Sets the incarnation, which must be [random](Incarnation::random). The default is a random
+    /// one. A caller that sets it can find out whether a container is the one that it has asked for,
+    /// although it never got an answer.
+    #[must_use]
+    pub fn incarnation(mut self, incarnation: Incarnation) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
 }
 
 /// The options of a new exec process.
@@ -485,6 +510,7 @@ pub struct ExecOptions {
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) stdio: Stdio,
     pub(crate) auto_remove: bool,
+    pub(crate) hold: Duration,
 }
 
 impl ExecOptions {
@@ -499,6 +525,7 @@ impl ExecOptions {
             start_timeout: None,
             stdio: Stdio::new(),
             auto_remove: false,
+            hold: Duration::ZERO,
         }
     }
 
@@ -570,6 +597,13 @@ impl ExecOptions {
     #[must_use]
     pub fn auto_remove(mut self) -> Self {
         self.auto_remove = true;
+        self
+    }
+
+    /// Lets the automatic deletion wait; see [`ContainerOptions::hold`].
+    #[must_use]
+    pub fn hold(mut self, limit: Duration) -> Self {
+        self.hold = limit;
         self
     }
 }

@@ -44,6 +44,10 @@ pub(crate) struct Process {
     /// Whether it is removed after its exit: the container for an init process, the record for an
     /// exec.
     pub(crate) auto_remove: bool,
+    /// How long its removal waits for `released`.
+    pub(crate) hold: Duration,
+    /// Cancelled when the client that reads its output needs it no more.
+    pub(crate) released: CancellationToken,
     /// How long its start may take.
     pub(crate) start_timeout: Duration,
     pub(crate) origin: Origin,
@@ -116,6 +120,8 @@ impl Process {
                 on_orphan: policies.map(|policies| policies.on_orphan).unwrap_or_default(),
             },
             auto_remove: policies.is_some_and(|policies| policies.auto_remove),
+            hold: Duration::from_millis(policies.map_or(0, |policies| policies.hold_ms)),
+            released: CancellationToken::new(),
             start_timeout: Duration::from_millis(
                 policies.map_or(0, |policies| policies.start_timeout_ms),
             ),

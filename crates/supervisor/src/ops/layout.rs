@@ -90,9 +90,13 @@ pub(crate) fn container(
             on_orphan: options.on_orphan,
             shim_group: options.shim_group.as_ref().or(core.shim_group.as_ref()).cloned(),
             auto_remove: options.auto_remove,
+            hold_ms: millis(options.hold),
             no_new_keyring: options.no_new_keyring,
             labels: options.labels.clone(),
-            incarnation: Some(Incarnation::random().map_err(failed)?),
+            incarnation: Some(match options.incarnation {
+                Some(incarnation) => incarnation,
+                None => Incarnation::random().map_err(failed)?,
+            }),
             ..policies(core, launch, runtime.program(), &options.stdio, timeout)
         }),
         oci: bundle.process,
@@ -209,6 +213,7 @@ pub(crate) fn exec(
             on_orphan,
             shim_group,
             auto_remove: options.auto_remove,
+            hold_ms: millis(options.hold),
             incarnation: Some(container.init().incarnation),
             run: container.init().run,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
@@ -254,6 +259,7 @@ fn policies(
         log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
+        hold_ms: 0,
         start_timeout_ms: millis(timeout),
         pidfs: None,
         shim: None,

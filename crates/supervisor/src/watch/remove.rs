@@ -259,6 +259,25 @@ pub(crate) async fn make_way(core: &Arc<Core>, id: &ContainerId) {
     }
 }
 
+/// Waits until the clients that read the output of a process need it no more, but no longer than its
+/// hold lasts. With a container go its execs. Returns false if the supervisor is shut down first.
+async fn released(core: &Core, container: &ContainerState, process: &Arc<Process>) -> bool {
+    let held = match process.id.is_init() {
+        true => container.processes(),
+        false => vec![process.clone()],
+    };
+    let all = futures::future::join_all(
+        held.iter()
+            .filter(|process| process.auto_remove && !process.hold.is_zero())
+            .map(|process| timeout(process.hold, process.released.cancelled())),
+    );
+    tokio::select! {
+        biased;
+        () = core.tasks.stop.cancelled() => false,
+        _ = all => true,
+    }
+}
+
 /// Deletes a process that is to be deleted after its exit. If the disk or the runtime refuses that,
 /// it tries again, with a pause that doubles from 1 s up to 300 s.
 pub(crate) async fn remove_exited(
@@ -266,6 +285,9 @@ pub(crate) async fn remove_exited(
     container: &Arc<ContainerState>,
     process: &Arc<Process>,
 ) {
+    if !released(core, container, process).await {
+        return;
+    }
     let mut pause = Duration::from_secs(1);
     loop {
         let removed = if process.id.is_init() {
