@@ -266,11 +266,14 @@ async fn released(core: &Core, container: &ContainerState, process: &Arc<Process
         true => container.processes(),
         false => vec![process.clone()],
     };
-    let all = futures::future::join_all(
-        held.iter()
-            .filter(|process| process.auto_remove && !process.hold.is_zero())
-            .map(|process| timeout(process.hold, process.released.cancelled())),
-    );
+    let held = held.iter().filter(|process| process.auto_remove && !process.hold.is_zero());
+    let waits: Vec<_> =
+        held.map(|process| timeout(process.hold, process.released.cancelled())).collect();
+    if waits.is_empty() {
+        // Then a shutdown waits for the removal, and does not prevent it.
+        return true;
+    }
+    let all = futures::future::join_all(waits);
     tokio::select! {
         biased;
         () = core.tasks.stop.cancelled() => false,
