@@ -313,7 +313,6 @@ impl LogArgs {
             since: self.since.map(|since| humantime::format_rfc3339_nanos(since).to_string()),
             tail: self.tail,
             timestamps: self.timestamps,
-            process: None,
             ..LogQuery::default()
         }
     }

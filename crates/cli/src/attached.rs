@@ -123,7 +123,7 @@ impl Signals {
     }
 }
 
-/// What a daemon is still to be told, in this order. It is kept while there is none.
+/// Requests that no daemon has had yet, in this order. They are kept while there is no daemon.
 #[derive(Debug, Default)]
 struct Due {
     signals: VecDeque<i32>,
@@ -198,7 +198,7 @@ async fn live(
                 }
             }
         };
-        // Whether this daemon knows the process, so that it can be told something.
+        // Whether this daemon knows the process, so that it takes requests about it.
         let mut is_up = false;
         loop {
             let frame = tokio::select! {
@@ -436,7 +436,7 @@ async fn forward(client: &Client, process: &Started, signal: i32) -> Delivered {
 async fn resize(client: &Client, process: &Started) {
     let size = crate::terminal::size();
     let request = ResizeRequest { size, process: Some(process.process.clone()) };
-    // Should it just have ended, no size matters any more; the next daemon is told the size at once.
+    // If the process has just ended, its size does not matter. The next daemon gets the size at once.
     let _ = client.post::<()>(&format!("/containers/{}/resize", process.container), &request).await;
 }
 

@@ -41,7 +41,7 @@ impl RequestError {
         error.downcast_ref::<Self>().is_some_and(|error| error.0.kind == ErrorKind::Exists)
     }
 
-    /// As an error of ours: a daemon that is going down is as good as away.
+    /// Makes an error of an answer. A daemon that shuts down counts as away.
     pub(crate) fn of(body: ErrorBody) -> anyhow::Error {
         match body.kind {
             ErrorKind::ShuttingDown => Away::went(body.message),

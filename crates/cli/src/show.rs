@@ -200,13 +200,11 @@ async fn print_events(
     while let Some(Ok(line)) = lines.next().await {
         let Ok(item) = serde_json::from_str(&line) else { break };
         let (EventLine::Event { cursor, .. } | EventLine::Gap { cursor, .. }) = &item;
-        let cursor = *cursor;
+        *at = Some(*cursor);
         if as_json {
             print(line)?;
-            *at = Some(cursor);
             continue;
         }
-        *at = Some(cursor);
         let event = match item {
             EventLine::Event { event, .. } => event,
             EventLine::Gap { gap, .. } => {

@@ -46,19 +46,14 @@ async fn logs(
     }
     let after = query.after.as_deref().map(Place::parse).transpose()?;
     let incarnation = after.as_ref().and_then(|after| after.incarnation);
-    let container = find_incarnation(&supervisor, &id, incarnation)?;
-    let incarnation = container.info().incarnation;
-    let exec = find_process(&container, query.process)?;
-    let whose = Whose { container, exec };
+    let whose = Whose::find(&supervisor, &id, incarnation, query.process)?;
     let log = whose.logs(after.as_ref(), options)?;
     let times = if query.timestamps { Times::Shown } else { Times::Hidden };
     if times == Times::Shown && !log.has_times() {
         return Err(Error::NoTimes { id: id.parse().map_err(Error::from)? }.into());
     }
-    let places = match query.positions {
-        true => Places::Told { incarnation, lines: after.map(|it| it.lines).unwrap_or_default() },
-        false => Places::Kept,
-    };
+    let lines = after.map(|it| it.lines).unwrap_or_default();
+    let places = whose.places(query.positions, lines);
     let follow = if query.follow { Until::Ended } else { Until::Now };
     let skip = Skip { stdout: query.stdout, stderr: query.stderr, notices: query.notices };
     Ok(frames(skip.of(output(log, follow, times, places))))
@@ -79,9 +74,7 @@ async fn attach(
 }
 
 async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> Answer<Response> {
-    let container = find_incarnation(supervisor, id, query.incarnation)?;
-    let exec = find_process(&container, query.process.clone())?;
-    let whose = Whose { container, exec };
+    let whose = Whose::find(supervisor, id, query.incarnation, query.process.clone())?;
     let after = query.after.as_deref().map(Place::parse).transpose()?;
     let info = whose.container.info();
     let past = query.run.filter(|run| whose.exec.is_none() && info.run > *run);
@@ -98,10 +91,7 @@ async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> An
         Err(error @ Error::NoLog { .. }) => Err(error.to_string()),
         log => Ok(log?),
     };
-    let places = match query.positions {
-        true => Places::Told { incarnation: info.incarnation, lines: Lines::default() },
-        false => Places::Kept,
-    };
+    let places = whose.places(query.positions, Lines::default());
     let mut started = whose.started();
     let until = match past {
         None => Until::Ended,
@@ -144,6 +134,25 @@ pub(crate) struct Whose {
 }
 
 impl Whose {
+    /// Finds a process, if the container is of this incarnation.
+    pub(crate) fn find(
+        supervisor: &Supervisor,
+        id: &str,
+        incarnation: Option<Incarnation>,
+        process: Option<ProcessId>,
+    ) -> Answer<Self> {
+        let container = find_incarnation(supervisor, id, incarnation)?;
+        let exec = find_process(&container, process)?;
+        Ok(Self { container, exec })
+    }
+
+    fn places(&self, wanted: bool, lines: Lines) -> Places {
+        match wanted {
+            true => Places::Told { incarnation: self.container.info().incarnation, lines },
+            false => Places::Kept,
+        }
+    }
+
     pub(crate) fn started(&self) -> Started {
         let info = self.container.info();
         let (process, stdin, terminal) = match &self.exec {
@@ -181,7 +190,8 @@ impl Whose {
         }
     }
 
-    fn release(&self) {
+    /// Ends the wait of an automatic deletion.
+    pub(crate) fn release(&self) {
         match &self.exec {
             None => self.container.release(),
             Some(exec) => exec.release(),
@@ -223,7 +233,7 @@ impl Place {
     }
 }
 
-/// Whether the client is told positions.
+/// Whether the client gets positions.
 enum Places {
     Kept,
     Told { incarnation: Option<Incarnation>, lines: Lines },
@@ -277,10 +287,7 @@ async fn reopen_logs(
 /// The whole life of a process as frames: its start, its output, its end.
 pub(crate) async fn life(whose: Whose, log: LogReader, positions: bool) -> Response {
     let started = whose.started();
-    let places = match positions {
-        true => Places::Told { incarnation: started.incarnation, lines: Lines::default() },
-        false => Places::Kept,
-    };
+    let places = whose.places(positions, Lines::default());
     let ended = whose.clone().ended(whose.exec.is_none().then_some(started.run));
     let output = output(log, Until::Ended, Times::Hidden, places);
     whole(started, output, ended, Leaving(Some(whose)))

@@ -251,17 +251,12 @@ pub(crate) async fn past_exit(
     })
 }
 
-/// Ends the wait of an automatic deletion.
 async fn release(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<Of>,
 ) -> Answer<StatusCode> {
-    let container = find(&supervisor, &id)?;
-    match find_process(&container, request.process)? {
-        None => container.release(),
-        Some(exec) => exec.release(),
-    }
+    Whose::find(&supervisor, &id, None, request.process)?.release();
     Ok(StatusCode::NO_CONTENT)
 }
 

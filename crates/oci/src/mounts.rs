@@ -201,7 +201,7 @@ pub(crate) fn execute(args: &args::Mounts) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a hook is told on its standard input.
+/// Reads the pid from the state that a hook gets on its standard input.
 fn pid_of_state() -> anyhow::Result<i32> {
     let mut text = String::new();
     io::stdin().read_to_string(&mut text).context("read the state")?;

@@ -15,7 +15,8 @@ use crate::mountinfo;
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) mounts: Vec<mountinfo::Mount>,
-    /// Of each group of the host that one of them is a slave of, a member, and what that shows.
+    /// By the number of a peer group of the host that these mounts are slaves of: its members on the
+    /// host, each with the path of its root in the file system.
     groups: HashMap<u64, Vec<(PathBuf, OwnedFd)>>,
 }
 

@@ -271,7 +271,7 @@ impl Rules {
 
 /// The system call of 32-bit x86 that stands for this one too, and for what value of its first argument.
 fn multiplexer(name: &str) -> Option<(&'static str, LinuxSeccompArg)> {
-    // Of `linux/net.h` and `linux/ipc.h`. The upper half of ipc's argument is a version.
+    // The values are those of `linux/net.h` and `linux/ipc.h`. ipc(2) takes a version in the upper half.
     let by = |call, mask, value: u64| {
         let condition = LinuxSeccompArgBuilder::default()
             .index(0_usize)
@@ -464,7 +464,7 @@ fn argument(index: usize) -> anyhow::Result<[u32; 2]> {
     Ok([at, at + 4])
 }
 
-// Of `linux/bpf_common.h`: what is done with the accumulator, and with the constant.
+// Codes of instructions, from `linux/bpf_common.h`.
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const ALWAYS: u16 = 0x05;

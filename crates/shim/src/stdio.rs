@@ -59,14 +59,15 @@ impl Stdio {
     pub(crate) fn open(args: &Args<'_>, home: &Home) -> io::Result<(ContainerEnds, Self)> {
         let (mut ours, mut null) = (Self::default(), Null::default());
         let stdin = match (&args.stdin, args.terminal) {
-            (Some(path), false) => open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+            (Some(path), false) => {
+                let stdin = open_fifo(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+                ours.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+                // The container expects a descriptor that waits.
+                fcntl(&stdin, FcntlArg::F_SETFL(OFlag::empty()))?;
+                stdin
+            }
             _ => null.get()?,
         };
-        if let (Some(path), false) = (&args.stdin, args.terminal) {
-            ours.stdin_holder = Some(open_fifo(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
-            // The container expects a descriptor that waits.
-            fcntl(&stdin, FcntlArg::F_SETFL(OFlag::empty()))?;
-        }
         if let Some(spec) = direct(args) {
             let (stdout, stderr) = direct_outputs(spec, args, home)?;
             return Ok((ContainerEnds { stdin, stdout, stderr, null }, ours));

@@ -121,7 +121,7 @@ pub struct Policies {
     pub runtime: PathBuf,
     /// The bundle; empty for an exec.
     pub bundle: PathBuf,
-    /// Whether the runtime is told to make no session keyring.
+    /// Whether the runtime makes no session keyring: it gets `--no-new-keyring`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
     /// Whether its input ends with the first writer.
