@@ -1,34 +1,8 @@
 //! What goes over the wire. Every path begins with `/v1`.
 //!
-//! | request | body | answer |
-//! |---|---|---|
-//! | `GET /info` | | [`Info`] |
-//! | `GET /containers?label=NAME=VALUE` | | array of [`ContainerInfo`]; all, without a label |
-//! | `POST /containers` | [`CreateRequest`] | [`ContainerInfo`] |
-//! | `POST /run?positions=true` | [`CreateRequest`] | [frames](crate::frame): `started`, output, `exited` |
-//! | `GET /containers/{id}` | | [`ContainerInfo`] |
-//! | `DELETE /containers/{id}?force=true` | | |
-//! | `POST /containers/{id}/start` | | of a container that is created or stopped |
-//! | `POST /containers/{id}/stop` | [`StopRequest`] | [`ExitRecord`] |
-//! | `POST /containers/{id}/restart` | [`StopRequest`] | |
-//! | `GET /containers/{id}/runs` | | array of [`PastRun`] |
-//! | `GET /containers/{id}/wait` with [`WaitQuery`] | | [`ExitRecord`], once it has ended; also if it was removed |
-//! | `DELETE /containers/{id}/processes/{process}` | | |
-//! | `POST /containers/{id}/kill` | [`KillRequest`] | |
-//! | `POST /containers/{id}/exec?positions=true` | [`ExecRequest`] | [`Started`], or frames unless detached |
-//! | `POST /containers/{id}/close-stdin` | [`Of`] | |
-//! | `POST /containers/{id}/resize` | [`ResizeRequest`] | |
-//! | `POST /containers/{id}/pause`, `…/resume` | | |
-//! | `POST /containers/{id}/update` | `linux.resources` of an OCI configuration | |
-//! | `POST /containers/{id}/checkpoint` | [`CheckpointRequest`] | |
-//! | `GET /containers/{id}/top` | | array of [`ProcessEntry`] |
-//! | `GET /containers/{id}/stats` | | [`Stats`] |
-//! | `GET /stats` | | array of [`StatsOf`]: of all that have a process |
-//! | `GET /containers/{id}/logs` with [`LogQuery`] | | frames: output |
-//! | `GET /containers/{id}/attach` with [`AttachQuery`] | | frames: `started`, output from now on, `exited` |
-//! | `POST /containers/{id}/release` | [`Of`] | | ends the wait of an automatic deletion for the client that reads the output |
-//! | `POST /containers/{id}/reopen-logs` | [`Of`] | |
-//! | `GET /events?since=CURSOR`, `…?replay=true` for all that is kept | | JSON lines: [`EventLine`] |
+//! `docs/openapi.json` in the repository lists all requests, with their bodies, answers and errors;
+//! `GET /v1/openapi.json` answers with it. The types of the bodies are here, and [`frame`](crate::frame) has
+//! the format of streamed output.
 //!
 //! A failure has a status of 400 or more and an [`ErrorBody`].
 //!
@@ -40,11 +14,14 @@
 
 use std::path::PathBuf;
 
+pub use holdfast_policies::{
+    CheckResult, HEALTH, Health, HealthCheck, HealthStatus, POLICY, Restart, RestartPolicy,
+};
 pub use holdfast_supervisor::{
     Abilities, ContainerId, ContainerInfo, ContainerOptions, Cursor, Event, EventKind, ExecOptions,
     ExitRecord, ExitStatus, Gap, GroupName, Incarnation, Limit, LogSpec, Logging, Network,
-    OrphanPolicy, PastRun, ProcessEntry, ProcessId, RuntimeChoice, Stats, Status, Stdin, Stdio,
-    TerminalSize, User,
+    OrphanPolicy, PastRun, ProcessEntry, ProcessId, Rootless, RuntimeChoice, Stats, Status, Stdin,
+    Stdio, TerminalSize, User,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,6 +29,7 @@ use serde_json::Value;
 
 /// The daemon itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Info {
     /// The daemon's version.
@@ -71,12 +49,19 @@ pub struct Info {
     /// What bounds the number of containers, the tightest first.
     #[serde(default)]
     pub limits: Vec<Limit>,
-    /// What it could not load.
+    /// What containers have in place of root's rights, if the daemon is run by another user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootless: Option<Rootless>,
+    /// Where the definitions of the containers are kept that outlive a reboot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<PathBuf>,
+    /// What it could not load, and which containers it could not make again after a reboot.
     pub problems: Vec<Problem>,
 }
 
 /// Something in the state root that could not be loaded; all else was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Problem {
     /// Where it is.
     pub path: PathBuf,
@@ -84,8 +69,21 @@ pub struct Problem {
     pub reason: String,
 }
 
+/// All that the record and the bundle of a container say, beyond [`ContainerInfo`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Details {
+    /// The OCI configuration that its runtime was given; null if its file is gone.
+    pub config: Value,
+    /// Its record, `process.json`.
+    pub record: Value,
+    /// Its earlier runs, the oldest first.
+    pub runs: Vec<PastRun>,
+}
+
 /// What a container uses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatsOf {
     /// The container.
     pub id: ContainerId,
@@ -93,23 +91,45 @@ pub struct StatsOf {
     pub stats: Stats,
 }
 
-/// How to stop a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct StopRequest {
-    /// The signal that comes first, by number. The default is SIGTERM.
-    pub signal: i32,
-    /// After how much time SIGKILL follows, in milliseconds. The default is ten seconds.
-    pub grace_ms: u64,
+/// A container: the JSON of [`ContainerInfo`], `restart` and `health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ContainerView {
+    /// The container.
+    #[serde(flatten)]
+    pub info: ContainerInfo,
+    /// Its restart policy, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+    /// Its health, if it has a health check. `GET /containers/{id}` alone has the last results, `log`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
-impl Default for StopRequest {
-    fn default() -> Self {
-        Self { signal: nix::libc::SIGTERM, grace_ms: 10_000 }
+impl From<ContainerInfo> for ContainerView {
+    fn from(info: ContainerInfo) -> Self {
+        let (restart, health) = (Restart::of(&info), Health::of(&info));
+        Self { info, restart, health }
     }
 }
 
-/// A container to create: the JSON of [`ContainerOptions`], and `start`.
+/// How to stop a container.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StopRequest {
+    /// The signal that comes first, by number. The default is the container's own, or SIGTERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// After how much time SIGKILL follows, in milliseconds. The default is the container's own, or ten
+    /// seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+}
+
+/// A container to create: the JSON of [`ContainerOptions`], and `start`. The JSON may also have `restart`, a
+/// [`RestartPolicy`], which is stored as the label [`POLICY`], and `health`, a [`HealthCheck`], which is
+/// stored as the label [`HEALTH`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub struct CreateRequest {
@@ -148,8 +168,29 @@ fn join(options: &impl Serialize, flag: &str, value: bool) -> Value {
 impl TryFrom<Value> for CreateRequest {
     type Error = serde_json::Error;
 
-    fn try_from(body: Value) -> serde_json::Result<Self> {
-        let (options, start) = split(body, "start")?;
+    fn try_from(mut body: Value) -> serde_json::Result<Self> {
+        let mut take = |name| body.as_object_mut().and_then(|body| body.remove(name));
+        let (restart, health) = (take("restart"), take("health"));
+        let policy = restart.or_else(|| body["labels"].get(POLICY).cloned());
+        let policy: Option<RestartPolicy> = policy.map(serde_json::from_value).transpose()?;
+        let health: Option<HealthCheck> = match (health, body["labels"][HEALTH].as_str()) {
+            (Some(health), _) => Some(serde_json::from_value(health)?),
+            (None, Some(label)) => Some(serde_json::from_str(label)?),
+            (None, None) => None,
+        };
+        let restarts = policy.is_some_and(|policy| policy != RestartPolicy::No)
+            || health.as_ref().is_some_and(HealthCheck::restarts);
+        if restarts && body["remove"] == true {
+            let message = "a container that is removed after its exit cannot be restarted";
+            return Err(serde::de::Error::custom(message));
+        }
+        let (mut options, start) = split(body, "start")?;
+        if let Some(policy) = policy {
+            options = policy.apply(options);
+        }
+        if let Some(health) = health {
+            options = health.apply(options);
+        }
         Ok(Self { options, start })
     }
 }
@@ -177,6 +218,7 @@ impl From<ExecRequest> for Value {
 
 /// A signal to send.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KillRequest {
     /// Its number, 1 to 64.
@@ -188,6 +230,7 @@ pub struct KillRequest {
 
 /// Which process is meant.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Of {
     /// The process; the container's first if missing.
@@ -195,8 +238,19 @@ pub struct Of {
     pub process: Option<ProcessId>,
 }
 
+/// Which state of a container is returned.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct InspectQuery {
+    /// Once its start has succeeded. The answer is its failure if it has failed.
+    #[serde(default)]
+    pub begun: bool,
+}
+
 /// Whose end is waited for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WaitQuery {
     /// The process; the container's first if missing.
@@ -212,6 +266,7 @@ pub struct WaitQuery {
 
 /// What is attached to, and from where on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AttachQuery {
     /// Whether the client was attached before, or cannot know: it gets the output from `after` on, or
@@ -231,16 +286,17 @@ pub struct AttachQuery {
     /// The position after which output is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// How many bytes of standard output came after that position,
+    /// How many bytes of standard output came after that position.
     pub stdout: u64,
-    /// of standard error,
+    /// How many bytes of standard error came after that position.
     pub stderr: u64,
-    /// and of notices.
+    /// How many bytes of notices came after that position.
     pub notices: u64,
 }
 
 /// Which part of the output is wanted, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LogQuery {
     /// Whether it goes on until the container ends.
@@ -248,6 +304,9 @@ pub struct LogQuery {
     /// Only what was written then (RFC 3339) or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// Only what was written before that time (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// Only so many lines at the end of what is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
@@ -258,19 +317,20 @@ pub struct LogQuery {
     pub process: Option<ProcessId>,
     /// Whether positions are wanted.
     pub positions: bool,
-    /// As in [`AttachQuery`].
+    /// The position after which output is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
-    /// As in [`AttachQuery`].
+    /// How many bytes of standard output came after that position.
     pub stdout: u64,
-    /// As in [`AttachQuery`].
+    /// How many bytes of standard error came after that position.
     pub stderr: u64,
-    /// As in [`AttachQuery`].
+    /// How many bytes of notices came after that position.
     pub notices: u64,
 }
 
 /// A terminal's new size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResizeRequest {
     /// The size, in characters.
@@ -282,6 +342,7 @@ pub struct ResizeRequest {
 
 /// How a container's state is to be written out.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CheckpointRequest {
     /// Into this directory.
@@ -302,6 +363,7 @@ pub struct CheckpointRequest {
 
 /// A process that runs now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Started {
     /// Its container.
     pub container: ContainerId,
@@ -322,6 +384,7 @@ pub struct Started {
 
 /// A message between the pieces of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Message {
     /// The process runs.
@@ -334,6 +397,7 @@ pub enum Message {
 
 /// A line of the stream of events. `cursor` is the place after it: where to begin once it is dealt with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum EventLine {
     /// Numbers of which there is no event.
@@ -355,6 +419,7 @@ pub enum EventLine {
 
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorBody {
     /// For programs.
     pub kind: ErrorKind,
@@ -364,6 +429,7 @@ pub struct ErrorBody {
 
 /// What kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
     /// No such container or process.

@@ -33,6 +33,11 @@ impl Failure {
         Self { status, body: ErrorBody { kind, message: message.into() } }
     }
 
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// With another HTTP status than the kind's.
     pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;

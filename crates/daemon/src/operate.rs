@@ -1,9 +1,8 @@
 //! Freezing, limits, checkpoints, and a look inside: one handler a request.
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::response::NoContent;
 use holdfast_supervisor::{CheckpointOptions, Supervisor};
 
 use crate::api::{CheckpointRequest, ErrorKind, ProcessEntry, Stats, StatsOf};
@@ -11,48 +10,40 @@ use crate::body::Input;
 use crate::error::Failure;
 use crate::routes::{Answer, Path, find};
 
-pub(crate) fn routes() -> Router<Supervisor> {
-    Router::new()
-        .route("/containers/{id}/pause", post(pause))
-        .route("/containers/{id}/resume", post(resume))
-        .route("/containers/{id}/update", post(update))
-        .route("/containers/{id}/checkpoint", post(checkpoint))
-        .route("/containers/{id}/top", get(top))
-        .route("/containers/{id}/stats", get(stats))
-        .route("/stats", get(all_stats))
-}
-
-async fn pause(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
-    find(&supervisor, &id)?.pause().await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn resume(
+pub(crate) async fn pause(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    find(&supervisor, &id)?.resume().await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Answer<NoContent> {
+    find(&supervisor, &id)?.pause().await?;
+    Ok(NoContent)
 }
 
-async fn update(
+pub(crate) async fn resume(
+    State(supervisor): State<Supervisor>,
+    Path(id): Path<String>,
+) -> Answer<NoContent> {
+    find(&supervisor, &id)?.resume().await?;
+    Ok(NoContent)
+}
+
+pub(crate) async fn update(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(resources): Input<serde_json::Value>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     if !resources.is_object() {
         let message = "limits are a JSON object: the linux.resources of an OCI configuration";
         return Err(Failure::new(ErrorKind::Invalid, message));
     }
     find(&supervisor, &id)?.update(&resources).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-async fn checkpoint(
+pub(crate) async fn checkpoint(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<CheckpointRequest>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     if !request.path.is_absolute() {
         return Err(Failure::new(ErrorKind::Invalid, "a checkpoint needs an absolute path"));
     }
@@ -76,24 +67,24 @@ async fn checkpoint(
         options = options.empty_namespace(kind);
     }
     find(&supervisor, &id)?.checkpoint(options).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-async fn top(
+pub(crate) async fn top(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
 ) -> Answer<Json<Vec<ProcessEntry>>> {
     Ok(Json(find(&supervisor, &id)?.processes().await?))
 }
 
-async fn stats(
+pub(crate) async fn stats(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
 ) -> Answer<Json<Stats>> {
     Ok(Json(find(&supervisor, &id)?.stats().await?))
 }
 
-async fn all_stats(State(supervisor): State<Supervisor>) -> Answer<Json<Vec<StatsOf>>> {
+pub(crate) async fn all_stats(State(supervisor): State<Supervisor>) -> Answer<Json<Vec<StatsOf>>> {
     let all = supervisor.stats_all().await?;
     let all = all.into_iter().map(|(of, stats)| StatsOf { id: of.id().clone(), stats });
     Ok(Json(all.collect()))

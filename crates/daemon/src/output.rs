@@ -1,13 +1,11 @@
 //! What processes write, as frames: one handler a request, and the streams that they share.
 
 use std::future::ready;
+use std::time::SystemTime;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::NoContent;
 use bytes::{Buf, BytesMut};
 use futures::stream::once;
 use futures::{Stream, StreamExt};
@@ -18,29 +16,23 @@ use holdfast_supervisor::{
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::Encoder;
 
+use crate::answer::Frames;
 use crate::api::{AttachQuery, ErrorKind, LogQuery, Message, Of, Started};
 use crate::body::Input;
 use crate::error::Failure;
-use crate::frame::{self, Codec, Frame};
+use crate::frame::{Codec, Frame};
 use crate::routes::{Answer, Asked, Path, find, find_incarnation, find_process, past_exit};
 
-pub(crate) fn routes() -> Router<Supervisor> {
-    Router::new()
-        .route("/containers/{id}/logs", get(logs))
-        .route("/containers/{id}/attach", get(attach))
-        .route("/containers/{id}/reopen-logs", post(reopen_logs))
-}
-
-async fn logs(
+pub(crate) async fn logs(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Asked(query): Asked<LogQuery>,
-) -> Answer<Response> {
+) -> Answer<Frames> {
     let mut options = LogOptions::new();
     if let Some(since) = &query.since {
-        let wrong = |error| Failure::new(ErrorKind::Invalid, format!("since {since:?}: {error}"));
-        options = options.since(humantime::parse_rfc3339(since).map_err(wrong)?);
+        options = options.since(time("since", since)?);
     }
+    let before = query.until.as_deref().map(|until| time("until", until)).transpose()?;
     if let Some(lines) = query.tail {
         options = options.tail(lines);
     }
@@ -49,21 +41,26 @@ async fn logs(
     let whose = Whose::find(&supervisor, &id, incarnation, query.process)?;
     let log = whose.logs(after.as_ref(), options)?;
     let times = if query.timestamps { Times::Shown } else { Times::Hidden };
-    if times == Times::Shown && !log.has_times() {
+    if (times == Times::Shown || before.is_some()) && !log.has_times() {
         return Err(Error::NoTimes { id: id.parse().map_err(Error::from)? }.into());
     }
     let lines = after.map(|it| it.lines).unwrap_or_default();
     let places = whose.places(query.positions, lines);
     let follow = if query.follow { Until::Ended } else { Until::Now };
     let skip = Skip { stdout: query.stdout, stderr: query.stderr, notices: query.notices };
-    Ok(frames(skip.of(output(log, follow, times, places))))
+    Ok(frames(skip.of(output(log, follow, before, times, places))))
 }
 
-async fn attach(
+fn time(name: &str, text: &str) -> Answer<SystemTime> {
+    humantime::parse_rfc3339(text)
+        .map_err(|error| Failure::new(ErrorKind::Invalid, format!("{name} {text:?}: {error}")))
+}
+
+pub(crate) async fn attach(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Asked(query): Asked<AttachQuery>,
-) -> Answer<Response> {
+) -> Answer<Frames> {
     match attach_to(&supervisor, &id, &query).await {
         // It may also be removed at this very moment.
         Err(unknown) if query.resume && unknown.body.kind == ErrorKind::NotFound => {
@@ -73,7 +70,7 @@ async fn attach(
     }
 }
 
-async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> Answer<Response> {
+async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> Answer<Frames> {
     let whose = Whose::find(supervisor, id, query.incarnation, query.process.clone())?;
     let after = query.after.as_deref().map(Place::parse).transpose()?;
     let info = whose.container.info();
@@ -104,7 +101,9 @@ async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> An
     let guard = Leaving(Some(whose));
     let skip = Skip { stdout: query.stdout, stderr: query.stderr, notices: query.notices };
     Ok(match log {
-        Ok(log) => whole(started, skip.of(output(log, until, Times::Hidden, places)), ended, guard),
+        Ok(log) => {
+            whole(started, skip.of(output(log, until, None, Times::Hidden, places)), ended, guard)
+        }
         Err(_) if query.resume => whole(started, futures::stream::empty(), ended, guard),
         Err(reason) => {
             let notice = Frame::Notice(format!("holdfast: {reason}\n").into());
@@ -114,7 +113,7 @@ async fn attach_to(supervisor: &Supervisor, id: &str, query: &AttachQuery) -> An
 }
 
 /// What is known of a process that was removed: its status, from the journal.
-async fn removed(supervisor: &Supervisor, id: &str, query: AttachQuery) -> Answer<Response> {
+async fn removed(supervisor: &Supervisor, id: &str, query: AttachQuery) -> Answer<Frames> {
     let id = id.parse().map_err(Error::from)?;
     let process = query.process.unwrap_or_else(ProcessId::init);
     let exit = past_exit(supervisor, &id, &process, query.incarnation, query.run).await?;
@@ -271,25 +270,25 @@ impl Skip {
     }
 }
 
-async fn reopen_logs(
+pub(crate) async fn reopen_logs(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<Of>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     let container = find(&supervisor, &id)?;
     match find_process(&container, request.process)? {
         None => container.reopen_logs()?,
         Some(exec) => exec.reopen_logs()?,
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// The whole life of a process as frames: its start, its output, its end.
-pub(crate) async fn life(whose: Whose, log: LogReader, positions: bool) -> Response {
+pub(crate) async fn life(whose: Whose, log: LogReader, positions: bool) -> Frames {
     let started = whose.started();
     let places = whose.places(positions, Lines::default());
     let ended = whose.clone().ended(whose.exec.is_none().then_some(started.run));
-    let output = output(log, Until::Ended, Times::Hidden, places);
+    let output = output(log, Until::Ended, None, Times::Hidden, places);
     whole(started, output, ended, Leaving(Some(whose)))
 }
 
@@ -298,7 +297,7 @@ fn whole(
     output: impl Stream<Item = Frame> + Send + 'static,
     ended: impl Future<Output = Result<ExitStatus, Error>> + Send + 'static,
     leaving: Leaving,
-) -> Response {
+) -> Frames {
     let last = async move {
         let ended = ended.await;
         leaving.stays();
@@ -347,17 +346,25 @@ struct Reading {
     log: LogReader,
     lines: Lines,
     until: Until,
+    /// What was written at this time or later is passed over.
+    before: Option<SystemTime>,
     times: Times,
     places: Places,
     begun: bool,
 }
 
-fn output(log: LogReader, until: Until, times: Times, places: Places) -> impl Stream<Item = Frame> {
+fn output(
+    log: LogReader,
+    until: Until,
+    before: Option<SystemTime>,
+    times: Times,
+    places: Places,
+) -> impl Stream<Item = Frame> {
     let lines = match &places {
         Places::Told { lines, .. } => lines.clone(),
         Places::Kept => Lines::default(),
     };
-    let begin = Reading { log, lines, until, times, places, begun: false };
+    let begin = Reading { log, lines, until, before, times, places, begun: false };
     futures::stream::unfold(Some(begin), move |reading| async move {
         let mut reading = reading?;
         match reading.next().await {
@@ -387,12 +394,11 @@ impl Reading {
                 return Ok(vec![place]);
             }
         }
-        let chunk = match &self.until {
-            Until::Ended => self.log.follow().await?,
-            Until::Now => self.log.next().await?,
-            Until::Time(last) => {
-                let chunk = self.log.next().await?;
-                chunk.filter(|chunk| chunk.time.as_ref().is_none_or(|time| time <= last))
+        let chunk = loop {
+            let chunk = self.chunk().await?;
+            // All of it is looked at: the times of two streams are not in one order.
+            if chunk.as_ref().is_none_or(|chunk| self.is_before(chunk)) {
+                break chunk;
             }
         };
         let Some(chunk) = chunk else { return Ok(Vec::new()) };
@@ -405,6 +411,23 @@ impl Reading {
             Mark::Plain | Mark::Again => Frame::Output(chunk.stream, bytes),
         };
         Ok(std::iter::once(frame).chain(self.place()).collect())
+    }
+
+    async fn chunk(&mut self) -> std::io::Result<Option<LogChunk>> {
+        Ok(match &self.until {
+            Until::Ended => self.log.follow().await?,
+            Until::Now => self.log.next().await?,
+            Until::Time(last) => {
+                let chunk = self.log.next().await?;
+                chunk.filter(|chunk| chunk.time.as_ref().is_none_or(|time| time <= last))
+            }
+        })
+    }
+
+    fn is_before(&self, chunk: &LogChunk) -> bool {
+        let Some(before) = self.before else { return true };
+        let time = chunk.time.as_ref().and_then(|time| humantime::parse_rfc3339(time).ok());
+        time.is_none_or(|time| time < before)
     }
 
     /// The position as a frame, if the client wants it and there is one just here.
@@ -440,11 +463,11 @@ impl Lines {
     }
 }
 
-fn frames(frames: impl Stream<Item = Frame> + Send + 'static) -> Response {
+fn frames(frames: impl Stream<Item = Frame> + Send + 'static) -> Frames {
     let encoded = frames.map(|frame| {
         let mut bytes = BytesMut::new();
         Codec.encode(frame, &mut bytes)?;
         Ok::<_, std::io::Error>(bytes.freeze())
     });
-    ([(header::CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(encoded)).into_response()
+    Frames(Body::from_stream(encoded))
 }

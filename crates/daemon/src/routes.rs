@@ -1,56 +1,126 @@
 //! One handler a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequestParts, Query, State};
-use axum::http::{HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::extract::{FromRef, FromRequestParts, Query, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, NoContent, Response};
 use axum::{Json, Router};
+use holdfast_policies::{HealthChecks, Restarts};
 use holdfast_supervisor::{Container, ContainerId, Error, ExecProcess, ProcessId, Supervisor};
 use nix::libc::SIGKILL;
 use serde::Deserialize;
 
+use crate::answer::{Created, Executed, Frames, Lines, Text};
 use crate::api::{
-    ContainerInfo, CreateRequest, Cursor, ErrorKind, EventLine, ExecRequest, ExitRecord,
-    Incarnation, Info, KillRequest, Of, PastRun, Problem, ResizeRequest, StopRequest, WaitQuery,
+    ContainerOptions, ContainerView, CreateRequest, Cursor, Details, ErrorKind, EventLine,
+    ExecRequest, ExitRecord, Incarnation, Info, InspectQuery, KillRequest, Of, PastRun, Problem,
+    ResizeRequest, StopRequest, WaitQuery,
 };
 use crate::body::{Input, give_back_soon};
 use crate::error::Failure;
+use crate::metrics::{self, Metrics};
 use crate::output::Whose;
-use crate::{operate, output};
+use crate::reload::SharedDefaults;
+use crate::{openapi, operate, output};
 
 pub(crate) type Answer<T> = Result<T, Failure>;
 
-pub(crate) fn router(supervisor: Supervisor) -> Router {
-    let v1 = Router::new()
-        .route("/info", get(info))
-        .route("/events", get(events))
-        .route("/run", post(run))
-        .route("/containers", get(list).post(create))
-        .route("/containers/{id}", get(inspect).delete(delete))
-        .route("/containers/{id}/start", post(start))
-        .route("/containers/{id}/stop", post(stop))
-        .route("/containers/{id}/restart", post(restart))
-        .route("/containers/{id}/runs", get(runs))
-        .route("/containers/{id}/wait", get(wait))
-        .route("/containers/{id}/kill", post(kill))
-        .route("/containers/{id}/exec", post(exec))
-        .route("/containers/{id}/close-stdin", post(close_stdin))
-        .route("/containers/{id}/release", post(release))
-        .route("/containers/{id}/resize", post(resize))
-        .route("/containers/{id}/processes/{process}", axum::routing::delete(delete_process))
-        .merge(output::routes())
-        .merge(operate::routes());
-    Router::new()
-        .nest("/v1", v1)
-        .fallback(async || Failure::new(ErrorKind::NotFound, "no such request; see GET /v1/info"))
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) restarts: Arc<Restarts>,
+    pub(crate) checks: Arc<HealthChecks>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) defaults: SharedDefaults,
+}
+
+impl Shared {
+    /// Fills in what the options of a container leave open.
+    fn complete(&self, options: ContainerOptions) -> Answer<ContainerOptions> {
+        let complete = self.defaults.get().apply(options);
+        complete
+            .map_err(|error| Failure::new(ErrorKind::Internal, format!("the defaults: {error}")))
+    }
+}
+
+impl FromRef<Shared> for Supervisor {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.supervisor.clone()
+    }
+}
+
+/// Makes the router of the API from a table of its requests; in a test also the document.
+macro_rules! requests {
+    ($($method:ident $path:literal $handler:path, $summary:literal;)*) => {
+        fn requests() -> Router<Shared> {
+            Router::new()$(.route($path, axum::routing::$method($handler)))*
+        }
+
+        #[cfg(test)]
+        pub(crate) fn describe(document: &mut crate::openapi::describe::Describing) {
+            $(document.request(stringify!($method), $path, $summary, $handler);)*
+        }
+    };
+}
+
+requests! {
+    get "/v1/info" info, "Returns the version, the state root, the kernel, the limits and the problems";
+    get "/v1/openapi.json" openapi::show, "Returns this document";
+    get "/v1/events" events, "Streams events: from now on, after a cursor, or all that are kept";
+    get "/v1/stats" operate::all_stats, "Returns what all containers use that have a process";
+    get "/v1/containers" list, "Lists all containers, or those with a label";
+    post "/v1/containers" create, "Creates a container, and starts it if asked to";
+    post "/v1/run" run, "Creates and starts a container, and streams its output until its exit";
+    get "/v1/containers/{id}" inspect, "Returns one container";
+    delete "/v1/containers/{id}" delete, "Deletes a container; a running one only with `force`";
+    get "/v1/containers/{id}/details" details, "Returns the OCI configuration, the record and the earlier runs";
+    post "/v1/containers/{id}/start" start, "Starts a container that is created or stopped";
+    post "/v1/containers/{id}/stop" stop, "Stops a container, and waits for its exit";
+    post "/v1/containers/{id}/restart" restart, "Stops a container and starts it again";
+    get "/v1/containers/{id}/runs" runs, "Lists the earlier runs of a container, the oldest first";
+    get "/v1/containers/{id}/wait" wait, "Waits for the exit of a process; also of a container that was deleted";
+    post "/v1/containers/{id}/kill" kill, "Sends a signal to a process";
+    post "/v1/containers/{id}/exec" exec, "Starts a further process, and streams its output unless it is detached";
+    delete "/v1/containers/{id}/processes/{process}" delete_process, "Deletes a further process that has ended";
+    post "/v1/containers/{id}/close-stdin" close_stdin, "Closes the input of a process";
+    post "/v1/containers/{id}/resize" resize, "Sets the size of a terminal";
+    post "/v1/containers/{id}/pause" operate::pause, "Freezes all processes of a container";
+    post "/v1/containers/{id}/resume" operate::resume, "Thaws the processes of a paused container";
+    post "/v1/containers/{id}/update" operate::update, "Changes limits: the body is `linux.resources` of an OCI configuration";
+    post "/v1/containers/{id}/checkpoint" operate::checkpoint, "Writes the state of a container to a directory";
+    get "/v1/containers/{id}/top" operate::top, "Lists the processes of a container";
+    get "/v1/containers/{id}/stats" operate::stats, "Returns what a container uses";
+    get "/v1/containers/{id}/logs" output::logs, "Streams what a process wrote";
+    get "/v1/containers/{id}/attach" output::attach, "Streams the output from now on, or after a position, until the exit";
+    post "/v1/containers/{id}/release" release, "Ends the wait of an automatic deletion: the client has read all output";
+    post "/v1/containers/{id}/reopen-logs" output::reopen_logs, "Has the log files opened again after a rotation";
+    get "/metrics" metrics::show, "Returns the metrics of the daemon";
+}
+
+pub(crate) fn router(shared: Shared) -> Router {
+    requests()
+        .fallback(async || Failure::new(ErrorKind::NotFound, "no such request; see docs/api.md"))
         .method_not_allowed_fallback(async || {
             Failure::new(ErrorKind::Invalid, "this path takes other methods")
                 .with_status(StatusCode::METHOD_NOT_ALLOWED)
         })
-        .with_state(supervisor)
+        .layer(middleware::from_fn_with_state(shared.metrics.clone(), metrics::count))
+        .with_state(shared)
+}
+
+/// Refuses what may change something. `attach` does: a client that leaves ends the wait of an automatic
+/// deletion.
+pub(crate) async fn only_reads(request: Request, next: Next) -> Response {
+    if request.method() == Method::GET && !request.uri().path().ends_with("/attach") {
+        return next.run(request).await;
+    }
+    let message = "this socket is read-only: it answers GET, and not attach";
+    Failure::new(ErrorKind::Forbidden, message).into_response()
 }
 
 /// What stands behind the `?`. A name that means nothing there is an error: it may be a typing mistake, and
@@ -84,13 +154,10 @@ pub(crate) fn find_incarnation(
     }
 }
 
-async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
+async fn info(State(Shared { supervisor, restarts, .. }): State<Shared>) -> Json<Info> {
     let report = supervisor.restore_report();
-    let problems = report
-        .problems
-        .iter()
-        .map(|p| Problem { path: p.path.clone(), reason: p.reason.clone() })
-        .collect();
+    let problems = report.problems.iter().cloned().chain(restarts.problems());
+    let problems = problems.map(|it| Problem { path: it.path, reason: it.reason }).collect();
     Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -98,6 +165,8 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
         runtime: supervisor.default_runtime(),
         abilities: supervisor.abilities().clone(),
         limits: supervisor.limits().to_vec(),
+        rootless: supervisor.rootless().cloned(),
+        definitions: restarts.definitions().map(ToOwned::to_owned),
         restored: report.containers,
         restore_micros: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
         problems,
@@ -105,15 +174,17 @@ async fn info(State(supervisor): State<Supervisor>) -> Json<Info> {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(crate) struct ListQuery {
+    /// Only containers with this label: `NAME`, or `NAME=VALUE`.
     label: Option<String>,
 }
 
 async fn list(
     State(supervisor): State<Supervisor>,
     Asked(query): Asked<ListQuery>,
-) -> Answer<Response> {
+) -> Answer<Text<Vec<ContainerView>>> {
     let containers = match &query.label {
         None => supervisor.list(),
         Some(label) => {
@@ -130,68 +201,135 @@ async fn list(
         if place > 0 {
             text.push(b',');
         }
-        serde_json::to_writer(&mut text, &container.info())
+        serde_json::to_writer(&mut text, &ContainerView::from(container.info()))
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
     }
     text.push(b']');
     give_back_soon(text.len());
-    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+    Ok(Text::new(text))
 }
 
 async fn inspect(
+    State(Shared { supervisor, checks, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<InspectQuery>,
+) -> Answer<Json<ContainerView>> {
+    let container = find(&supervisor, &id)?;
+    if query.begun {
+        container.begun().await?;
+    }
+    let info = container.info();
+    let health = checks.of(&info);
+    Ok(Json(ContainerView { health, ..info.into() }))
+}
+
+/// The largest configuration or record that is read.
+const DETAILS_LIMIT: u64 = 16 * 1024 * 1024;
+
+async fn details(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
-) -> Answer<Json<ContainerInfo>> {
-    Ok(Json(find(&supervisor, &id)?.info()))
+) -> Answer<Json<Details>> {
+    let container = find(&supervisor, &id)?;
+    let bundle = container.info().bundle;
+    let record = supervisor.root().join(container.id().as_str()).join("init/process.json");
+    let runs = container.runs().await?;
+    let read = tokio::task::spawn_blocking(move || {
+        Ok::<_, String>((read_json(&bundle.join("config.json"))?, read_json(&record)?))
+    });
+    let read = read.await.map_err(|error| error.to_string()).and_then(|read| read);
+    match read {
+        Ok((config, record)) => Ok(Json(Details { config, record, runs })),
+        Err(error) => {
+            // It may have been removed meanwhile; then that is the reason.
+            find(&supervisor, &id)?;
+            Err(Failure::new(ErrorKind::Internal, error))
+        }
+    }
+}
+
+fn read_json(path: &std::path::Path) -> Result<serde_json::Value, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        // The caller may have removed its bundle; one of containerd's 2016 shim has none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(serde_json::Value::Null);
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    let limited = std::io::BufReader::new(std::io::Read::take(file, DETAILS_LIMIT));
+    serde_json::from_reader(limited).map_err(|error| failed(&error))
 }
 
 async fn create(
-    State(supervisor): State<Supervisor>,
+    State(shared): State<Shared>,
     Input(CreateRequest { options, start }): Input<CreateRequest>,
-) -> Answer<(StatusCode, Json<ContainerInfo>)> {
-    let container =
-        if start { supervisor.run(options).await? } else { supervisor.create(options).await? };
-    Ok((StatusCode::CREATED, Json(container.info())))
+) -> Answer<Created<ContainerView>> {
+    let options = shared.complete(options)?;
+    let Shared { restarts, metrics, .. } = shared;
+    let container = if start {
+        metrics.start(restarts.run(options)).await?
+    } else {
+        restarts.create(options).await?
+    };
+    Ok(Created(container.info().into()))
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct PositionsQuery {
+pub(crate) struct PositionsQuery {
+    /// Whether positions are wanted.
     #[serde(default)]
     positions: bool,
 }
 
 async fn run(
-    State(supervisor): State<Supervisor>,
+    State(shared): State<Shared>,
     Asked(query): Asked<PositionsQuery>,
     Input(CreateRequest { options, .. }): Input<CreateRequest>,
-) -> Answer<Response> {
-    let (container, log) = supervisor.run_attached(options).await?;
+) -> Answer<Frames> {
+    let options = shared.complete(options)?;
+    let started = shared.metrics.start(shared.restarts.run_attached(options));
+    let (container, log) = started.await?;
     Ok(output::life(Whose { container, exec: None }, log, query.positions).await)
 }
 
-async fn start(State(supervisor): State<Supervisor>, Path(id): Path<String>) -> Answer<StatusCode> {
-    find(&supervisor, &id)?.start().await?;
-    Ok(StatusCode::NO_CONTENT)
+async fn start(
+    State(Shared { supervisor, restarts, metrics, .. }): State<Shared>,
+    Path(id): Path<String>,
+) -> Answer<NoContent> {
+    metrics.start(restarts.start(&find(&supervisor, &id)?)).await?;
+    Ok(NoContent)
 }
 
 async fn stop(
-    State(supervisor): State<Supervisor>,
+    State(Shared { supervisor, restarts, .. }): State<Shared>,
     Path(id): Path<String>,
     Input(request): Input<StopRequest>,
 ) -> Answer<Json<ExitRecord>> {
-    let (signal, grace) = (checked(request.signal)?, Duration::from_millis(request.grace_ms));
-    Ok(Json(find(&supervisor, &id)?.stop(signal, grace).await?))
+    let container = find(&supervisor, &id)?;
+    let (signal, grace) = how_to_stop(&container, &request)?;
+    Ok(Json(restarts.stop(&container, signal, grace).await?))
 }
 
 async fn restart(
-    State(supervisor): State<Supervisor>,
+    State(Shared { supervisor, restarts, .. }): State<Shared>,
     Path(id): Path<String>,
     Input(request): Input<StopRequest>,
-) -> Answer<StatusCode> {
-    let (signal, grace) = (checked(request.signal)?, Duration::from_millis(request.grace_ms));
-    find(&supervisor, &id)?.restart(signal, grace).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Answer<NoContent> {
+    let container = find(&supervisor, &id)?;
+    let (signal, grace) = how_to_stop(&container, &request)?;
+    restarts.restart(&container, signal, grace).await?;
+    Ok(NoContent)
+}
+
+/// What a request says, else what the container does, else what is usual.
+fn how_to_stop(container: &Container, request: &StopRequest) -> Answer<(i32, Duration)> {
+    let (signal, grace) = holdfast_policies::how_to_stop(&container.info());
+    let signal = checked(request.signal.unwrap_or(signal))?;
+    Ok((signal, request.grace_ms.map_or(grace, Duration::from_millis)))
 }
 
 async fn runs(
@@ -255,24 +393,24 @@ async fn release(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<Of>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     Whose::find(&supervisor, &id, None, request.process)?.release();
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn delete_process(
     State(supervisor): State<Supervisor>,
     Path((id, process)): Path<(String, ProcessId)>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     find_exec(&find(&supervisor, &id)?, &process)?.delete().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn kill(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<KillRequest>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     checked(request.signal)?;
     let container = find(&supervisor, &id)?;
     match find_process(&container, request.process)? {
@@ -280,7 +418,7 @@ async fn kill(
         None => container.signal(request.signal)?,
         Some(exec) => exec.signal(request.signal)?,
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 fn checked(signal: i32) -> Answer<i32> {
@@ -297,26 +435,26 @@ async fn close_stdin(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<Of>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     let container = find(&supervisor, &id)?;
     match find_process(&container, request.process)? {
         None => container.close_stdin()?,
         Some(exec) => exec.close_stdin()?,
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn resize(
     State(supervisor): State<Supervisor>,
     Path(id): Path<String>,
     Input(request): Input<ResizeRequest>,
-) -> Answer<StatusCode> {
+) -> Answer<NoContent> {
     let container = find(&supervisor, &id)?;
     match find_process(&container, request.process)? {
         None => container.resize(request.size)?,
         Some(exec) => exec.resize(request.size)?,
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// An exec, or `None` for the container's first process.
@@ -342,7 +480,7 @@ async fn exec(
     Path(id): Path<String>,
     Asked(query): Asked<PositionsQuery>,
     Input(ExecRequest { mut options, detach }): Input<ExecRequest>,
-) -> Answer<Response> {
+) -> Answer<Executed> {
     let container = find(&supervisor, &id)?;
     if !detach {
         options = options.auto_remove();
@@ -350,44 +488,53 @@ async fn exec(
     let (process, log) = container.exec_attached(options).await?;
     let whose = Whose { container, exec: Some(process) };
     if detach {
-        return Ok(Json(whose.started()).into_response());
+        return Ok(Executed::Detached(whose.started()));
     }
-    Ok(output::life(whose, log, query.positions).await)
+    Ok(Executed::Attached(output::life(whose, log, query.positions).await))
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct DeleteQuery {
+pub(crate) struct DeleteQuery {
+    /// Whether a container that still runs is killed.
     #[serde(default)]
     force: bool,
 }
 
 async fn delete(
-    State(supervisor): State<Supervisor>,
+    State(Shared { supervisor, restarts, .. }): State<Shared>,
     Path(id): Path<String>,
     Asked(query): Asked<DeleteQuery>,
-) -> Answer<StatusCode> {
-    let container = find(&supervisor, &id)?;
-    if query.force {
-        container.delete_forced().await?
-    } else {
-        container.delete().await?
+) -> Answer<NoContent> {
+    let id: ContainerId = id.parse().map_err(Error::from)?;
+    match supervisor.get(&id) {
+        Ok(container) if query.force => restarts.delete_forced(&container).await?,
+        Ok(container) => restarts.delete(&container).await?,
+        // It could not be made after a reboot, and is not to be tried again.
+        Err(_) if restarts.forget(&id).await? => {}
+        Err(unknown) => return Err(unknown.into()),
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct EventQuery {
+pub(crate) struct EventQuery {
+    /// Whether all events that are kept come first; not together with `since`.
     #[serde(default)]
     replay: bool,
+    /// The cursor after which events are wanted.
     since: Option<Cursor>,
+    /// `false` to end with the last event that is there now.
+    follow: Option<bool>,
 }
 
 async fn events(
     State(supervisor): State<Supervisor>,
     Asked(query): Asked<EventQuery>,
-) -> Answer<Response> {
+) -> Answer<Lines<EventLine>> {
     let stream = match (query.since, query.replay) {
         (Some(_), true) => {
             let message = "`since` says where to begin, and `replay` at the beginning: one of them";
@@ -398,7 +545,11 @@ async fn events(
         (None, false) => supervisor.events(),
     };
     let begin = stream.cursor().to_string();
-    let lines = futures::stream::unfold(stream, async |mut stream| {
+    let end = (query.follow == Some(false)).then(|| supervisor.events().cursor());
+    let lines = futures::stream::unfold(stream, move |mut stream| async move {
+        if end.is_some_and(|end| stream.cursor().number() >= end.number()) {
+            return None;
+        }
         let item = stream.next().await?;
         let cursor = stream.cursor();
         let line = match item {
@@ -411,9 +562,5 @@ async fn events(
         });
         Some((line, stream))
     });
-    let kind = [
-        (header::CONTENT_TYPE, "application/x-ndjson".to_owned()),
-        (HeaderName::from_static("holdfast-cursor"), begin),
-    ];
-    Ok((kind, Body::from_stream(lines)).into_response())
+    Ok(Lines::new(begin, Body::from_stream(lines)))
 }

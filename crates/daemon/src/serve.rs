@@ -1,39 +1,33 @@
 //! The daemon from start to end.
 
 use std::io;
-use std::path::PathBuf;
-use std::pin::pin;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::middleware;
+use futures::FutureExt;
+use holdfast_policies::{Backoff, Definitions, HealthChecks, Restarts};
 use holdfast_supervisor::{GroupName, Limit, Supervisor};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use holdfast_sys::resource;
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::body::give_back_soon;
-use crate::routes::router;
+use crate::connections::{self, SHUTDOWN_LIMIT};
+use crate::endpoint::{self, Endpoint};
+use crate::metrics::Metrics;
+use crate::reload::{self, Reload, SharedDefaults};
+use crate::routes::only_reads;
+use crate::routes::{Shared, router};
 use crate::signals::Signals;
-use crate::socket::Socket;
+use crate::socket::{self, Access, Socket};
 use crate::systemd::{self, Manager};
-
-/// How long open requests may take to end when the daemon does. What they asked for is finished or
-/// taken up by the next daemon in any case.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-
-/// How long a client may take to send the head of a request, also between two requests.
-const HEADER_LIMIT: Duration = Duration::from_secs(30);
-
-/// After so many connections, their memory is given back.
-const MANY: usize = 256;
+use crate::web::{self, Web};
 
 /// What the daemon is started with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// The state root.
     pub root: PathBuf,
@@ -51,20 +45,38 @@ pub struct Config {
     pub log_max_size: u64,
     /// How many files such a log has.
     pub log_max_files: u32,
+    /// Where metrics are served on TCP; the socket serves them always.
+    pub metrics: Option<Endpoint>,
+    /// Where the web page is served.
+    pub web: Option<Web>,
+    /// A second socket, which answers only requests that change nothing.
+    pub read_only: Option<ReadOnly>,
+    /// Where the definitions of containers are kept that outlive a reboot; no other daemon may have the
+    /// same directory. `None` if none does.
+    pub definitions: Option<PathBuf>,
+    /// What SIGHUP reads again; `None` if there is no configuration file.
+    pub reload: Option<Reload>,
+}
+
+/// The read-only socket.
+#[derive(Debug, Clone)]
+pub struct ReadOnly {
+    /// Its path.
+    pub address: PathBuf,
+    /// The group that may connect, by name or number; root alone if this is `None`.
+    pub group: Option<String>,
+}
+
+impl ReadOnly {
+    async fn bind(&self) -> io::Result<Socket> {
+        let group = self.group.as_deref().map(socket::group).transpose()?;
+        Socket::bind(&self.address, Access::Group(group)).await
+    }
 }
 
 /// The daemon can't start.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// It would start, and then fail at each container.
-    #[error(
-        "a daemon has to be run by root, and this is user {uid}: to run as a plain user is not \
-         supported yet; try sudo"
-    )]
-    NotRoot {
-        /// The effective user id.
-        uid: u32,
-    },
     /// The supervisor said no.
     #[error(transparent)]
     Supervisor(#[from] holdfast_supervisor::Error),
@@ -72,6 +84,26 @@ pub enum ServeError {
     #[error("socket {path}: {source}")]
     Socket {
         /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Metrics or the web page can't be served on TCP.
+    #[error("{what} on {address} with the token in {token}: {source}")]
+    Tcp {
+        /// Which of them.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The file of the token.
+        token: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The definitions can't be kept.
+    #[error("definitions in {path}: {source}")]
+    Definitions {
+        /// The directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -85,13 +117,17 @@ pub enum ServeError {
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     // First of all: a signal during the start must not end it unseen either.
     let mut signals = Signals::begin()?;
-    let user = nix::unistd::geteuid();
-    if !user.is_root() {
-        return Err(ServeError::NotRoot { uid: user.as_raw() });
-    }
+    let definitions = config.definitions.as_deref().map(|path| {
+        let failed = |source| ServeError::Definitions { path: path.to_owned(), source };
+        Definitions::open(path).map_err(failed)
+    });
+    let definitions = definitions.transpose()?;
 
+    let nofile = resource::raise_open_files().inspect_err(|error| {
+        tracing::warn!(%error, "limit of open files not raised");
+    });
     let mut builder = Supervisor::builder(&config.root)
-        .container_nofile(raise_nofile())
+        .container_nofile(nofile.ok())
         .shim_group(config.shim_group)
         .spare_shims(config.spare_shims)
         .log_rotation(Some(config.log_max_size).filter(|size| *size > 0), config.log_max_files)
@@ -108,8 +144,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         None
     });
     let manager = manager.map(Arc::new);
+    let inherited = systemd::inherited();
     if let Some(manager) = &manager {
-        builder = builder.keeper(manager.clone(), systemd::kept());
+        builder = builder.keeper(manager.clone(), inherited.kept);
     }
     // A task of its own, because its first steps don't yield.
     let supervisor = tokio::select! {
@@ -132,62 +169,122 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         let Limit { of, most, containers, raise, .. } = limit;
         tracing::info!(containers, limit = %of, most, raise, "room");
     }
-    let socket = Socket::bind(&config.address)
-        .await
-        .map_err(|source| ServeError::Socket { path: config.address.clone(), source })?;
-    tracing::info!(address = %config.address.display(), "listening");
-    if let Some(manager) = manager {
-        manager.ready()?;
+    let read_only = match (inherited.read_only, &config.read_only) {
+        (Some(listener), _) => Some(Socket::inherit(listener, Access::Group(None))?),
+        (None, None) => None,
+        (None, Some(read_only)) => {
+            let failed = |source| ServeError::Socket { path: read_only.address.clone(), source };
+            Some(read_only.bind().await.map_err(failed)?)
+        }
+    };
+    let (socket, address) = match inherited.socket {
+        Some(listener) => {
+            let address = listener.local_addr()?.as_pathname().map(Path::to_owned);
+            let address = address.unwrap_or_else(|| config.address.clone());
+            (Socket::inherit(listener, Access::Owner)?, address)
+        }
+        None => {
+            let failed = |source| ServeError::Socket { path: config.address.clone(), source };
+            let socket = Socket::bind(&config.address, Access::Owner).await.map_err(failed)?;
+            (socket, config.address)
+        }
+    };
+    tracing::info!(address = %address.display(), "listening");
+    let metrics_listener = match &config.metrics {
+        None => None,
+        Some(endpoint) => Some(listen("metrics", endpoint).await?),
+    };
+    let web_listener = match &config.web {
+        None => None,
+        Some(web) => Some(listen("web page", &web.endpoint).await?),
+    };
+    if let Some(manager) = &manager
+        && let Err(error) = manager.ready()
+    {
+        tracing::warn!(%error, "the service manager is not told that the daemon is ready");
     }
+
+    let metrics = Arc::new(Metrics::begin(&supervisor));
+    let (of, backoff) = (supervisor.clone(), Backoff::default());
+    let restarts = Arc::new(match definitions {
+        Some(definitions) => Restarts::begin_with(of, backoff, definitions).await,
+        None => Restarts::begin(of, backoff),
+    });
+    let checks = Arc::new(HealthChecks::begin(&restarts));
+    let defaults = SharedDefaults::of(config.reload.as_ref());
+    let mut chores = JoinSet::new();
+    chores.spawn(reload::follow(
+        config.reload,
+        signals.hangups.clone(),
+        defaults.clone(),
+        manager.clone(),
+    ));
+    chores.spawn(systemd::check_kill_mode());
+    if let (Some(manager), Some(pause)) = (manager.clone(), systemd::watchdog()) {
+        chores.spawn(report_health(manager, pause, address));
+    }
+    let shared = Shared { supervisor: supervisor.clone(), restarts, checks, metrics, defaults };
 
     let stopping = supervisor.clone();
     let stop = async move {
         let signal = signals.end().await;
         tracing::info!("{signal}: going down, containers run on");
+        if let Some(manager) = manager {
+            // It is of no use to us.
+            let _ = manager.stopping();
+        }
         // Ends waits and streams, which would hold the server up for ever.
         stopping.stop();
     };
-    serve_connections(socket, router(supervisor.clone()), stop).await;
+    let stop = stop.boxed().shared();
+    let router = router(shared.clone());
+    let monitored = async {
+        if let Some(socket) = read_only {
+            let router = router.clone().layer(middleware::from_fn(only_reads));
+            connections::serve(socket, router, stop.clone(), connections::READERS).await;
+        }
+    };
+    let measured = async {
+        if let (Some(listener), Some(endpoint)) = (metrics_listener, config.metrics) {
+            let router = endpoint::metrics_router(endpoint, shared);
+            connections::serve(listener, router, stop.clone(), connections::METRICS).await;
+        }
+    };
+    let watched = async {
+        if let (Some(listener), Some(web)) = (web_listener, config.web) {
+            let router = web::router(web, router.clone());
+            connections::serve(listener, router, stop.clone(), connections::WEB).await;
+        }
+    };
+    let all = connections::serve(socket, router.clone(), stop.clone(), connections::OWNERS);
+    tokio::join!(all, monitored, measured, watched);
+    drop(chores);
     let _ = tokio::time::timeout(SHUTDOWN_LIMIT, supervisor.shutdown()).await;
     Ok(())
 }
 
-/// Serves connections until `stop` says so, and then what has been asked for, for a while.
-async fn serve_connections(mut socket: Socket, router: Router, stop: impl Future<Output = ()>) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-    let service = TowerToHyperService::new(router);
-    let connections = GracefulShutdown::new();
-    let ended = Arc::new(AtomicUsize::new(0));
-    let mut stop = pin!(stop);
+/// Tells the service manager that a client would be answered, for as long as that is so.
+async fn report_health(manager: Arc<Manager>, pause: Duration, address: PathBuf) {
     loop {
-        let peer = tokio::select! {
-            () = &mut stop => break,
-            accepted = socket.accept() => accepted,
-        };
-        let connection = http.serve_connection(TokioIo::new(peer), service.clone());
-        let (connection, ended) = (connections.watch(connection), ended.clone());
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            // Each has had buffers, and the allocator would keep them.
-            if ended.fetch_add(1, Ordering::Relaxed) % MANY == MANY - 1 {
-                give_back_soon(usize::MAX);
-            }
-        });
+        if socket::is_answered(&address).await
+            && let Err(error) = manager.alive()
+        {
+            tracing::warn!(%error, "the service manager is not told that we are well");
+        }
+        tokio::time::sleep(pause).await;
     }
-    drop(socket);
-    // A client that reads nothing must not keep the daemon.
-    let _ = tokio::time::timeout(SHUTDOWN_LIMIT, connections.shutdown()).await;
 }
 
-/// Four or five descriptors a container are soon more than the usual soft limit of 1,024. Raises it
-/// as far as allowed and returns what it was, which is what containers get.
-fn raise_nofile() -> Option<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        tracing::warn!(soft, hard, %error, "limit of open files not raised");
+async fn listen(what: &'static str, endpoint: &Endpoint) -> Result<TcpListener, ServeError> {
+    let Endpoint { address, token } = endpoint.clone();
+    let failed = |source| ServeError::Tcp { what, address, token: token.path().to_owned(), source };
+    let listener = endpoint.bind().await.map_err(failed)?;
+    // The port is known only now if the one asked for was 0.
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "{what}");
     }
-    Some(soft)
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the {what} and its token are not encrypted on the network");
+    }
+    Ok(listener)
 }

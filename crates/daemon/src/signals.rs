@@ -2,11 +2,12 @@
 //! and would end it without a word.
 
 use std::io;
+use std::sync::Arc;
 
 use holdfast_sys::stray;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Those that ask it to end.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
@@ -15,6 +16,8 @@ const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 #[derive(Debug)]
 pub(crate) struct Signals {
     ending: mpsc::UnboundedReceiver<Signal>,
+    /// Notified of each SIGHUP.
+    pub(crate) hangups: Arc<Notify>,
 }
 
 impl Signals {
@@ -33,20 +36,20 @@ impl Signals {
                 }
             });
         }
+        let hangups = Arc::<Notify>::default();
         for each in stray::SIGNALS {
             let mut stream = signal(SignalKind::from_raw(each as i32))?;
+            let hangups = hangups.clone();
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {
                     match each {
-                        Signal::SIGHUP => tracing::info!(
-                            "SIGHUP: there is no configuration to read again; running on"
-                        ),
+                        Signal::SIGHUP => hangups.notify_one(),
                         _ => tracing::info!("{each}: means nothing to a daemon; running on"),
                     }
                 }
             });
         }
-        Ok(Self { ending })
+        Ok(Self { ending, hangups })
     }
 
     /// Waits for one that asks this process to end. Cancel safe.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use futures::future::BoxFuture;
+use nix::unistd::Gid;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -30,19 +31,59 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// No request of a stranger is read beyond this.
 const REFUSED_LEN: u64 = 64 * 1024;
 
-/// A socket that serves root and the user of this process.
+/// Who may connect to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Root and the user of this process, whatever the mode of the file becomes.
+    Owner,
+    /// Whoever may write to the file: its owner, and this group if there is one.
+    Group(Option<Gid>),
+}
+
+impl Access {
+    /// Sets the mode and the group of a socket that nobody knows yet.
+    fn apply(self, path: &Path) -> io::Result<()> {
+        let mode = match self {
+            Self::Owner | Self::Group(None) => 0o600,
+            Self::Group(gid @ Some(_)) => {
+                nix::unistd::chown(path, None, gid)?;
+                0o660
+            }
+        };
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+}
+
+/// Returns the number of a group, which is given by name or number. Reads `/etc/group` itself: a static
+/// program cannot load the modules of nsswitch.conf(5).
+pub(crate) fn group(name: &str) -> io::Result<Gid> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let groups = std::fs::read_to_string("/etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    let missing =
+        || io::Error::new(io::ErrorKind::NotFound, format!("/etc/group has no group {name:?}"));
+    found.map(Gid::from_raw).ok_or_else(missing)
+}
+
+/// A socket of the API.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
-    /// Removed with the daemon that made it.
-    path: PathBuf,
+    access: Access,
+    /// Removed with the daemon that made it; `None` if somebody else did.
+    path: Option<PathBuf>,
     /// How many more strangers may be answered at the same time.
     refusals: Arc<Semaphore>,
 }
 
 impl Socket {
     /// Listens at `path`. A socket that nobody answers is replaced; anything else there is refused.
-    pub(crate) async fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) async fn bind(path: &Path, access: Access) -> io::Result<Self> {
         match path.symlink_metadata() {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(io::Error::new(
@@ -64,14 +105,26 @@ impl Socket {
         let staged = path.with_added_extension(format!("{STAGED}{}", std::process::id()));
         let _ = std::fs::remove_file(&staged);
         let listener = UnixListener::bind(&staged)?;
-        let published = std::fs::set_permissions(&staged, Permissions::from_mode(0o600))
-            .and_then(|()| std::fs::rename(&staged, path));
+        let published = access.apply(&staged).and_then(|()| std::fs::rename(&staged, path));
         if let Err(error) = published {
             let _ = std::fs::remove_file(&staged);
             return Err(error);
         }
-        let refusals = Arc::new(Semaphore::new(REFUSALS));
-        Ok(Self { listener, path: path.to_owned(), refusals })
+        Ok(Self::of(listener, access, Some(path.to_owned())))
+    }
+
+    /// Takes over a socket that a service manager listens at. It stays there when this daemon ends, so clients wait
+    /// for the next one.
+    pub(crate) fn inherit(
+        listener: std::os::unix::net::UnixListener,
+        access: Access,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::of(UnixListener::from_std(listener)?, access, None))
+    }
+
+    fn of(listener: UnixListener, access: Access, path: Option<PathBuf>) -> Self {
+        Self { listener, access, path, refusals: Arc::new(Semaphore::new(REFUSALS)) }
     }
 }
 
@@ -132,7 +185,7 @@ impl AsyncWrite for Peer {
 
 /// Whether a daemon answers at a socket. That it takes a connection says nothing: a process that was
 /// killed and can't finish dying, as a container holds what it has yet to close, still listens.
-async fn is_answered(path: &Path) -> bool {
+pub(crate) async fn is_answered(path: &Path) -> bool {
     let answer = async {
         let mut stream = UnixStream::connect(path).await?;
         if stream.peer_cred()?.pid().is_some_and(holdfast_sys::proc::is_being_killed) {
@@ -189,19 +242,27 @@ async fn refuse(mut stream: UnixStream, uid: u32) -> io::Result<()> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
-impl Socket {
-    /// Waits for a connection of root or the user of this process.
-    pub(crate) async fn accept(&mut self) -> Peer {
+impl Listener for Socket {
+    type Io = Peer;
+    type Addr = ();
+
+    /// Waits for a connection of somebody who may connect.
+    async fn accept(&mut self) -> (Peer, ()) {
         loop {
             // axum's own accept waits a second after EMFILE and the like instead of spinning.
             let (stream, _) = Listener::accept(&mut self.listener).await;
+            if matches!(self.access, Access::Group(_)) {
+                return (Peer { stream, gone: None }, ());
+            }
             match stream.peer_cred() {
                 Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => {
-                    return Peer { stream, gone: None };
+                    return (Peer { stream, gone: None }, ());
                 }
                 Ok(peer) => {
                     let uid = peer.uid();
@@ -217,5 +278,9 @@ impl Socket {
                 Err(error) => tracing::warn!(%error, "connection refused: its peer is not known"),
             }
         }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
     }
 }
