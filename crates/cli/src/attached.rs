@@ -1,6 +1,5 @@
 //! A process in the foreground: its output goes to ours, our signals to it, and its status is ours.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,19 +11,21 @@ use std::process::ExitCode;
 use anyhow::bail;
 use futures::StreamExt;
 use holdfast_daemon::api::{
-    ContainerId, ContainerOptions, CreateRequest, ErrorKind, ExecOptions, ExecRequest, ExitStatus,
-    KillRequest, Message, Of, ProcessId, ResizeRequest, Started,
+    ContainerId, CreateRequest, ErrorKind, ExecRequest, ExitStatus, Message, ProcessId,
+    ResizeRequest, Started,
 };
 use holdfast_daemon::frame::{Frame, OutputStream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::args::{ContainerArgs, ExecArgs};
 use crate::away::{Away, is_away};
+use crate::cidfile::CidFile;
 use crate::client::Client;
 use crate::detach::{Keys, Lookout};
+use crate::find;
 use crate::follow::{self, Ask, Link};
-use crate::signals::forwarded;
+use crate::forward::{Forwarder, Signals};
 use crate::streams::{self, OutputError, complain};
 use crate::terminal::{Keyboard, RawMode};
 
@@ -33,6 +34,8 @@ use crate::terminal::{Keyboard, RawMode};
 struct Manner {
     input: Input,
     keys: Keys,
+    /// The file for the id, until that is in it.
+    cidfile: Option<CidFile>,
 }
 
 /// What becomes of our input.
@@ -58,13 +61,14 @@ enum InputEnd {
 /// Makes a container, starts it, and lives its life along.
 pub(crate) async fn run(
     client: &Client,
-    name: Option<ContainerId>,
-    options: ContainerOptions,
-    is_removed: bool,
+    args: ContainerArgs,
     keys: Keys,
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::begin()?;
-    let (options, container, incarnation) = follow::named(name, options)?;
+    let signals = args.stdio.signals();
+    let cidfile = args.cidfile.clone().map(CidFile::create).transpose()?;
+    let (name, is_removed) = (args.name.clone(), args.rm);
+    let (options, container, incarnation) = follow::named(name, args.options()?)?;
+    let forwarder = Forwarder::begin(client, signals, format!("container {container}"))?;
     let request = CreateRequest { options: options.hold(client.bound()), start: true };
     let ask = Ask::Start {
         path: "/run?positions=true".to_owned(),
@@ -74,28 +78,26 @@ pub(crate) async fn run(
         process: ProcessId::init(),
         is_held: is_removed,
     };
-    live(client, signals, ask, Manner { input: Input::Given, keys }).await
+    live(client, forwarder, ask, Manner { input: Input::Given, keys, cidfile }).await
 }
 
 /// Runs a further process in a container, and lives its life along.
-pub(crate) async fn exec(
-    client: &Client,
-    container: &ContainerId,
-    options: ExecOptions,
-    keys: Keys,
-) -> anyhow::Result<ExitCode> {
-    let signals = Signals::begin()?;
-    let (options, process) = follow::named_exec(options)?;
+pub(crate) async fn exec(client: &Client, args: ExecArgs) -> anyhow::Result<ExitCode> {
+    let container = find::container(client, &args.id).await?;
+    let (options, process) = follow::named_exec(args.options()?)?;
+    let what = format!("the process in container {container}");
+    let forwarder = Forwarder::begin(client, args.stdio.signals(), what)?;
     let request = ExecRequest { options: options.hold(client.bound()), detach: false };
     let ask = Ask::Start {
         path: format!("/containers/{container}/exec?positions=true"),
         body: serde_json::to_vec(&request)?.into(),
-        container: container.clone(),
+        container,
         incarnation: None,
         process,
         is_held: true,
     };
-    live(client, signals, ask, Manner { input: Input::Given, keys }).await
+    let manner = Manner { input: Input::Given, keys: args.keys.detach_keys, cidfile: None };
+    live(client, forwarder, ask, manner).await
 }
 
 /// Lives the life of a container along from now on.
@@ -105,73 +107,23 @@ pub(crate) async fn attach(
     no_stdin: bool,
     keys: Keys,
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::begin()?;
+    let forwarder = Forwarder::begin(client, Signals::Forwarded, format!("container {id}"))?;
     let input = if no_stdin { Input::Kept } else { Input::Shared };
-    live(client, signals, Ask::Attach(id.clone()), Manner { input, keys }).await
-}
-
-/// What is sent to us, from before the request on: a signal during a start is not lost.
-#[derive(Debug)]
-struct Signals {
-    forwarded: UnboundedReceiver<i32>,
-    resized: Signal,
-}
-
-impl Signals {
-    fn begin() -> std::io::Result<Self> {
-        Ok(Self { forwarded: forwarded()?, resized: signal(SignalKind::window_change())? })
-    }
-}
-
-/// Requests that no daemon has had yet, in this order. They are kept while there is no daemon.
-#[derive(Debug, Default)]
-struct Due {
-    signals: VecDeque<i32>,
-    close_stdin: bool,
-}
-
-impl Due {
-    async fn deliver(&mut self, client: &Client, process: &Started) {
-        while let Some(signal) = self.signals.front() {
-            if forward(client, process, *signal).await == Delivered::NotYet {
-                return;
-            }
-            self.signals.pop_front();
-        }
-        if self.close_stdin && close_stdin(client, process).await == Delivered::Yes {
-            self.close_stdin = false;
-        }
-    }
-}
-
-/// Whether a daemon has had a message. One that has died since may have acted on it all the same: a
-/// signal is rather sent twice than not at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delivered {
-    Yes,
-    NotYet,
-}
-
-impl Delivered {
-    fn of(sent: &anyhow::Result<()>) -> Self {
-        match sent {
-            Err(error) if is_away(error) => Self::NotYet,
-            _ => Self::Yes,
-        }
-    }
+    let manner = Manner { input, keys, cidfile: None };
+    live(client, forwarder, Ask::Attach(id.clone()), manner).await
 }
 
 async fn live(
     client: &Client,
-    mut signals: Signals,
+    forwarder: Forwarder,
     ask: Ask,
-    manner: Manner,
+    mut manner: Manner,
 ) -> anyhow::Result<ExitCode> {
     let mut link = Link::new(client, ask);
     let mut process: Option<Started> = None;
     let mut input_end = None;
     let mut raw = None;
-    let mut due = Due::default();
+    let mut resized = signal(SignalKind::window_change())?;
     // One that writes nothing any more would not show us that nobody reads it.
     let mut nobody_reads = pin!(streams::reader_gone());
     // Each time, one connection to one daemon.
@@ -186,14 +138,18 @@ async fn live(
                             drop(raw);
                             return Ok(detached(process.as_ref()));
                         }
-                        InputEnd::Over => due.close_stdin = manner.input == Input::Given,
+                        InputEnd::Over => {
+                            if manner.input == Input::Given {
+                                forwarder.input_over();
+                            }
+                        }
                     },
                     () = &mut nobody_reads, if process.is_some() => {
                         return Err(left(OutputError::reader_gone(), process.as_ref()));
                     }
                     opened = &mut opening => {
                         drop(raw.take_if(|_| opened.is_err()));
-                        break opened.map_err(|error| given_up(error, process.as_ref(), &due))?;
+                        break opened.map_err(|error| given_up(error, process.as_ref(), &forwarder))?;
                     }
                 }
             }
@@ -203,15 +159,7 @@ async fn live(
         loop {
             let frame = tokio::select! {
                 biased;
-                // Held back until it is known to whom: a signal during the start is not lost.
-                Some(signal) = signals.forwarded.recv(), if is_up => {
-                    due.signals.push_back(signal);
-                    if let Some(process) = &process {
-                        due.deliver(client, process).await;
-                    }
-                    continue;
-                }
-                Some(()) = signals.resized.recv(), if is_up => {
+                Some(()) = resized.recv(), if is_up => {
                     if let Some(process) = process.as_ref().filter(|process| process.terminal) {
                         resize(client, process).await;
                     }
@@ -223,10 +171,11 @@ async fn live(
                             drop(raw);
                             return Ok(detached(process.as_ref()));
                         }
-                        InputEnd::Over => due.close_stdin = manner.input == Input::Given,
-                    }
-                    if let Some(process) = process.as_ref().filter(|_| is_up) {
-                        due.deliver(client, process).await;
+                        InputEnd::Over => {
+                            if manner.input == Input::Given {
+                                forwarder.input_over();
+                            }
+                        }
                     }
                     continue;
                 }
@@ -246,6 +195,9 @@ async fn live(
                 }
                 Frame::Message(Message::Started(started)) => {
                     let is_first = process.is_none();
+                    if let Some(cidfile) = manner.cidfile.take() {
+                        cidfile.fill(&started.container)?;
+                    }
                     if started.terminal && (!is_first || manner.input != Input::Given) {
                         resize(client, started).await;
                     }
@@ -267,7 +219,7 @@ async fn live(
                         let lookout = raw.as_ref().map(|_| Lookout::new(&manner.keys));
                         input_end = fifo.map(|fifo| hand_on_input(fifo, lookout));
                     }
-                    due.deliver(client, started).await;
+                    forwarder.up(started);
                     process = Some(started.clone());
                     is_up = true;
                 }
@@ -287,16 +239,21 @@ async fn live(
             link.note(&frame);
         }
         if client.bound().is_zero() {
-            return Err(given_up(Away::went("the daemon went away"), process.as_ref(), &due));
+            return Err(given_up(Away::went("the daemon went away"), process.as_ref(), &forwarder));
         }
+        forwarder.down();
         link.lost();
     }
 }
 
 /// No daemon came back in time.
-fn given_up(error: anyhow::Error, process: Option<&Started>, due: &Due) -> anyhow::Error {
+fn given_up(
+    error: anyhow::Error,
+    process: Option<&Started>,
+    forwarder: &Forwarder,
+) -> anyhow::Error {
     let Some(process) = process.filter(|_| is_away(&error)) else { return error };
-    for signal in &due.signals {
+    for signal in forwarder.unsent() {
         complain(format_args!("signal {signal} not forwarded: there is no daemon"));
     }
     let id = &process.container;
@@ -419,32 +376,11 @@ async fn ended(input: &mut Option<oneshot::Receiver<InputEnd>>) -> Option<InputE
     }
 }
 
-async fn forward(client: &Client, process: &Started, signal: i32) -> Delivered {
-    let request = KillRequest { signal, process: Some(process.process.clone()) };
-    let path = format!("/containers/{}/kill", process.container);
-    let sent = client.post::<()>(&path, &request).await;
-    let delivered = Delivered::of(&sent);
-    if delivered == Delivered::Yes
-        && let Err(error) = sent
-    {
-        // It may just have ended; then its status follows at once.
-        complain(format_args!("signal {signal} not forwarded: {error:#}"));
-    }
-    delivered
-}
-
 async fn resize(client: &Client, process: &Started) {
     let size = crate::terminal::size();
     let request = ResizeRequest { size, process: Some(process.process.clone()) };
     // If the process has just ended, its size does not matter. The next daemon gets the size at once.
     let _ = client.post::<()>(&format!("/containers/{}/resize", process.container), &request).await;
-}
-
-async fn close_stdin(client: &Client, process: &Started) -> Delivered {
-    let request = Of { process: Some(process.process.clone()) };
-    let path = format!("/containers/{}/close-stdin", process.container);
-    // Should it just have ended, it needs no input.
-    Delivered::of(&client.post::<()>(&path, &request).await)
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

@@ -36,6 +36,11 @@ impl RequestError {
         error.downcast_ref::<Self>().is_some_and(|error| error.0.kind == ErrorKind::NotFound)
     }
 
+    /// Whether the container is in a state in which this can't be done.
+    pub(crate) fn is_wrong_state(error: &anyhow::Error) -> bool {
+        error.downcast_ref::<Self>().is_some_and(|error| error.0.kind == ErrorKind::WrongState)
+    }
+
     /// Whether the id is taken.
     pub(crate) fn is_taken(error: &anyhow::Error) -> bool {
         error.downcast_ref::<Self>().is_some_and(|error| error.0.kind == ErrorKind::Exists)
@@ -60,7 +65,7 @@ impl RequestError {
 }
 
 /// The daemon at a socket.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     address: PathBuf,
     patience: Patience,

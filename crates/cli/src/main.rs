@@ -3,13 +3,20 @@
 //! | module | what |
 //! |---|---|
 //! | `args` | what can be typed |
+//! | `daemon` | the daemon itself: its flags, its configuration file, its log |
 //! | `client` | one request to the daemon |
+//! | `find` | which container or process is meant |
 //! | `attached` | a process in the foreground: output, signals, exit status |
 //! | `follow` | its output, over the ends of daemons |
 //! | `away` | the time without a daemon |
+//! | `forward` | signals and the end of input, on their way to it |
 //! | `detach` | the keys that leave it to itself |
 //! | `terminal`, `signals` | what comes from our own terminal |
-//! | `show` | tables and text for people |
+//! | `list`, `events`, `wait`, `stats`, `top`, `copy` | those commands |
+//! | `bulk` | the same for many containers |
+//! | `init` | the init of a container |
+//! | `images` | what is no root file system |
+//! | `show`, `template` | tables and text for people; `--format` |
 //! | `streams` | our own standard output and error |
 
 // They panic where nobody reads; `streams` does not.
@@ -18,27 +25,47 @@
 mod args;
 mod attached;
 mod away;
+mod bulk;
+mod cidfile;
 mod client;
+mod copy;
+mod daemon;
 mod detach;
+mod events;
+mod find;
 mod follow;
+mod forward;
+mod images;
+mod init;
+mod list;
+mod places;
 mod show;
 mod signals;
+mod stats;
 mod streams;
+mod template;
 mod terminal;
+mod top;
+mod wait;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
-use clap::Parser;
+use anyhow::{Context, bail};
+use clap::CommandFactory;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, CreateRequest, ExecOptions, ExecRequest, ExitRecord, Incarnation,
-    KillRequest, Of, Started, StatsOf, Status, WaitQuery,
+    ContainerId, ContainerInfo, ContainerView, CreateRequest, Details, ExecRequest, ExitRecord,
+    Incarnation, Info, KillRequest, Of, Started, WaitQuery,
 };
+use nix::sys::signal::Signal;
 
-use crate::args::{Args, Command, ContainerArgs};
+use crate::args::{Args, Command, ContainerArgs, KillWord};
+use crate::cidfile::CidFile;
 use crate::client::{Client, RequestError};
+use crate::find::Target;
 use crate::streams::{OutputError, complain, print};
+use crate::template::Format;
+use crate::wait::TimeIsOver;
 
 /// Holdfast itself failed, as container tools have it; a container's own status is below.
 const FAILED: u8 = 125;
@@ -46,11 +73,11 @@ const FAILED: u8 = 125;
 const NOBODY_READS: u8 = 128 + 13;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::typed() {
         Ok(args) => args,
         Err(error) => return answer(&error),
     };
-    let is_daemon = matches!(args.command, Command::Daemon { .. });
+    let is_daemon = matches!(args.command, Command::Daemon(_));
     let mut builder = if is_daemon {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -103,46 +130,38 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
         return ExitCode::from(if output.is_reader_gone() { NOBODY_READS } else { code });
     }
     complain(format_args!("{error:#}"));
+    if error.is::<TimeIsOver>() {
+        return ExitCode::from(TimeIsOver::EXIT_CODE);
+    }
     ExitCode::from(
         error.downcast_ref::<RequestError>().and_then(RequestError::exit_code).unwrap_or(code),
     )
 }
 
 async fn perform(args: Args) -> anyhow::Result<ExitCode> {
-    let root = args.root()?;
-    let address = args.address(&root);
+    if let Command::Daemon(_) = &args.command {
+        return daemon::run(args).await;
+    }
+    let address = args.address(None, || args.root(None))?;
     let client = Client::new(address.clone(), args.patience());
     match args.command {
-        Command::Daemon { runtime, shim, shim_group, spare_shims, log_max_size, log_max_files } => {
-            init_log();
-            let config = holdfast_daemon::Config {
-                root,
-                address,
-                runtime,
-                shim,
-                shim_group,
-                spare_shims,
-                log_max_size,
-                log_max_files,
-            };
-            // As a text: it says its causes itself, and `fail` would say them again.
-            holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
-        }
+        // It is above.
+        Command::Daemon(_) => {}
         Command::Info { json } => show::info(&client.get("/info").await?, json)?,
-        Command::Run { detach: true, container, .. } => create(&client, container, true).await?,
+        Command::Run { detach: true, container, .. } => create(&client, *container, true).await?,
         Command::Run { detach: false, keys, container } => {
-            let (name, is_removed) = (container.name.clone(), container.rm);
-            let options = container.options()?;
-            return attached::run(&client, name, options, is_removed, keys.detach_keys).await;
+            return attached::run(&client, *container, keys.detach_keys).await;
         }
-        Command::Create { container } => create(&client, container, false).await?,
+        Command::Create { container } => create(&client, *container, false).await?,
         Command::Start { ids } => {
-            each(&ids, async |id| client.post(&format!("/containers/{id}/start"), &()).await)
-                .await?
+            each(&client, &ids, async |id| {
+                client.post(&format!("/containers/{id}/start"), &()).await
+            })
+            .await?
         }
         Command::Stop { stop } => {
             let request = stop.request();
-            each(&stop.ids, async |id| {
+            each(&client, &stop.ids, async |id| {
                 let path = format!("/containers/{id}/stop");
                 client.post::<ExitRecord>(&path, &request).await.map(drop)
             })
@@ -150,88 +169,99 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Restart { stop } => {
             let request = stop.request();
-            each(&stop.ids, async |id| {
+            each(&client, &stop.ids, async |id| {
                 client.post(&format!("/containers/{id}/restart"), &request).await
             })
             .await?
         }
-        Command::Exec { detach, timeout, env, workdir, user, keys, stdio, id, args } => {
-            let mut options = ExecOptions::new(args).envs(env).stdio(stdio.request()?);
-            if let Some(directory) = workdir {
-                options = options.cwd(directory);
-            }
-            if let Some(user) = user {
-                options = options.user(user);
-            }
-            if let Some(timeout) = timeout {
-                options = options.start_timeout(timeout);
-            }
+        Command::Exec { exec } if !exec.detach => return attached::exec(&client, *exec).await,
+        Command::Exec { exec } => {
+            let id = find::container(&client, &exec.id).await?;
+            let request = ExecRequest { options: exec.options()?, detach: true };
             let path = format!("/containers/{id}/exec");
-            if !detach {
-                return attached::exec(&client, &id, options, keys.detach_keys).await;
-            }
-            let request = ExecRequest { options, detach };
             let Started { container, process, .. } = client.post(&path, &request).await?;
             print(&process).map_err(|error| {
                 error.runs_on(format!("process {process} of container {container}"))
             })?;
         }
-        Command::Ps { all, label, json } => ps(&client, all, label, json).await?,
-        Command::Inspect { ids, json } => inspect(&client, &ids, json).await?,
-        Command::Wait { ids, json } => {
-            streams::while_read(each(&ids, async |id| show::exit(&wait(&client, id).await?, json)))
-                .await?;
+        Command::Ps(ps) => list::ps(&client, ps).await?,
+        Command::Inspect { ids, json, format } => inspect(&client, &ids, json, format).await?,
+        Command::Wait(args) => {
+            let wait = each_typed(&args.ids, async |id| wait::wait(&client, id, &args).await);
+            streams::while_read(wait).await?;
         }
-        Command::Kill { signal, ids } => {
-            let request = KillRequest { signal, process: None };
-            each(&ids, async |id| client.post(&format!("/containers/{id}/kill"), &request).await)
-                .await?;
-        }
+        Command::Kill { signal, words } => kill(&client, signal, words).await?,
         Command::Pause { ids } => {
-            each(&ids, async |id| client.post(&format!("/containers/{id}/pause"), &()).await)
-                .await?
+            each(&client, &ids, async |id| {
+                client.post(&format!("/containers/{id}/pause"), &()).await
+            })
+            .await?
         }
         Command::Resume { ids } => {
-            each(&ids, async |id| client.post(&format!("/containers/{id}/resume"), &()).await)
-                .await?
+            each(&client, &ids, async |id| {
+                client.post(&format!("/containers/{id}/resume"), &()).await
+            })
+            .await?
         }
         Command::Update { resources, id } => {
             let resources = read_json(&resources)?;
+            let id = find::container(&client, &id).await?;
             client.post::<()>(&format!("/containers/{id}/update"), &resources).await?;
         }
-        Command::Top { json, id } => {
-            let path = format!("/containers/{id}/top");
-            show::processes(&client.again(async || client.get::<Vec<_>>(&path).await).await?, json)?
-        }
-        Command::Stats { json, ids } => stats(&client, ids, json).await?,
+        Command::Top { json, id, options } => top::top(&client, &id, &options, json).await?,
+        Command::Stats(args) => streams::while_read(stats::stats(&client, args)).await?,
+        Command::Cp(args) => copy::copy(&client, &args).await?,
         Command::Checkpoint(checkpoint) => {
-            let path = format!("/containers/{}/checkpoint", checkpoint.id);
+            let id = find::container(&client, &checkpoint.id).await?;
+            let path = format!("/containers/{id}/checkpoint");
             client.post::<()>(&path, &checkpoint.request()?).await?;
         }
         Command::Attach { no_stdin, keys, id } => {
+            let id = find::container(&client, &id).await?;
             return attached::attach(&client, &id, no_stdin, keys.detach_keys).await;
         }
         Command::Logs(logs) => {
-            streams::while_read(follow::logs(&client, &logs.id, &logs.query())).await?;
+            streams::while_read(async {
+                let Target { container, process } = find::target(&client, &logs.id).await?;
+                follow::logs(&client, &container, &logs.query(process)).await
+            })
+            .await?;
         }
         Command::ReopenLogs { ids } => {
-            let of = Of::default();
-            each(&ids, async |id| client.post(&format!("/containers/{id}/reopen-logs"), &of).await)
-                .await?
+            each_typed(&ids, async |id| {
+                let Target { container, process } = find::target(&client, id).await?;
+                let path = format!("/containers/{container}/reopen-logs");
+                client.post(&path, &Of { process }).await
+            })
+            .await?
         }
-        Command::Events { replay, since, json } => {
-            streams::while_read(show::events(&client, replay, since, json)).await?;
-        }
+        Command::Events(args) => streams::while_read(events::events(&client, args)).await?,
         Command::Delete { force, ids } => {
-            each(&ids, async |id| client.delete(&format!("/containers/{id}?force={force}")).await)
-                .await?;
+            bulk::each(&ids, async |id| delete(&client, id, force).await.map(|()| None)).await?
         }
+        Command::Prune(args) => list::prune(&client, args).await?,
+        Command::Version { json } => version(&client, json).await?,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "holdfast", &mut script);
+            streams::write(&script)?;
+        }
+        Command::Man { dir } => clap_mangen::generate_to(Args::command(), dir)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does something to each, and goes on where one fails.
+/// Does something to each container, and goes on where one fails.
 async fn each(
+    client: &Client,
+    ids: &[ContainerId],
+    act: impl AsyncFn(&ContainerId) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    each_typed(ids, async |typed| act(&find::container(client, typed).await?).await).await
+}
+
+/// Does something with each id as it was typed, and goes on where one fails.
+async fn each_typed(
     ids: &[ContainerId],
     act: impl AsyncFn(&ContainerId) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -250,22 +280,50 @@ async fn each(
     failed.map_or(Ok(()), Err)
 }
 
-/// Waits for the end of a container, by its incarnation and run: another may have its name when the
-/// next daemon is asked.
-async fn wait(client: &Client, id: &ContainerId) -> anyhow::Result<ExitRecord> {
-    let path = format!("/containers/{id}");
-    let which = client.again(async || match client.get::<ContainerInfo>(&path).await {
-        // It may have been removed; its exit is known all the same.
-        Err(error) if RequestError::is_not_found(&error) => Ok(WaitQuery::default()),
-        info => info.map(|info| WaitQuery {
-            incarnation: info.incarnation,
-            run: Some(info.run),
-            ..WaitQuery::default()
-        }),
-    });
-    let query = serde_urlencoded::to_string(which.await?)?;
-    let path = format!("/containers/{id}/wait?{query}");
-    client.again(async || client.get(&path).await).await
+async fn kill(client: &Client, signal: Option<i32>, words: Vec<KillWord>) -> anyhow::Result<()> {
+    let mut signals = Vec::from_iter(signal);
+    let mut ids = Vec::new();
+    for word in words {
+        match word {
+            KillWord::Id(id) => ids.push(id),
+            KillWord::Signal(signal) => signals.push(signal),
+        }
+    }
+    if signals.len() > 1 || ids.is_empty() {
+        bail!("kill takes one signal, and at least one container or process");
+    }
+    let signal = signals.pop().unwrap_or(Signal::SIGKILL as i32);
+    each_typed(&ids, async |id| {
+        let Target { container, process } = find::target(client, id).await?;
+        let path = format!("/containers/{container}/kill");
+        client.post(&path, &KillRequest { signal, process }).await
+    })
+    .await
+}
+
+async fn delete(client: &Client, id: &ContainerId, force: bool) -> anyhow::Result<()> {
+    let Target { container, process } = find::target(client, id).await?;
+    match process {
+        None => client.delete(&format!("/containers/{container}?force={force}")).await,
+        Some(process) => {
+            client.delete(&format!("/containers/{container}/processes/{process}")).await
+        }
+    }
+}
+
+async fn version(client: &Client, json: bool) -> anyhow::Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    let daemon: anyhow::Result<Info> = client.get("/info").await;
+    let there = daemon.as_ref().ok().map(|info| &info.version);
+    if json {
+        show::json(&serde_json::json!({ "client": own, "daemon": there }))?;
+    } else {
+        print(format_args!("holdfast  {own}"))?;
+        if let Some(version) = there {
+            print(format_args!("daemon    {version}"))?;
+        }
+    }
+    daemon.map(drop)
 }
 
 /// A JSON file, or our standard input.
@@ -279,20 +337,8 @@ fn read_json(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
     serde_json::from_str(&content).with_context(|| format!("{shown}: not JSON"))
 }
 
-async fn stats(client: &Client, ids: Vec<ContainerId>, json: bool) -> anyhow::Result<()> {
-    let mut rows: Vec<StatsOf> = Vec::new();
-    if ids.is_empty() {
-        rows = client.again(async || client.get("/stats").await).await?;
-    }
-    for id in ids {
-        let path = format!("/containers/{id}/stats");
-        let stats = client.again(async || client.get(&path).await).await?;
-        rows.push(StatsOf { id, stats });
-    }
-    show::stats(&rows, json)
-}
-
 async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyhow::Result<()> {
+    let cidfile = container.cidfile.clone().map(CidFile::create).transpose()?;
     let (options, id, incarnation) = follow::named(container.name.clone(), container.options()?)?;
     let request = CreateRequest { options, start };
     let mut absence = None;
@@ -311,6 +357,9 @@ async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyho
             Err(error) => client.come_back(&mut absence, error, None).await?,
         }
     }
+    if let Some(cidfile) = cidfile {
+        cidfile.fill(&id)?;
+    }
     print(&id).map_err(|error| {
         let what = format!("container {id}");
         if start { error.runs_on(what) } else { error.made(what) }
@@ -318,13 +367,13 @@ async fn create(client: &Client, container: ContainerArgs, start: bool) -> anyho
     Ok(())
 }
 
-/// Whether this incarnation of a container is there, or was. Fails if its start has.
+/// Whether this incarnation of a container is there, or was. A start that goes on is waited for; fails if it does.
 async fn was_made(
     client: &Client,
     id: &ContainerId,
     incarnation: Incarnation,
 ) -> anyhow::Result<bool> {
-    match client.get::<ContainerInfo>(&format!("/containers/{id}")).await {
+    match client.get::<ContainerInfo>(&format!("/containers/{id}?begun=true")).await {
         Ok(info) if info.incarnation == Some(incarnation) => return Ok(true),
         Ok(_) => {}
         Err(error) if RequestError::is_not_found(&error) => {}
@@ -338,36 +387,39 @@ async fn was_made(
     }
 }
 
-async fn ps(client: &Client, all: bool, label: Option<String>, json: bool) -> anyhow::Result<()> {
-    let info: holdfast_daemon::api::Info = client.get("/info").await?;
-    let query = serde_urlencoded::to_string([("label", label)])?;
-    let mut containers: Vec<ContainerInfo> = client.get(&format!("/containers?{query}")).await?;
-    if !all {
-        containers.retain(|container| container.status != Status::Stopped);
-    }
-    for problem in info.problems {
-        complain(format_args!("not restored: {}: {}", problem.path.display(), problem.reason));
-    }
-    if json { show::json(&containers) } else { show::containers(&containers) }
-}
-
-async fn inspect(client: &Client, ids: &[ContainerId], json: bool) -> anyhow::Result<()> {
-    each(ids, async |id| {
-        let container: ContainerInfo = client.get(&format!("/containers/{id}")).await?;
-        if json { show::json(&container) } else { show::pretty_json(&container) }
+async fn inspect(
+    client: &Client,
+    ids: &[ContainerId],
+    json: bool,
+    format: Option<Format>,
+) -> anyhow::Result<()> {
+    each_typed(ids, async |id| {
+        let Target { container, process } = find::target(client, id).await?;
+        let view: ContainerView = client.get(&format!("/containers/{container}")).await?;
+        let value = match process {
+            None => {
+                let path = format!("/containers/{container}/details");
+                let details: Details = client.get(&path).await?;
+                let mut value = serde_json::to_value(view)?;
+                value["config"] = details.config;
+                value["record"] = details.record;
+                value["runs"] = serde_json::to_value(details.runs)?;
+                value
+            }
+            Some(process) => {
+                let exec = view.info.execs.into_iter().find(|exec| exec.id == process);
+                let mut value = serde_json::to_value(exec)?;
+                value["container"] = container.as_str().into();
+                value
+            }
+        };
+        match &format {
+            Some(format) => format.print(&value),
+            None if json => show::json(&value),
+            None => show::pretty_json(&value),
+        }
     })
     .await
-}
-
-fn init_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG")
-        .unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| streams::Log)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// Where this process stands, for paths that the daemon must understand.

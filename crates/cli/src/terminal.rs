@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 
 use holdfast_daemon::api::TerminalSize;
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -30,7 +31,19 @@ pub(crate) enum Keyboard {
 
 /// Our terminal shows the output of another one as it is, and hands the keys on if they are meant for
 /// that, until this is dropped.
-pub(crate) struct RawMode(Termios);
+pub(crate) struct RawMode(());
+
+/// How our terminal was, while it is in raw mode: for who ends this process without dropping anything.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Makes our terminal what it was before the raw mode, if it is in that.
+pub(crate) fn restore() {
+    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(before) = before {
+        // If this fails, a message could only go to that terminal.
+        let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &before);
+    }
+}
 
 impl RawMode {
     /// `None` if our input is no terminal.
@@ -45,14 +58,14 @@ impl RawMode {
             Keyboard::Its => cfmakeraw(&mut raw),
             Keyboard::Ours => raw.output_flags.remove(OutputFlags::OPOST),
         }
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw)?;
-        Ok(Some(Self(before)))
+        Ok(Some(Self(())))
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Should it fail, there is nobody to tell but the terminal itself.
-        let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0);
+        restore();
     }
 }
