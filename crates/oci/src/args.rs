@@ -39,6 +39,12 @@ pub(crate) struct Global {
     /// Accepted for compatibility: whether it is rootless is found out.
     #[arg(long, value_name = "BOOL")]
     pub(crate) rootless: Option<String>,
+    /// This process is root of the container's user namespace; see `rootless`.
+    #[arg(long, hide = true)]
+    pub(crate) is_inside: bool,
+    /// A descriptor of the directory with the console socket; see `rootless`.
+    #[arg(long, hide = true)]
+    pub(crate) console_dir: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,6 +99,12 @@ pub(crate) enum Verb {
     /// Wait in a new user namespace; see `mounts`.
     #[command(hide = true)]
     UserNamespace,
+    /// Map the ids of a process in a new user namespace; see `rootless`.
+    #[command(hide = true)]
+    MapIds(MapIds),
+    /// Remove a directory as root of a user namespace; see `rootless`.
+    #[command(hide = true)]
+    Remove(Remove),
     /// Not supported.
     Checkpoint(Ignored),
     /// Not supported.
@@ -223,6 +235,31 @@ pub(crate) struct Mounts {
     pub(crate) root_of: Option<i32>,
     /// What to do.
     pub(crate) plan: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapIds {
+    /// The process.
+    #[arg(long)]
+    pub(crate) pid: u32,
+    /// Mappings, as newuidmap(1) takes them.
+    #[arg(long)]
+    pub(crate) uids: String,
+    /// The same of groups.
+    #[arg(long)]
+    pub(crate) gids: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Mappings, as newuidmap(1) takes them.
+    #[arg(long)]
+    pub(crate) uids: String,
+    /// The same of groups.
+    #[arg(long)]
+    pub(crate) gids: String,
+    /// The directory.
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use holdfast_sys::PidFd;
+use holdfast_sys::mountinfo::{self, Mount};
 use libcgroups::common::{
     AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
 };
@@ -207,17 +208,11 @@ pub(crate) fn v1_mounts() -> io::Result<Vec<PathBuf>> {
     Ok(parse_v1_mounts(&text))
 }
 
-/// See proc_pid_mountinfo(5): the type comes after a separator, as there are optional fields.
-fn parse_v1_mounts(mountinfo: &str) -> Vec<PathBuf> {
+fn parse_v1_mounts(mounts: &str) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
-    for line in mountinfo.lines() {
-        let Some((mount, kind)) = line.split_once(" - ") else { continue };
-        let path = mount.split(' ').nth(4).map(PathBuf::from);
-        if let (true, Some(path)) = (kind.starts_with("cgroup "), path)
-            && path.starts_with("/sys/fs/cgroup")
-            && !all.contains(&path)
-        {
-            all.push(path);
+    for Mount { kind, point, .. } in mountinfo::parse(mounts) {
+        if kind == "cgroup" && point.starts_with("/sys/fs/cgroup") && !all.contains(&point) {
+            all.push(point);
         }
     }
     all

@@ -38,7 +38,7 @@ pub(crate) fn config(config: &mut Value, unified: bool) -> anyhow::Result<()> {
 }
 
 /// Whether a field says something.
-fn is_set(value: &Value) -> bool {
+pub(crate) fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),

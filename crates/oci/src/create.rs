@@ -14,14 +14,14 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::args::{Create, Global};
-use crate::cgroup::{Cgroup, is_unified, wait_for};
+use crate::cgroup::{is_unified, wait_for};
 use crate::explain::Reason;
 use crate::hierarchy::{self, Hierarchy, Visit};
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
 use crate::spec::Config;
-use crate::{confine, delete, devices, hooks, mounts, stdio};
+use crate::{confine, delete, devices, hooks, mounts, rootless, stdio};
 
 /// Makes a container whose program waits for [`start`]. This process may still be in cgroups of the
 /// container's afterwards.
@@ -30,9 +30,10 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
     if dir.exists() {
         bail!("container with id {} exists already", args.id);
     }
-    let mut config = Config::load(&args.bundle, &args.id, global.systemd_cgroup)?;
-    let hierarchies = hierarchy::all()?;
-    let cgroup = Cgroup::new(&config.cgroup, global.systemd_cgroup, None, &hierarchies)?;
+    let mut config = Config::load(global, &args.bundle, &args.id)?;
+    // The root of a user namespace has no cgroups to put it into.
+    let hierarchies = if global.is_inside { Vec::new() } else { hierarchy::all()? };
+    let cgroup = config.cgroups(global.systemd_cgroup, None, &hierarchies)?;
     let members = cgroup.pids().unwrap_or_default();
     if !members.is_empty() {
         // They would be killed with the container.
@@ -109,7 +110,7 @@ fn build(
             global.log_format,
         )?);
     if let Some(socket) = &args.process.console_socket {
-        builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
+        builder = builder.with_console_socket(Some(rootless::console_socket(global, socket)?));
     }
     let built = builder
         .as_init(&dir.path)
@@ -133,9 +134,8 @@ fn build(
         // As runc does. The program waits for `start`, so it finds it up.
         network::bring_loopback_up(pid.as_raw()).context("bring the loopback interface up")?;
     }
-    let (path, systemd) = (&config.cgroup, global.systemd_cgroup);
-    record.cgroup = Cgroup::new(path, systemd, Some(pid.as_raw()), hierarchies)?;
-    if is_unified()? {
+    record.cgroup = config.cgroups(global.systemd_cgroup, Some(pid.as_raw()), hierarchies)?;
+    if !global.is_inside && is_unified()? {
         // Its program waits for `start`, so that it has opened nothing yet.
         let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;
         devices::enforce(config.device_rules(), dir)?;

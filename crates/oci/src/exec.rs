@@ -15,7 +15,7 @@ use crate::create::kill_children;
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
-use crate::{check, spec, stdio};
+use crate::{check, rootless, spec, stdio};
 
 /// Starts the process and writes its number.
 pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn exec(global: &Global, log: &Log, args: &Exec) -> anyhow::Result<()
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is being created"),
     }
-    if record.user_namespace {
+    if record.user_namespace && !global.is_inside {
         // libcontainer would leave the process in the host's user namespace: root is root there.
         bail!("exec in a container with a user namespace is not supported by the embedded runtime");
     }
@@ -57,6 +57,9 @@ fn start(
 ) -> anyhow::Result<()> {
     let mut process = spec::read_json(&args.process)?;
     check::process(&mut process).context("process")?;
+    if global.is_inside {
+        rootless::check_user(&process).context("process")?;
+    }
     spec::normalise_process(&mut process);
     let mut capabilities = confine::take_capabilities(&mut process);
     let parsed: Process = serde_json::from_value(process.clone())
@@ -82,7 +85,7 @@ fn start(
                 .in_cgroups(&record.cgroup.joined)?,
         );
     if let Some(socket) = &args.common.console_socket {
-        builder = builder.with_console_socket(Some(std::path::absolute(socket)?));
+        builder = builder.with_console_socket(Some(rootless::console_socket(global, socket)?));
     }
     let pid = builder.as_tenant().with_detach(true).with_process(Some(own)).build()?;
     if let Some(file) = &args.common.pid_file {

@@ -12,6 +12,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use holdfast_sys::mountinfo::{self, Mount};
 use libcgroups::common::DEFAULT_CGROUP_ROOT;
 
 use crate::cgroup::is_unified;
@@ -72,31 +73,22 @@ fn read(path: &str) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("read {path}"))
 }
 
-/// A mount of a hierarchy: the cgroup that it shows as its root, its mount point, its controllers. An
-/// empty list of these stands for version 2, as in `/proc/PID/cgroup`.
-#[derive(Debug)]
-struct Mount {
-    root: PathBuf,
-    point: PathBuf,
-    controllers: Vec<String>,
-}
-
 /// See proc_pid_mountinfo(5) and cgroups(7).
 fn parse(
     cgroup: &str,
-    mountinfo: &str,
+    mounts: &str,
     unified: bool,
     is_there: impl Fn(&Path) -> bool,
 ) -> Vec<Hierarchy> {
-    let mounts: Vec<Mount> = mountinfo.lines().filter_map(parse_mount).collect();
+    let mounts = mountinfo::parse(mounts);
     let mut found = Vec::new();
     for (name, own) in cgroups(cgroup) {
         let wanted: Vec<&str> = name.split(',').filter(|name| !name.is_empty()).collect();
         let fits = |mount: &&Mount| {
-            let version_2 = mount.controllers.is_empty();
-            version_2 == wanted.is_empty()
-                && wanted.iter().all(|name| mount.controllers.iter().any(|it| it == name))
-                && is_there(&mount.point)
+            let has_all = |has: Vec<&str>| {
+                has.is_empty() == wanted.is_empty() && wanted.iter().all(|name| has.contains(name))
+            };
+            mount.controllers().is_some_and(has_all) && is_there(&mount.point)
         };
         let known = |mount: &Mount| match (unified, wanted.is_empty()) {
             (true, true) => mount.point == Path::new(DEFAULT_CGROUP_ROOT),
@@ -127,41 +119,6 @@ fn parse(
         }
     }
     found
-}
-
-/// A mount of a hierarchy by a line of mountinfo, if it is one.
-fn parse_mount(line: &str) -> Option<Mount> {
-    // The type comes after a separator, as there are optional fields.
-    let (mount, kind) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ').skip(3).map(|field| PathBuf::from(unescape(field)));
-    let (root, point) = (fields.next()?, fields.next()?);
-    let mut kind = kind.split(' ');
-    let controllers = match (kind.next()?, kind.nth(1)?) {
-        ("cgroup2", _) => Vec::new(),
-        ("cgroup", options) => options.split(',').map(unescape).collect(),
-        _ => return None,
-    };
-    Some(Mount { root, point, controllers })
-}
-
-/// Blanks and their like stand there as `\040`.
-pub(crate) fn unescape(field: &str) -> String {
-    let mut parts = field.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let code = part.get(..3).and_then(|code| u8::from_str_radix(code, 8).ok());
-        match code {
-            Some(code) if code.is_ascii() => {
-                text.push(code.into());
-                text.push_str(&part[3..]);
-            }
-            _ => {
-                text.push('\\');
-                text.push_str(part);
-            }
-        }
-    }
-    text
 }
 
 /// The lines of `/proc/PID/cgroup`: each hierarchy's name, and the process's cgroup there.

@@ -12,6 +12,7 @@
 //! | `inside`, `mountinfo` | paths and mounts as a container sees them |
 //! | `limits` | limits that a container gets once it is made |
 //! | `explain` | the field by which a container could not be made |
+//! | `rootless` | who is root: that of the container's user namespace, if not the machine's |
 //! | `program` | the last steps inside the container |
 //! | `confine`, `seccomp` | what its process gives up: capabilities, and system calls by the profile |
 //! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
@@ -24,7 +25,7 @@
 //! docs/oci-runtime.md has a table of the specification's fields, with what runc does and what this
 //! runtime does. What this runtime can't apply it refuses, by the name of the field. So it does with:
 //!
-//! - `exec` into a container with a user namespace; an attached `run` or `exec`; checkpoint and
+//! - `exec` by root into a container with a user namespace; an attached `run` or `exec`; checkpoint and
 //!   restore.
 
 mod args;
@@ -50,6 +51,7 @@ mod options;
 mod peers;
 mod program;
 mod record;
+mod rootless;
 mod sealed;
 mod seccomp;
 mod spec;
@@ -88,7 +90,10 @@ fn main() -> ExitCode {
 
 fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
     if matches!(verb, Verb::Create(_) | Verb::Run(_) | Verb::Exec(_)) {
-        sealed::ensure()?;
+        match rootless::is_root() {
+            true => sealed::ensure()?,
+            false => rootless::become_root_for(global, verb)?,
+        }
     }
     match verb {
         Verb::Create(args) => create::create(global, log, args).map(Visit::stay),
@@ -111,6 +116,8 @@ fn act(global: &Global, log: &Log, verb: &Verb) -> anyhow::Result<()> {
         Verb::Hook(args) => hooks::execute(args),
         Verb::Mounts(args) => mounts::execute(args),
         Verb::UserNamespace => mounts::user_namespace(),
+        Verb::MapIds(args) => rootless::map_ids(args),
+        Verb::Remove(args) => rootless::remove(args),
         Verb::Checkpoint(_) => {
             bail!("checkpoint: not supported by the embedded runtime; use runc or crun with CRIU")
         }

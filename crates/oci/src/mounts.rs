@@ -36,7 +36,11 @@ pub(crate) struct Plan {
     propagation: Option<Propagation>,
     /// The working directory, if it has to be made.
     cwd: Option<PathBuf>,
+    /// Whether the container gets a user namespace that this process is not in.
     user_namespace: bool,
+    /// Whether this process is in the container's user namespace, as its root.
+    #[serde(default)]
+    pub(crate) is_inside: bool,
     /// The container's cgroups; a copy counts as its memory.
     pub(crate) cgroups: Vec<PathBuf>,
 }
@@ -312,7 +316,7 @@ impl Plan {
                 .context("uidMappings, gidMappings: map the owners of its files")?;
         }
         // With a user namespace of its own a container is nobody's peer: Linux makes its mounts slaves.
-        if step.bind && !self.user_namespace && self.is_peer(step) {
+        if step.bind && !self.user_namespace && !self.is_inside && self.is_peer(step) {
             tree.join(&at).context("propagation: become a peer of the host's mount")?;
         }
         for propagation in &step.propagation {

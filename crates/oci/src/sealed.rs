@@ -23,12 +23,17 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
 
 /// Starts over from such a place, unless this already is one.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    let mut program = File::open("/proc/self/exe").context("open /proc/self/exe")?;
+    let program = File::open("/proc/self/exe").context("open /proc/self/exe")?;
     let flags = fstatvfs(&program).context("look at the mount of /proc/self/exe")?.flags();
     let seals = fcntl(&program, FcntlArg::F_GET_SEALS).unwrap_or(0);
     if flags.contains(FsFlags::ST_RDONLY) || SealFlag::from_bits_truncate(seals).contains(SEALS) {
         return Ok(());
     }
+    start_over(program, &[])
+}
+
+/// Starts over from such a place, with these arguments before all others.
+pub(crate) fn start_over(mut program: File, first: &[String]) -> anyhow::Result<()> {
     let safe = match holdfast_sys::mount::read_only_clone(&program) {
         Ok(clone) => clone,
         Err(_) => sealed_copy(&mut program)?,
@@ -38,7 +43,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    Err(command.args(args).exec()).context("execute this program anew")
+    Err(command.args(first).args(args).exec()).context("execute this program anew")
 }
 
 fn sealed_copy(program: &mut File) -> anyhow::Result<OwnedFd> {

@@ -12,10 +12,12 @@ use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use serde_json::{Value, json};
 
 use crate::args::Global;
+use crate::cgroup::Cgroup;
 use crate::confine::{self, Confinement};
 use crate::hierarchy::Hierarchy;
 use crate::limits::Late;
 use crate::mounts::Plan;
+use crate::rootless::{self, Users};
 use crate::{cgroup, check, devices, explain, inside, options};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
@@ -43,11 +45,14 @@ pub(crate) struct Config {
     pub(crate) capabilities: Value,
     /// What its first process gives up.
     pub(crate) confinement: Confinement,
+    /// Whether this process is root in the container's new user namespace, and has no cgroups to give.
+    is_inside: bool,
 }
 
 impl Config {
     /// Reads a bundle.
-    pub(crate) fn load(bundle: &Path, id: &str, systemd: bool) -> anyhow::Result<Self> {
+    pub(crate) fn load(global: &Global, bundle: &Path, id: &str) -> anyhow::Result<Self> {
+        let (systemd, is_inside) = (global.systemd_cgroup, global.is_inside);
         let bundle =
             bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
         let path = bundle.join("config.json");
@@ -59,6 +64,12 @@ impl Config {
         json["root"]["path"] = json!(rootfs);
         if !json["linux"].is_object() {
             bail!("config.json: linux is missing");
+        }
+        if is_inside {
+            Users::take(&mut json).context("config.json")?;
+            rootless::check_user(&json["process"]).context("config.json: process")?;
+            rootless::refuse_limits(&mut json["linux"]["resources"])
+                .context("config.json: linux.resources")?;
         }
         if json["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
             json["linux"]["cgroupsPath"] =
@@ -74,17 +85,30 @@ impl Config {
         absolute_bind_sources(&mut json["mounts"], &bundle);
         let hierarchies = cgroup::v1_mounts()?;
         protect_cgroups(&mut json, &hierarchies);
-        let plan = Plan::take(&mut json, &rootfs).context("config.json")?;
+        let mut plan = Plan::take(&mut json, &rootfs).context("config.json")?;
+        plan.is_inside = is_inside;
         let late = Late::take(&mut json).context("config.json")?;
         resolve_masked(&mut json["linux"]["maskedPaths"], &rootfs);
         normalise_process(&mut json["process"]);
         let capabilities = confine::take_capabilities(&mut json["process"]);
-        devices::complete(&mut json)?;
+        if !is_inside {
+            devices::complete(&mut json)?;
+        }
         let spec: Spec = serde_json::from_value(json.clone())
             .with_context(|| format!("parse {}", path.display()))?;
         let confinement = Confinement::new(&capabilities, &spec)?;
-        let config =
-            Self { json, spec, bundle, rootfs, cgroup, plan, late, capabilities, confinement };
+        let config = Self {
+            json,
+            spec,
+            bundle,
+            rootfs,
+            cgroup,
+            plan,
+            late,
+            capabilities,
+            confinement,
+            is_inside,
+        };
         config.check()?;
         Ok(config)
     }
@@ -98,10 +122,24 @@ impl Config {
         check_cgroup(&self.cgroup)
     }
 
+    /// The cgroups that it gets; see [`Cgroup::new`].
+    pub(crate) fn cgroups(
+        &self,
+        systemd: bool,
+        member: Option<i32>,
+        hierarchies: &[Hierarchy],
+    ) -> anyhow::Result<Cgroup> {
+        if self.is_inside {
+            return Ok(Cgroup::default());
+        }
+        Cgroup::new(&self.cgroup, systemd, member, hierarchies)
+    }
+
     /// Whether the container gets a user namespace.
     pub(crate) fn has_user_namespace(&self) -> bool {
         let namespaces = self.json["linux"]["namespaces"].as_array();
-        namespaces.is_some_and(|all| all.iter().any(|namespace| namespace["type"] == "user"))
+        let is_made = namespaces.is_some_and(|all| all.iter().any(|it| it["type"] == "user"));
+        self.is_inside || is_made
     }
 
     /// Whether there are hooks that run once the program has started.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use holdfast_state::LogSpec;
 use holdfast_state::shim_options::{
-    ADOPT, CLOSER, GROUP, IDENTIFY, MOVED, PROTOCOL, PROTOCOL_OPTION, SEAT, SPARE, VERSION,
+    ADOPT, CLOSER, CWD, GROUP, IDENTIFY, MOVED, PROTOCOL, PROTOCOL_OPTION, SEAT, SPARE, VERSION,
 };
 
 /// `holdfast-shim --dir DIR [OPTION…] -- RUNTIME ARG…`, or `holdfast-shim --dir DIR --adopt [OPTION…]`,
@@ -42,6 +42,8 @@ pub(crate) struct Args<'a> {
     pub(crate) owner: Option<(u32, u32)>,
     /// The soft limit of open files for the runtime and the container, where ours is another.
     pub(crate) nofile: Option<u64>,
+    /// The working directory of the runtime.
+    pub(crate) cwd: Option<&'a Path>,
     /// Whether the process has a terminal. Then the runtime's command gets `--console-socket PATH`
     /// before its last argument.
     pub(crate) terminal: bool,
@@ -92,6 +94,7 @@ pub(crate) fn parse<'a>(
         log: Vec::new(),
         owner: None,
         nofile: None,
+        cwd: None,
         terminal: false,
         stdin: None,
         stdout: None,
@@ -140,6 +143,7 @@ pub(crate) fn parse<'a>(
                             Some((parsed(name, uid.as_ref())?, parsed(name, gid.as_ref())?));
                     }
                     "--nofile" => args.nofile = Some(parsed(name, value)?),
+                    CWD => args.cwd = Some(Path::new(value)),
                     "--stdin" => args.stdin = Some(Path::new(value)),
                     "--stdout" => args.stdout = Some(Path::new(value)),
                     "--stderr" => args.stderr = Some(Path::new(value)),

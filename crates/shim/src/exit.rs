@@ -1,5 +1,6 @@
-//! The end of a process, as one transaction: once its output is drained, its status is put on disk, then
-//! it is announced, and then the zombie is reaped, which is the record as long as the disk refuses one.
+//! The end of a process, as one transaction: once its output is drained, its status is written to disk, then the
+//! zombie is reaped, and then the exit is announced: a client that receives the exit finds no process of that
+//! pid. While the disk refuses the status, the zombie stays and holds it.
 //!
 //! Nothing on the way can lose the status in hand: what fails is tried again.
 
@@ -59,7 +60,7 @@ impl Exit {
         self.record.oom_killed = oom_killed;
     }
 
-    /// Records, announces and reaps. What the disk refuses is announced all the same (that is no reason to
+    /// Records, reaps and announces. What the disk refuses is announced all the same (that is no reason to
     /// hide an exit) and is to be settled again when that is [due](Self::due).
     pub(crate) fn settle(&mut self, home: &Home, announce: impl FnOnce(Announcement)) {
         if self.retry.is_none_or(|retry| Instant::now() < retry) {
@@ -81,8 +82,8 @@ impl Exit {
             }
         }
         self.retry = None;
-        self.tell(announce);
         self.zombie.take().map(reap);
+        self.tell(announce);
     }
 
     fn tell(&self, announce: impl FnOnce(Announcement)) {

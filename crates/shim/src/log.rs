@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use holdfast_state::process_dir::SHIM_LOG;
 
@@ -12,13 +13,24 @@ thread_local! {
     static TURN: RefCell<Option<Home>> = const { RefCell::new(None) };
 }
 
+/// There if the program has a log of its own.
+static OWN: OnceLock<fn(&str, &str)> = OnceLock::new();
+
+/// Has all go to a function instead: a level, `error` or `warning`, and a message.
+pub fn log_by(function: fn(&str, &str)) {
+    let _ = OWN.set(function);
+}
+
 /// Has what follows go to the log of this process, until another's turn comes.
 pub(crate) fn turn_to(home: Option<&Home>) {
     TURN.set(home.cloned());
 }
 
 /// Writes a line.
-pub(crate) fn log(level: &str, message: &str) {
+pub fn log(level: &str, message: &str) {
+    if let Some(own) = OWN.get() {
+        return own(level, message);
+    }
     let line = holdfast_state::log::line(level, message);
     let own = TURN.with_borrow(|home| {
         let dir = home.as_ref()?.open().ok()?;

@@ -21,13 +21,13 @@ use holdfast_state::handoff::MAX_LEN;
 /// Gives back to the kernel what the allocator has free, and the stack below the caller: so this is called where
 /// that is shallow.
 #[inline(always)]
-pub(crate) fn give_back() {
+pub fn give_back() {
     holdfast_sys::memory::trim();
 }
 
 /// Calls a function in a frame that is gone when it has returned.
 #[inline(never)]
-pub(crate) fn apart<T>(function: impl FnOnce() -> T) -> T {
+pub fn apart<T>(function: impl FnOnce() -> T) -> T {
     function()
 }
 

@@ -9,15 +9,20 @@ use holdfast_sys::spawn;
 
 use crate::stdio::ContainerEnds;
 
-/// Starts a command, which is to send a terminal to `console` if there is one, and returns its pid.
+/// Starts a command, which is to send a terminal to `console` if there is one, and returns its pid. Its working
+/// directory is `cwd`, if that is there.
 pub(crate) fn spawn(
     words: &[&OsStr],
+    cwd: Option<&Path>,
     console: Option<&Path>,
     stdio: ContainerEnds,
 ) -> io::Result<i32> {
     let [program, options @ .., id] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut command = Command::new(program);
     command.args(options);
+    if let Some(cwd) = cwd.filter(|cwd| cwd.is_dir()) {
+        command.current_dir(cwd);
+    }
     if let Some(console) = console {
         command.arg("--console-socket").arg(console);
     }

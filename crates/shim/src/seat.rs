@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Starting ── its start has succeeded ──▶ Running or Moved; or it begins Arriving, Running or Adopted
-//!                                            │ the process exits: drain, record, announce, reap
+//!                                            │ the process exits: drain, record, reap, announce
 //!                                            ▼
 //!                                         Exited ── the output has ended ──▶ over
 //! ```
@@ -62,7 +62,7 @@ pub(crate) enum End {
 }
 
 /// After how much time without output the memory that it took is given back.
-pub(crate) const REST: Duration = Duration::from_secs(1);
+pub const REST: Duration = Duration::from_secs(1);
 
 pub(crate) struct Seat {
     pub(crate) home: Home,
@@ -277,6 +277,8 @@ impl Seat {
                     log("warning", &format!("control: reopen: {error}"));
                 }
             }
+            (Control::EndOutput, Phase::Exited { .. }) => self.stdio.end_output(),
+            (Control::EndOutput, _) => log("warning", "control: the process has not ended"),
             (Control::Signal(signal), Phase::Running { pid } | Phase::Arriving { pid }) => {
                 let sent = PidFd::open(*pid).and_then(|process| process.send_signal(signal));
                 log_failed_signal(signal, sent);
@@ -369,7 +371,7 @@ fn log_failed_signal(signal: i32, sent: io::Result<()>) {
 }
 
 /// The time until `deadline` in whole milliseconds, rounded up so that a wait never ends before it.
-pub(crate) fn round_up(deadline: Instant) -> PollTimeout {
+pub fn round_up(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
 }

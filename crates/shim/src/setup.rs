@@ -63,7 +63,7 @@ pub(crate) fn renounce_new_privileges() {
 /// Signals arrive through a descriptor and in the loop only. Those that end a process by default
 /// are taken as well: a stray SIGHUP, a service manager's SIGTERM or a limit that this process reaches (a
 /// write beyond RLIMIT_FSIZE then just fails) must not orphan a container.
-fn take_signals() -> io::Result<SignalFd> {
+pub fn take_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     let own = [
         Signal::SIGCHLD,
@@ -94,7 +94,8 @@ fn dup_above_stdio(fd: &impl AsFd) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
 }
 
-pub(crate) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+/// Has reading and writing not wait.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())

@@ -35,6 +35,9 @@ use crate::terminal::ConsoleSocket;
 /// How long killed descendants may take to vanish. Only one that hangs in the kernel takes long.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
+/// The name of the socket for a terminal in the process directory.
+const SOCKET: &str = "console.sock";
+
 /// When a start must be done, and how much time that was. A limit that no clock reaches is none.
 type Deadline = Option<(Instant, Duration)>;
 
@@ -82,9 +85,13 @@ impl Start {
             let control = dir.control_reader()?;
             let home = Home::new(&dir, &exit, &control)?;
             let (container_ends, stdio) = Stdio::open(args, &home)?;
-            let console = args.terminal.then(|| ConsoleSocket::bind(dir)).transpose()?;
+            let console = args
+                .terminal
+                .then(|| ConsoleSocket::bind(dir.into_directory(), SOCKET))
+                .transpose()?;
             let path = console.as_ref().map(|(_, path)| &**path);
-            let runtime = runtime::spawn(&args.runtime, path, container_ends)?;
+            home.open()?.begin_start()?;
+            let runtime = runtime::spawn(&args.runtime, args.cwd, path, container_ends)?;
             setup::renounce_new_privileges();
             Ok((home, control, stdio, console, runtime))
         });
@@ -162,7 +169,7 @@ impl Start {
         }
         let process = PidFd::open(pid)?;
         if let Some(console) = &self.console {
-            match console.receive()? {
+            match console.receive(None)? {
                 Some(master) => seat.stdio.take_terminal(master)?,
                 None => return failed("the runtime succeeded and sent no terminal"),
             }
@@ -217,7 +224,7 @@ pub(crate) fn give_up(failure: &Failure, seat: &mut Seat, signals: &SignalFd) ->
 
 /// Kills our children until none is left. Orphans of the killed come to us, the subreaper, and
 /// are killed in turn; those in a pid namespace die with its init.
-fn kill_descendants(signals: &SignalFd) -> io::Result<()> {
+pub fn kill_descendants(signals: &SignalFd) -> io::Result<()> {
     let give_up_at = Instant::now() + KILL_GRACE;
     loop {
         for pid in holdfast_sys::proc::own_children()? {

@@ -14,9 +14,10 @@ use holdfast_state::handoff::{FdName, Handoff};
 use holdfast_state::{LogDriver, LogSpec};
 use holdfast_sys::fd::Identity;
 use holdfast_sys::terminal::open_peer;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use crate::args::{self, Args};
@@ -267,6 +268,11 @@ impl Stdio {
         self.other_side = None;
     }
 
+    /// What a background process writes from now on is not wanted.
+    pub(crate) fn end_output(&mut self) {
+        self.output.let_go();
+    }
+
     /// Whether there is memory to give back.
     pub(crate) fn holds_memory(&self) -> bool {
         self.output.holds_memory() || self.input.as_deref().is_some_and(Pipeline::holds_memory)
@@ -323,14 +329,15 @@ fn direct_outputs(spec: &LogSpec, args: &Args<'_>, home: &Home) -> io::Result<(F
 /// exec, which then could change its mode and owner by fchmod(2). So it is opened through a mount that is
 /// read-only and nowhere attached.
 #[derive(Default)]
-pub(crate) struct Null {
+pub struct Null {
     file: Option<File>,
     /// The kernel waits for a grace period when this is closed.
     mount: Option<OwnedFd>,
 }
 
 impl Null {
-    fn get(&mut self) -> io::Result<File> {
+    /// Another descriptor of it.
+    pub fn get(&mut self) -> io::Result<File> {
         if let Some(file) = &self.file {
             return file.try_clone();
         }
@@ -371,7 +378,7 @@ pub(crate) fn open_fifo(path: &Path, flags: OFlag) -> io::Result<File> {
 /// container holds a reader itself: it meets no SIGPIPE if we die, and what it wrote stays in the
 /// pipe for whoever adopts it. The end of file still comes when the container's last process has
 /// closed it.
-fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
+pub fn output_pipe(owner: Owner) -> io::Result<(OwnedFd, File)> {
     let (ours, writer) = pipe2(OFlag::O_CLOEXEC)?;
     // Room for the container to go on while one read's worth is on its way to the log.
     enlarge(&writer);
@@ -397,10 +404,17 @@ fn reading_end(pipe: OwnedFd) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(itself.as_str(), how, Mode::empty())?)
 }
 
-/// The container's user owns its stdio, so that it may reopen `/dev/stdout`.
+/// The container's user owns its stdio, so that it may reopen `/dev/stdout`. Only root can give a file away.
+/// Another user lets everyone open it instead: it has no name, or one in the state root that nobody else may
+/// search, so that is whoever has a descriptor of it.
 pub(crate) fn give(file: &impl AsFd, owner: Owner) -> io::Result<()> {
     match owner {
-        Some((uid, gid)) => Ok(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?),
+        Some((uid, gid)) => {
+            match fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+                Err(Errno::EPERM) => Ok(fchmod(file, Mode::from_bits_truncate(0o666))?),
+                given => Ok(given?),
+            }
+        }
         None => Ok(()),
     }
 }

@@ -18,6 +18,9 @@ pub enum Control {
     Signal(i32),
     /// `3 0 0`: open the log files anew, by their names. Not the seed's.
     ReopenLogs,
+    /// `4 0 0`: the process has ended, and what others still write to its output is not wanted: once readers
+    /// have got what waits for them, close what goes to them. Not the seed's.
+    EndOutput,
 }
 
 /// The longest line that is read as a message. Far below `PIPE_BUF`, so writers never mix.
@@ -43,6 +46,7 @@ impl Control {
             }),
             (2, signal @ 1..=64, _) => Some(Self::Signal(signal)),
             (3, ..) => Some(Self::ReopenLogs),
+            (4, ..) => Some(Self::EndOutput),
             _ => None,
         }
     }
@@ -55,6 +59,7 @@ impl fmt::Display for Control {
             Self::Resize { width, height } => writeln!(f, "1 {width} {height}"),
             Self::Signal(signal) => writeln!(f, "2 {signal} 0"),
             Self::ReopenLogs => writeln!(f, "3 0 0"),
+            Self::EndOutput => writeln!(f, "4 0 0"),
         }
     }
 }
@@ -65,7 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_seeds_three_messages_and_one_more() {
+    fn the_seeds_three_messages_and_two_more() {
         for (text, message) in [
             ("0 0 0", Control::CloseStdin),
             ("1 80 24", Control::Resize { width: 80, height: 24 }),
@@ -73,6 +78,7 @@ mod tests {
             ("2 1 0", Control::Signal(1)),
             ("2 64 0", Control::Signal(64)),
             ("3 0 0", Control::ReopenLogs),
+            ("4 0 0", Control::EndOutput),
         ] {
             assert_eq!(Control::parse(text.as_bytes()), Some(message));
             assert_eq!(message.to_string(), format!("{text}\n"));
@@ -87,7 +93,7 @@ mod tests {
             b"2 -9 0",
             b"1 70000 1",
             b"1 1 -1",
-            b"4 0 0",
+            b"5 0 0",
             b"x 1 2",
         ] {
             assert_eq!(Control::parse(bad), None, "{bad:?}");

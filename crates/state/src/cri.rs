@@ -5,7 +5,7 @@
 //! Tag `F` ends a line of the container's, `P` says that the line goes on in the next entry of the
 //! same stream. So every byte comes back: content, then a line feed exactly where the tag is `F`.
 
-use crate::time::TEXT_LEN;
+use crate::time::LOCAL_LEN;
 
 /// One of the two output streams of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,22 +78,31 @@ pub fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Appends the entry of one piece.
-pub fn encode(stream: Stream, time: &[u8; TEXT_LEN], mark: Mark, piece: &[u8], out: &mut Vec<u8>) {
+/// Appends the entry of one piece. The time is in UTC or in local time.
+pub fn encode<const LEN: usize>(
+    stream: Stream,
+    time: &[u8; LEN],
+    mark: Mark,
+    piece: &[u8],
+    out: &mut Vec<u8>,
+) {
+    const { assert!(LEN <= LOCAL_LEN) };
+    let prefix_len = const { LEN + BETWEEN };
     let (tag, content) = match piece {
         [content @ .., b'\n'] => (b'F', content),
         content => (b'P', content),
     };
     // One reservation, so that the copies below are nothing but copies.
-    out.reserve(PREFIX_LEN + Mark::Notice.name().len() + 1 + content.len() + 1);
-    let mut prefix = [b' '; PREFIX_LEN];
-    prefix[..TEXT_LEN].copy_from_slice(time);
-    prefix[TEXT_LEN + 1..TEXT_LEN + 7].copy_from_slice(stream.name());
-    prefix[PREFIX_LEN - 2] = tag;
+    out.reserve(prefix_len + Mark::Notice.name().len() + 1 + content.len() + 1);
+    let mut prefix = [b' '; LOCAL_LEN + BETWEEN];
+    let prefix = &mut prefix[..prefix_len];
+    prefix[..LEN].copy_from_slice(time);
+    prefix[LEN + 1..LEN + 7].copy_from_slice(stream.name());
+    prefix[prefix_len - 2] = tag;
     match mark {
-        Mark::Plain => out.extend_from_slice(&prefix),
+        Mark::Plain => out.extend_from_slice(prefix),
         marked => {
-            out.extend_from_slice(&prefix[..PREFIX_LEN - 1]);
+            out.extend_from_slice(&prefix[..prefix_len - 1]);
             out.push(b':');
             out.extend_from_slice(marked.name().as_bytes());
             out.push(b' ');
@@ -103,8 +112,8 @@ pub fn encode(stream: Stream, time: &[u8; TEXT_LEN], mark: Mark, piece: &[u8], o
     out.push(b'\n');
 }
 
-/// What stands before the content: time, stream, tag, each followed by a blank.
-const PREFIX_LEN: usize = TEXT_LEN + 1 + 6 + 1 + 1 + 1;
+/// What stands between time and content: a blank, then stream and tag, each followed by a blank.
+const BETWEEN: usize = 1 + 6 + 1 + 1 + 1;
 
 /// One entry of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +192,15 @@ mod tests {
         assert_eq!(mark("t stdout F:again x"), Mark::Again);
         assert_eq!(mark("t stdout P:notice x"), Mark::Notice);
         assert_eq!(mark("t stdout F:odd x"), Mark::Plain);
+    }
+
+    #[test]
+    fn an_entry_may_have_local_time() {
+        let mut log = Vec::new();
+        let time = crate::time::format_local(std::time::UNIX_EPOCH, 3600);
+        encode(Stream::Stdout, &time, Mark::Plain, b"x\n", &mut log);
+        assert_eq!(log, b"1970-01-01T01:00:00.000000000+01:00 stdout F x\n");
+        assert_eq!(decode(log.trim_ascii_end()).unwrap().content, b"x");
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat, renameat2,
 };
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, mkfifoat, unlinkat};
 
 /// Mode of a directory of ours: nobody but the owner.
@@ -86,8 +86,12 @@ impl Directory {
 
     /// Opens an entry with `O_NOFOLLOW`, `O_CLOEXEC` and mode 0600 where it is created.
     pub fn open_at(&self, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
+        self.open_with(name, flags, FILE_MODE)
+    }
+
+    fn open_with(&self, name: &str, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        Ok(uninterrupted(|| openat(&self.fd, name, flags, FILE_MODE))?)
+        Ok(uninterrupted(|| openat(&self.fd, name, flags, mode))?)
     }
 
     /// Opens a regular file. A FIFO, a directory or a device in its place is an error at once,
@@ -146,7 +150,12 @@ impl Directory {
     /// Writes a file so that a reader sees the old content or the new, never a mixture, also after
     /// a power loss: a synced temporary file is renamed into place and the directory synced.
     pub fn write_atomic(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.publish(name, content, Self::rename)?;
+        self.write_atomic_with(name, content, FILE_MODE)
+    }
+
+    /// As [`write_atomic`](Self::write_atomic), with the mode that the caller gives; the umask applies to it.
+    pub fn write_atomic_with(&self, name: &str, content: &[u8], mode: Mode) -> io::Result<()> {
+        self.publish(name, content, mode, Self::rename)?;
         self.sync()
     }
 
@@ -154,20 +163,22 @@ impl Directory {
     /// write fails with [`io::ErrorKind::AlreadyExists`] and changes nothing. And the name itself is
     /// durable only after a [`sync`](Self::sync), which can be that of several.
     pub fn write_once(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.publish(name, content, Self::rename_new)
+        self.publish(name, content, FILE_MODE, Self::rename_new)
     }
 
     fn publish(
         &self,
         name: &str,
         content: &[u8],
+        mode: Mode,
         rename: impl FnOnce(&Self, &str, &str) -> io::Result<()>,
     ) -> io::Result<()> {
         // The pid keeps two writers apart (a shim and a supervisor may record the same exit); one
         // that a crash left behind is simply overwritten, or goes with the directory.
         let temporary = format!(".{name}.{}", std::process::id());
-        let written =
-            self.write_synced(&temporary, content).and_then(|()| rename(self, &temporary, name));
+        let written = self
+            .write_synced(&temporary, content, mode)
+            .and_then(|()| rename(self, &temporary, name));
         if written.is_err() {
             // Best effort: what stays is hidden, and goes with the directory.
             let _ = self.unlink(&temporary);
@@ -175,9 +186,9 @@ impl Directory {
         written
     }
 
-    fn write_synced(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    fn write_synced(&self, name: &str, content: &[u8], mode: Mode) -> io::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-        let mut file = File::from(self.open_at(name, flags)?);
+        let mut file = File::from(self.open_with(name, flags, mode)?);
         file.write_all(content)?;
         file.sync_all()
     }
@@ -198,6 +209,12 @@ impl Directory {
             Err(Errno::EEXIST) => Ok(()),
             other => Ok(other?),
         }
+    }
+
+    /// Lets everyone read and write an entry that is no symbolic link.
+    pub fn open_to_all(&self, name: &str) -> io::Result<()> {
+        let mode = Mode::from_bits_truncate(0o666);
+        Ok(fchmodat(&self.fd, name, mode, FchmodatFlags::FollowSymlink)?)
     }
 
     /// Changes the owner of an entry; a symbolic link's own.

@@ -11,6 +11,7 @@ use crate::{ContainerId, Evidence, ExitStatus, ProcessId, Timestamp};
 /// An event. The numbers of a journal only grow, over all containers and over restarts of the
 /// supervisor. For each process, the start comes before the exit, and the exit comes exactly once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Event {
     /// The id of the container.
@@ -46,6 +47,7 @@ impl Event {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EventKind {
@@ -118,6 +120,11 @@ macro_rules! identity {
     ($(#[$doc:meta])* $name:ident, $expected:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(
+            feature = "schemars",
+            derive(schemars::JsonSchema),
+            schemars(extend("pattern" = "^[0-9a-f]{16}$"))
+        )]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(u64);
 
@@ -201,6 +208,11 @@ impl Incarnation {
 /// A position in the stream of events: all events of this journal up to this number have been
 /// processed. Store its text form, `JOURNAL:NUMBER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schemars",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = "^[0-9a-f]{16}:[0-9]+$"))
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cursor {
     pub(crate) journal: JournalId,
@@ -274,6 +286,7 @@ impl From<Cursor> for String {
 
 /// A range of numbers for which there are no events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[error("no events {first} to {last}: {reason}")]
 pub struct Gap {
     /// The first number of the range; 0 if the cursor belongs to another journal.
@@ -286,6 +299,7 @@ pub struct Gap {
 
 /// Why there are no events with certain numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum GapReason {

@@ -1,6 +1,6 @@
 //! The one message by which descriptors of a process go from one to another of those who look after it: from
 //! a supervisor to a shim that adopts, to a spare one and to a group, and to a group from the shim that has
-//! started a process for it.
+//! started a process for it; and from a `holdfast-conmon` to the one that adopts its container.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -56,6 +56,10 @@ pub enum FdName {
     Control,
     /// Its shim's log, for one that is to be started.
     Log,
+    /// What `holdfast-conmon` has noted of it: a file in memory.
+    Record,
+    /// The socket on which `holdfast-conmon` reports the end of an exec.
+    Sync,
 }
 
 impl FdName {
@@ -68,6 +72,8 @@ impl FdName {
         Self::Exit,
         Self::Control,
         Self::Log,
+        Self::Record,
+        Self::Sync,
     ];
 
     const fn letter(self) -> u8 {
@@ -80,6 +86,8 @@ impl FdName {
             Self::Exit => b'x',
             Self::Control => b'c',
             Self::Log => b'l',
+            Self::Record => b'r',
+            Self::Sync => b's',
         }
     }
 
@@ -99,6 +107,8 @@ impl FdName {
             Self::Exit => "exit FIFO",
             Self::Control => "control FIFO",
             Self::Log => "shim's log",
+            Self::Record => "record",
+            Self::Sync => "sync socket",
         }
     }
 
@@ -114,6 +124,8 @@ impl FdName {
             }
             // Whatever a shim's standard error may be.
             Self::Log => true,
+            Self::Record => kind == SFlag::S_IFREG,
+            Self::Sync => kind == SFlag::S_IFSOCK,
         })
     }
 }
@@ -240,10 +252,20 @@ impl<'a> Handoff<'a> {
     /// `InvalidData` for a message that is refused, all of whose descriptors are closed by then.
     pub fn receive(socket: impl AsFd, room: &'a mut [u8]) -> io::Result<Option<Self>> {
         let (length, fds) = fd_passing::receive(socket, room)?;
-        match length {
-            0 => Ok(None),
-            _ => Self::of(&room[..length], fds).map(Some),
-        }
+        Self::if_any(&room[..length], fds)
+    }
+
+    /// The same, and the message stays where it is.
+    ///
+    /// # Errors
+    /// Those of [`receive`](Self::receive).
+    pub fn peek(socket: impl AsFd, room: &'a mut [u8]) -> io::Result<Option<Self>> {
+        let (length, fds) = fd_passing::peek(socket, room)?;
+        Self::if_any(&room[..length], fds)
+    }
+
+    fn if_any(bytes: &'a [u8], fds: Vec<OwnedFd>) -> io::Result<Option<Self>> {
+        if bytes.is_empty() { Ok(None) } else { Self::of(bytes, fds).map(Some) }
     }
 
     /// What a message with these descriptors says.
@@ -424,7 +446,7 @@ mod tests {
 
     #[test]
     fn each_name_has_its_own_letter_and_word() {
-        for (name, letter) in FdName::ALL.into_iter().zip(*b"poetixcl") {
+        for (name, letter) in FdName::ALL.into_iter().zip(*b"poetixclrs") {
             assert_eq!(Content::parse(&[letter]).unwrap().fds, [(name, None)]);
             let same = |other: &FdName| other.word() == name.word();
             assert_eq!(FdName::ALL.into_iter().filter(same).count(), 1);
@@ -437,13 +459,15 @@ mod tests {
     #[test]
     fn a_descriptor_is_of_the_type_that_its_name_asks_for() {
         let (pipe, character, file) = (pipe(), null(), tempfile::tempfile().unwrap().into());
+        let socket = UnixDatagram::unbound().unwrap().into();
         for name in FdName::ALL {
-            let fits = [&pipe, &character, &file].map(|fd| name.fits(fd).unwrap());
+            let fits = [&pipe, &character, &file, &socket].map(|fd| name.fits(fd).unwrap());
             let expected = match name {
-                FdName::Process => [false, false, true],
-                FdName::Terminal => [false, true, false],
-                FdName::Log => [true, true, true],
-                _ => [true, false, false],
+                FdName::Process | FdName::Record => [false, false, true, false],
+                FdName::Terminal => [false, true, false, false],
+                FdName::Log => [true, true, true, true],
+                FdName::Sync => [false, false, false, true],
+                _ => [true, false, false, false],
             };
             assert_eq!(fits, expected, "{name:?}");
         }

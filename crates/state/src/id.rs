@@ -39,6 +39,11 @@ macro_rules! id_type {
     ($(#[$doc:meta])* $name:ident, $longest:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(
+            feature = "schemars",
+            derive(schemars::JsonSchema),
+            schemars(extend("pattern" = "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", "maxLength" = $longest))
+        )]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Box<str>);
 

@@ -9,10 +9,15 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use crate::cri::{Mark, Stream};
-use crate::time::TEXT_LEN;
 
 /// Appends the entry of one piece: what was read of a line, with its line feed if that was there.
-pub fn encode(stream: Stream, time: &[u8; TEXT_LEN], mark: Mark, piece: &[u8], out: &mut Vec<u8>) {
+pub fn encode<const LEN: usize>(
+    stream: Stream,
+    time: &[u8; LEN],
+    mark: Mark,
+    piece: &[u8],
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"log\":\"");
     let text = std::str::from_utf8(piece);
     match text {

@@ -13,7 +13,7 @@
 //!                                   exitStatus, exit.json, output.log, shim-log.json, log.json
 //! <root>/<container>/init/          runs.json, changing                  runs
 //! <root>/.broken/<container>-<n>/  what could not be read, and why     broken
-//! <root>/.groups/<name>@2           the socket of a shim that many processes share   handoff
+//! <root>/.groups/<name>@4           the socket of a shim that many processes share   handoff
 //! <root>/.new-*, .gone-*            under construction, being removed: swept at restore
 //! ```
 //!

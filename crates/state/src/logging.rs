@@ -75,6 +75,10 @@ pub struct LogSpec {
     /// Whether the process writes to the file directly, without the shim. It can then also change
     /// and truncate the file.
     pub direct: bool,
+    /// Whether the shim passes the output on to the FIFO, although the process could write to it directly.
+    /// Its reader then gets the end of file when the process is deleted, also if another process still has
+    /// the output open.
+    pub relay: bool,
 }
 
 /// The name of the file that was set aside so many rotations ago, from 1 on.
@@ -161,7 +165,7 @@ impl LogSpec {
         match self.driver {
             LogDriver::None => true,
             LogDriver::File => self.direct,
-            LogDriver::Fifo => self.backpressure == Backpressure::Block,
+            LogDriver::Fifo => self.backpressure == Backpressure::Block && !self.relay,
             LogDriver::Cri | LogDriver::JsonFile | LogDriver::Journald => false,
         }
     }
@@ -199,12 +203,13 @@ impl LogSpec {
                     _ => return Err("backpressure is block, drop-oldest or spill".to_owned()),
                 }
             }
-            "direct" => {
-                self.direct = match value {
+            "direct" | "relay" => {
+                let on = match value {
                     "yes" => true,
                     "no" => false,
-                    _ => return Err("direct is yes or no".to_owned()),
-                }
+                    _ => return Err(format!("{name} is yes or no")),
+                };
+                *(if name == "direct" { &mut self.direct } else { &mut self.relay }) = on;
             }
             "buffer" => self.buffer = Some(Self::parse_size(value)?),
             _ => return Err(format!("there is no option {name:?}")),
@@ -225,6 +230,7 @@ impl LogSpec {
         only(self.path.is_some(), "path", &[Cri, JsonFile, File, Fifo, Journald])?;
         only(self.stderr.is_some(), "stderr", &[File, Fifo])?;
         only(self.direct, "direct", &[File])?;
+        only(self.relay, "relay", &[Fifo])?;
         only(self.max_size.is_some(), "max-size", &[Cri, JsonFile, File])?;
         only(self.max_files.is_some(), "max-files", &[Cri, JsonFile, File])?;
         only(self.rate.is_some(), "rate", &[Cri, JsonFile, Journald])?;
@@ -387,13 +393,19 @@ impl fmt::Display for LogSpec {
         if let Some(buffer) = self.buffer {
             write!(f, ",buffer={buffer}")?;
         }
-        if self.direct { f.write_str(",direct=yes") } else { Ok(()) }
+        for (name, on) in [("direct", self.direct), ("relay", self.relay)] {
+            if on {
+                write!(f, ",{name}=yes")?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// All destinations of the output of a process. As JSON: a text if there is one destination, or a
 /// list of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(try_from = "OneOrMany", into = "OneOrMany")]
 pub struct Logging(Vec<LogSpec>);
 
@@ -505,6 +517,7 @@ impl Default for Logging {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum OneOrMany {
     One(String),
@@ -591,6 +604,7 @@ mod tests {
                         backpressure,
                         buffer,
                         direct: direct && driver == LogDriver::File,
+                        relay: direct && driver == LogDriver::Fifo,
                     }
                 },
             )
@@ -605,6 +619,7 @@ mod tests {
             "file:/tmp/out,stderr=/tmp/err,max-size=4096",
             "file:/tmp/out,direct=yes",
             "fifo:/tmp/f,backpressure=spill,buffer=65536",
+            "fifo:/tmp/f,relay=yes",
             "journald,rate=5",
             "none",
             "cri,max-size=0",
@@ -881,6 +896,7 @@ mod tests {
             ("max-size=4096,max-files=2", &["cri", "json-file", "file"]),
             ("rate=1", &["cri", "json-file", "journald"]),
             ("direct=yes", &["file"]),
+            ("relay=yes", &["fifo:/x"]),
             ("stderr=/y", &["file", "fifo:/x"]),
             ("backpressure=spill", &["fifo:/x"]),
             ("backpressure=drop-oldest,buffer=1", &["fifo:/x"]),

@@ -39,6 +39,8 @@ pub const SHIM_LOG: &str = "shim-log.json";
 pub const RUNTIME_LOG: &str = "log.json";
 /// Empty, and there once what is left of a start that came to nothing is being ended.
 pub const ABANDONED: &str = "abandoned";
+/// Empty, and there from the moment in which a shim is about to run the runtime.
+pub const BEGUN: &str = "begun";
 
 /// No record comes near this; a larger file is not one.
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
@@ -121,10 +123,16 @@ impl ProcessDir {
         self.0.make_fifo(CONTROL)
     }
 
-    /// Makes the FIFO for the standard input and gives it to this owner.
+    /// Makes the FIFO for the standard input and gives it to this owner. Only root can; another user lets
+    /// everyone open it, and nobody else may search the state root.
     pub fn make_stdin(&self, uid: u32, gid: u32) -> io::Result<()> {
         self.0.make_fifo(STDIN)?;
-        self.0.give(STDIN, uid, gid)
+        match self.0.give(STDIN, uid, gid) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.0.open_to_all(STDIN)
+            }
+            given => given,
+        }
     }
 
     /// The reading end of the exit FIFO. It never blocks; an end of file means that no shim holds
@@ -227,6 +235,25 @@ impl ProcessDir {
     /// Whether that was written down. It is not synced: no process survives what would lose it.
     pub fn is_abandoned(&self) -> io::Result<bool> {
         self.0.contains(ABANDONED)
+    }
+
+    /// Writes down that the runtime is about to be run.
+    ///
+    /// # Errors
+    ///
+    /// If that can't be written.
+    pub fn begin_start(&self) -> io::Result<()> {
+        self.0.append(BEGUN).map(drop)
+    }
+
+    /// Whether that was written down. Without it, nothing was run by a shim that writes it down
+    /// ([`marks_start`](crate::Policies::marks_start)).
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be read.
+    pub fn has_begun(&self) -> io::Result<bool> {
+        self.0.contains(BEGUN)
     }
 
     /// The error that explains a failed start: the shim's own first, then the runtime's.
@@ -436,10 +463,11 @@ mod tests {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let (temp, dir) = scratch();
         let is_root = nix::unistd::geteuid().is_root();
-        assert_eq!(dir.make_stdin(12, 34).is_ok(), is_root);
+        dir.make_stdin(12, 34).unwrap();
         let stdin = temp.path().join(STDIN).metadata().unwrap();
         assert!(stdin.file_type().is_fifo());
         assert_eq!((stdin.uid(), stdin.gid()) == (12, 34), is_root);
+        assert_eq!(stdin.mode() & 0o777 == 0o666, !is_root);
     }
 
     #[test]

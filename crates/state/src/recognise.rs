@@ -7,6 +7,7 @@
 use std::io;
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::broken::BROKEN;
 use crate::process_dir::PROCESS_JSON;
@@ -22,6 +23,9 @@ const MARKER_LIMIT: u64 = 256;
 
 /// What mke2fs(8) makes in every file system.
 pub(crate) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Where a service manager may listen for the daemon before there was one.
+const SOCKET: &str = "holdfast.sock";
 
 /// What a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub(crate) fn look_at(directory: &Directory) -> io::Result<Verdict> {
     for name in directory.raw_names()? {
         let ours = match name.to_str() {
             Some(LOST_AND_FOUND) => true,
+            Some(SOCKET) => is_socket(directory, SOCKET),
             Some(LOCK | RUNTIME | GROUPS | BROKEN) => has_lock,
             Some(name) if name.starts_with('.') => has_lock && is_leftover(name),
             Some(name) => is_container(directory, name),
@@ -105,6 +110,12 @@ fn is_container(root: &Directory, name: &str) -> bool {
     name.parse::<ContainerId>().is_ok() && root.open_dir(name).is_ok_and(|dir| has_process(&dir))
 }
 
+fn is_socket(directory: &Directory, name: &str) -> bool {
+    let metadata = directory.open_at(name, OFlag::O_PATH).and_then(|fd| Ok(fstat(fd)?));
+    metadata
+        .is_ok_and(|it| SFlag::from_bits_truncate(it.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK)
+}
+
 /// What can't be looked at is no proof of anything.
 fn is_file(directory: &Directory, name: &str) -> bool {
     directory.open_file(name, OFlag::O_RDONLY).is_ok()
@@ -131,6 +142,10 @@ mod tests {
     fn roots_of_earlier_builds_are_known() {
         assert_eq!(of(|_| ()), Verdict::Unmarked);
         assert_eq!(of(|root| file(root.join(".lock"), "")), Verdict::Unmarked);
+        let of_a_service_manager = |root: &Path| {
+            std::os::unix::net::UnixListener::bind(root.join("holdfast.sock")).unwrap();
+        };
+        assert_eq!(of(of_a_service_manager), Verdict::Unmarked);
         // One that was killed before the marker had its name.
         let half_marked = |root: &Path| {
             file(root.join(".lock"), "4711");
@@ -162,6 +177,11 @@ mod tests {
         assert_eq!(found(&|root| file(root.join("web/state.json"), "{}")), "web");
         assert_eq!(found(&|root| file(root.join(".new-1-2/x"), "")), ".new-1-2");
         assert_eq!(found(&|root| file(root.join(".lock/x"), "")), ".lock");
+        assert_eq!(found(&|root| file(root.join("holdfast.sock"), "")), "holdfast.sock");
+        let other = |root: &Path| {
+            std::os::unix::net::UnixListener::bind(root.join("other.sock")).unwrap();
+        };
+        assert_eq!(found(&other), "other.sock");
         let mixed = |root: &Path| {
             file(root.join("a/init/process.json"), "{}");
             file(root.join("b/notes"), "");

@@ -124,6 +124,10 @@ pub struct Policies {
     /// Whether the runtime makes no session keyring: it gets `--no-new-keyring`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
+    /// Whether its shim writes down that it is about to run the runtime
+    /// ([`ProcessDir::begin_start`](crate::ProcessDir::begin_start)); that of an earlier build does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marks_start: bool,
     /// Whether its input ends with the first writer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdin_once: bool,
@@ -139,6 +143,12 @@ pub struct Policies {
     pub hold_ms: u64,
     /// How long its start may take, in milliseconds.
     pub start_timeout_ms: u64,
+    /// The signal by which it is stopped, if another one than usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// After how much time SIGKILL follows then, in milliseconds, if another one than usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace_ms: Option<u64>,
     /// Its handle in pidfs, as [`holdfast_sys::pidfs::Handle`] writes it: proof of identity on
     /// kernels that have those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,6 +215,7 @@ impl Launch {
 
 /// What happens to a process when its shim dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OrphanPolicy {
     /// It keeps running, and another shim takes it over.

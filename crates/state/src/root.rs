@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use thiserror::Error;
 
 use crate::journal;
@@ -157,6 +158,13 @@ impl StateRoot {
         self.directory.path()
     }
 
+    /// Whether the root is in memory (tmpfs, as `/run` is), so that reading and writing wait for no disk. `false`
+    /// if that cannot be found out.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        statfs(self.path()).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+    }
+
     /// Where a runtime of this name keeps its own state: apart from the machine's default, so that
     /// nothing of ours meets somebody else's containers.
     #[must_use]
@@ -278,9 +286,13 @@ impl StateRoot {
     }
 }
 
+/// The file in the state root in which the policies (crates/policies) note the boot for which they have made
+/// containers again. It goes with the state root, so an empty root is as good as a boot.
+pub const DEFINITIONS: &str = ".definitions";
+
 pub(crate) fn is_leftover(name: &str) -> bool {
-    // The last two are files of the root's own that a crash has left before they had their names.
-    let temporary = [recognise::MARKER, journal::EXITS].iter().any(|of| {
+    // Files of the root's own that a crash has left before they had their names.
+    let temporary = [recognise::MARKER, journal::EXITS, DEFINITIONS].iter().any(|of| {
         name.strip_prefix('.').and_then(|name| name.strip_prefix(of)).is_some_and(|rest| {
             rest.strip_prefix('.').is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
         })
@@ -630,6 +642,7 @@ pub(crate) mod tests {
             (".gone-1-2", true),
             ("..holdfast.4711", true),
             ("..exits.jsonl.4711", true),
+            ("..definitions.4711", true),
             ("..holdfast.x", false),
             ("..holdfast.4711.x", false),
             ("..other.4711", false),

@@ -14,7 +14,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::process_dir::{
-    ABANDONED, CONTROL, EXIT, EXIT_JSON, EXIT_STATUS, PID, RUNTIME_LOG, SHIM_LOG, STDIN,
+    ABANDONED, BEGUN, CONTROL, EXIT, EXIT_JSON, EXIT_STATUS, PID, RUNTIME_LOG, SHIM_LOG, STDIN,
 };
 use crate::{
     Evidence, ExitRecord, ExitStatus, ProcessDir, ProcessRecord, Timestamp, UnknownReason,
@@ -34,6 +34,7 @@ const ERROR_LIMIT: usize = 1024;
 
 /// A run that is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PastRun {
     /// The number of the run, from 1.
@@ -118,7 +119,7 @@ impl ProcessDir {
     ) -> io::Result<()> {
         self.add_run(past)?;
         self.mark_changing()?;
-        for name in [EXIT_STATUS, EXIT_JSON, PID, ABANDONED, SHIM_LOG, RUNTIME_LOG] {
+        for name in [EXIT_STATUS, EXIT_JSON, PID, ABANDONED, BEGUN, SHIM_LOG, RUNTIME_LOG] {
             self.directory().unlink(name)?;
         }
         // With other FIFOs, it is another directory for a shim of the last run that is still there.
@@ -161,7 +162,7 @@ impl ProcessDir {
             (policies.run, policies.pidfs, policies.shim) = (last, None, None);
         }
         self.save(&record)?;
-        for name in [PID, ABANDONED] {
+        for name in [PID, ABANDONED, BEGUN] {
             self.directory().unlink(name)?;
         }
         let exit = self.record_exit(&exit)?;

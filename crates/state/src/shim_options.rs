@@ -26,9 +26,14 @@ pub const IDENTIFY: &str = "--identify";
 /// | 0 | |
 /// | 1 | a descriptor is announced with what it is ([`ShimFd`](crate::announce::ShimFd)) |
 /// | 2 | an exit is announced with [`ExitDetails`](crate::announce::ExitDetails) |
+/// | 3 | a start is marked ([`begin_start`](crate::ProcessDir::begin_start)) |
+/// | 4 | [`CWD`]; the socket of a group has the number in its name |
 pub const PROTOCOL_OPTION: &str = "--protocol";
 /// The newest protocol of this build.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 4;
+/// The option with the working directory of the runtime: the bundle, as containerd and conmon have it. One that is
+/// not there is none.
+pub const CWD: &str = "--cwd";
 /// The option by which a shim prints its name, its version and its newest protocol, and ends:
 /// `holdfast-shim 0.1.0 protocol 2`.
 pub const VERSION: &str = "--version";

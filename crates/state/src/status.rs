@@ -13,6 +13,7 @@ pub const UNKNOWN_STATUS: u8 = 255;
 
 /// How a process ended: the status that waitid(2) returns, or why it is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ExitStatus {
     /// It exited with this code.
@@ -26,6 +27,7 @@ pub enum ExitStatus {
 /// Why an exit status is unknown. This is never given as a number only: an unknown status is neither
 /// a success nor a certain failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UnknownReason {
@@ -120,6 +122,7 @@ impl fmt::Display for ExitStatus {
 
 /// How an exit status is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Evidence {
@@ -172,6 +175,7 @@ impl From<Source> for Evidence {
 
 /// How a process ended, and how that is known: the content of `exit.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ExitRecord {
     /// The exit status.

@@ -9,8 +9,16 @@ use serde::{Deserialize, Serialize};
 /// Length of the text: `2016-10-06T00:17:09.669794202Z`.
 pub const TEXT_LEN: usize = 30;
 
+/// Length of the text with an offset from UTC: `2016-10-06T02:17:09.669794202+02:00`.
+pub const LOCAL_LEN: usize = 35;
+
 /// A point in time as text, for records and logs: `2016-10-06T00:17:09.669794202Z`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schemars",
+    derive(schemars::JsonSchema),
+    schemars(extend("format" = "date-time"))
+)]
 #[serde(transparent)]
 pub struct Timestamp(String);
 
@@ -81,6 +89,21 @@ pub fn format(time: SystemTime) -> [u8; TEXT_LEN] {
     digits(&mut text[14..16], seconds / 60 % 60);
     digits(&mut text[17..19], seconds % 60);
     digits(&mut text[20..29], u64::from(since.subsec_nanos()));
+    text
+}
+
+/// As [`format()`], in local time, which is so many seconds ahead of UTC.
+#[must_use]
+pub fn format_local(time: SystemTime, offset: i32) -> [u8; LOCAL_LEN] {
+    let minutes = offset / 60;
+    let shift = Duration::from_secs(u64::from(minutes.unsigned_abs()) * 60);
+    let local = if minutes < 0 { time.checked_sub(shift) } else { time.checked_add(shift) };
+    let mut text = *b"0000-00-00T00:00:00.000000000+00:00";
+    text[..TEXT_LEN].copy_from_slice(&format(local.unwrap_or(UNIX_EPOCH)));
+    text[TEXT_LEN - 1] = if minutes < 0 { b'-' } else { b'+' };
+    let minutes = u64::from(minutes.unsigned_abs());
+    digits(&mut text[TEXT_LEN..TEXT_LEN + 2], minutes / 60);
+    digits(&mut text[TEXT_LEN + 3..], minutes % 60);
     text
 }
 
@@ -183,6 +206,17 @@ mod tests {
         assert_eq!(text(1_475_713_029, 669_794_202), "2016-10-06T00:17:09.669794202Z");
         assert_eq!(text(1_709_251_199, 999_999_999), "2024-02-29T23:59:59.999999999Z");
         assert_eq!(text(4_107_542_400, 0), "2100-03-01T00:00:00.000000000Z");
+    }
+
+    #[test]
+    fn local_time_says_how_far_it_is_ahead_of_utc() {
+        let local = |offset| {
+            let time = UNIX_EPOCH + Duration::new(951_782_400, 1);
+            String::from_utf8(format_local(time, offset).to_vec()).unwrap()
+        };
+        assert_eq!(local(0), "2000-02-29T00:00:00.000000001+00:00");
+        assert_eq!(local(19_800), "2000-02-29T05:30:00.000000001+05:30");
+        assert_eq!(local(-12_600), "2000-02-28T20:30:00.000000001-03:30");
     }
 
     #[test]

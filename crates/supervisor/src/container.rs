@@ -63,6 +63,10 @@ impl Container {
             incarnation: Some(init.incarnation),
             args: init.args.clone(),
             labels: init.labels(),
+            stop_signal: init.stop_signal,
+            stop_grace_ms: init
+                .stop_grace
+                .map(|grace| grace.as_millis().try_into().unwrap_or(u64::MAX)),
             bundle: init.bundle.clone(),
             shim_group: init.shim_group.clone(),
             restored: self.state.restored,
@@ -128,8 +132,9 @@ impl Container {
     ///
     /// [`Error::NotFound`] if the container was deleted, [`Error::Io`] if the list cannot be read.
     pub async fn runs(&self) -> Result<Vec<PastRun>, Error> {
-        let (root, init) = (self.core.root.clone(), self.state.init());
-        let read = blocking(move || init.dir(&root)?.past_runs()).await;
+        let (root, state) = (self.core.root.clone(), self.state.clone());
+        let read = move || state.with_run(|init| init.dir(&root)?.past_runs());
+        let read = blocking(read).await;
         read.map_err(|error| self.not_done("read the runs", error))
     }
 
@@ -287,7 +292,7 @@ impl Container {
     /// cannot be opened, and with [`Stdin::Once`](crate::Stdin::Once) the errors of
     /// [`close_stdin`](Self::close_stdin).
     pub fn stdin(&self) -> Result<InputWriter, Error> {
-        InputWriter::open(&self.core, &self.state.init())
+        self.state.with_run(|init| InputWriter::open(&self.core, init))
     }
 
     /// Returns the path of the FIFO of the standard input, if the container was created with
@@ -316,7 +321,7 @@ impl Container {
     /// [`Error::NoTerminal`] if the container has no terminal, and the errors of
     /// [`close_stdin`](Self::close_stdin).
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        control::resize(&self.core.root, &self.state.init(), size)
+        self.state.with_run(|init| control::resize(&self.core.root, init, size))
     }
 
     /// Returns an eventfd that becomes readable once [`wait`](Self::wait) would return at
@@ -364,7 +369,7 @@ impl Container {
     /// The errors of [`logs`](Self::logs), and [`Error::NoTimes`] if a time is given and the log
     /// has no timestamps.
     pub fn logs_with(&self, options: LogOptions) -> Result<LogReader, Error> {
-        LogReader::open(&self.core, &self.state.init(), &options)
+        self.state.with_run(|init| LogReader::open(&self.core, init, &options))
     }
 
     /// Returns a reader of the output after a [position](LogReader::position) that an earlier reader
@@ -379,7 +384,7 @@ impl Container {
         position: &LogPosition,
         options: LogOptions,
     ) -> Result<LogReader, Error> {
-        LogReader::open_after(&self.core, &self.state.init(), &options, position)
+        self.state.with_run(|init| LogReader::open_after(&self.core, init, &options, position))
     }
 
     /// Returns a reader of the standard output, from its beginning. It reports end of file when the
@@ -445,7 +450,7 @@ impl Container {
         if self.state.init().is_stopped() {
             return Err(self.wrong_state("reopening its logs", "running"));
         }
-        control::reopen_logs(&self.core.root, &self.state.init())
+        self.state.with_run(|init| control::reopen_logs(&self.core.root, init))
     }
 
     /// Returns whether the init process has a terminal.
@@ -571,9 +576,7 @@ pub(crate) async fn begun(core: &Core, process: &Process) -> Result<(), Error> {
         () = core.tasks.stop.cancelled() => return Err(Error::Closed),
     };
     match state {
-        State::Abandoned => {
-            Err(process.take_failure().unwrap_or_else(|| Error::NotStarted(String::new())))
-        }
+        State::Abandoned => Err(process.failure()),
         _ => Ok(()),
     }
 }

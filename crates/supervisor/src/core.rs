@@ -17,6 +17,7 @@ use crate::os::children::Spawned;
 use crate::os::closer::Closer;
 use crate::os::file_watch::FileWatch;
 use crate::os::limits::{Abilities, Limit};
+use crate::os::rootless::Rootless;
 use crate::os::tasks::Tasks;
 use crate::runtime::command::Runtimes;
 use crate::shim::Shims;
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) boot_id: String,
     pub(crate) abilities: Abilities,
     pub(crate) limits: Vec<Limit>,
+    /// What containers have if this process is not run by root.
+    pub(crate) rootless: Option<Rootless>,
     pub(crate) moves: Arc<Moves>,
     pub(crate) runtimes: Runtimes,
     /// The name or path of the default runtime.

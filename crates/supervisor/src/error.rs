@@ -122,6 +122,10 @@ pub enum Error {
     /// \[`ErrContainerNotStarted`, `ErrShimExited`\].
     #[error("container not started: the shim exited before the process was there{}", appended(.0))]
     NotStarted(String),
+    /// The supervisor that was to start the process died before any shim had begun to. Nothing was run, and
+    /// nothing of it is left: the start can be asked for again.
+    #[error("container not started: the supervisor died before a shim had begun")]
+    NotBegun,
     /// The operation needs the container in another state.
     #[error("container {id} is {status}, and {operation} needs it {needed}")]
     WrongState {
@@ -133,6 +137,14 @@ pub enum Error {
         operation: &'static str,
         /// The state that the operation needs.
         needed: &'static str,
+    },
+    /// The operation needs a cgroup of the container's own.
+    #[error("{operation} needs a cgroup of the container's own, and it has none: {reason}")]
+    NoCgroup {
+        /// The requested operation.
+        operation: &'static str,
+        /// Why containers have none.
+        reason: String,
     },
     /// The operation needs the exec process in another state.
     #[error("process {process} of container {id} is {status}, and {operation} needs it {needed}")]
@@ -254,6 +266,7 @@ impl Error {
             | Self::Rootfs { .. }
             | Self::NotFifo(_)
             | Self::InvalidOption(_)
+            | Self::NoCgroup { .. }
             | Self::Checkpoint { .. }
             | Self::NotInstalled { .. }
             | Self::ShimVersion { .. }
@@ -270,6 +283,8 @@ impl Error {
             | Self::StartDoesNotEnd { .. } => ErrorKind::Timeout,
             Self::Runtime(text) => program_fault(text).unwrap_or(ErrorKind::Runtime),
             Self::Shim(_) | Self::NotStarted(_) => ErrorKind::Runtime,
+            // There is no such process, and never was.
+            Self::NotBegun => ErrorKind::NotFound,
             Self::Limit { .. } => ErrorKind::Limit,
             Self::Closed => ErrorKind::Closed,
             Self::Root(_) | Self::Io { .. } | Self::Internal(_) => ErrorKind::Internal,

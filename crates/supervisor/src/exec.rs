@@ -418,6 +418,10 @@ impl ExecProcess {
         self.container
             .finish(async move {
                 let Self { container: Container { core, state }, process } = &this;
+                // A process that the exec has left behind may have its output open for ever.
+                if let Err(error) = control::end_output(&core.root, process) {
+                    tracing::debug!(container = %state.id, process = %process.id, %error, "its shim has ended");
+                }
                 let failed = format!("remove process {} of container {}", process.id, state.id);
                 let removed = remove::forget(core, state, process, Removal::Asked).await;
                 removed.map_err(Error::io(failed))

@@ -28,6 +28,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `oci-spec` | yes | `Supervisor::create_with` and `run_with`: a last change to the OCI configuration as a typed value |
+//! | `schemars` | no | JSON schemas (`schemars::JsonSchema`) of the types that are written as JSON |
 //!
 //! # What it needs
 //!
@@ -97,6 +98,7 @@ pub use model::options::{ContainerOptions, ExecOptions, Stdin, Stdio, TerminalSi
 pub use operate::ProcessEntry;
 pub use os::cgroup::Stats;
 pub use os::limits::{Abilities, Limit};
+pub use os::rootless::{IdMapping, Rootless};
 pub use runtime::checkpoint::CheckpointOptions;
 pub use runtime::programs::RuntimeChoice;
 pub use supervisor::{RestoreReport, Supervisor};

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use holdfast_sys::proc::Stat;
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
 
 use crate::container::Container;
 use crate::error::Error;
 use crate::model::lifecycle::{Activity, Change, Input, State};
 use crate::os::cgroup::{Cgroups, Stats};
+use crate::os::pid_namespace;
 use crate::os::tasks::blocking;
 use crate::runtime::checkpoint::CheckpointOptions;
 use crate::supervisor::Supervisor;
@@ -19,10 +23,24 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A process in a container, as the host sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ProcessEntry {
     /// Its pid in the host's pid namespace.
     pub pid: i32,
+    /// The pid of its parent, in the host's pid namespace.
+    #[serde(default)]
+    pub ppid: i32,
+    /// The effective user id, on the host.
+    #[serde(default)]
+    pub uid: u32,
+    /// The processor time that it has used, in milliseconds.
+    #[serde(default)]
+    pub cpu_millis: u64,
+    /// The memory that it uses (resident set), in bytes.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Its command line; if that is empty, its name in square brackets.
     pub command: String,
 }
@@ -59,6 +77,7 @@ impl Container {
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
+            this.needs_cgroup(verb)?;
             change::make(&this.core, &this.state, change, verb, needed).await
         })
         .await
@@ -78,6 +97,7 @@ impl Container {
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
             this.needs_process("update")?;
+            this.needs_cgroup("update")?;
             // The limits are passed in a file, because not every runtime reads its standard input.
             let dir = this.core.root.container(this.id());
             let written = {
@@ -96,14 +116,14 @@ impl Container {
         .await
     }
 
-    /// Writes the state of a running container to disk, so that
+    /// Writes the state of a container that runs or is paused to disk, so that
     /// [`ContainerOptions::checkpoint`](crate::ContainerOptions::checkpoint) can restore it. This
     /// needs CRIU, a runtime and a kernel that support it, and stdio that CRIU can restore, which a
     /// FIFO is not. If the caller drops the future, this continues in the background.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongState`] if the container does not run, [`Error::NotFound`] if it was deleted,
+    /// [`Error::WrongState`] if the container is neither running nor paused, [`Error::NotFound`] if it was deleted,
     /// [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 600 s) if the runtime fails, and
     /// [`Error::Io`] if the directory cannot be written.
     pub async fn checkpoint(&self, options: CheckpointOptions) -> Result<(), Error> {
@@ -111,9 +131,11 @@ impl Container {
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
             let init = this.state.init();
-            if !matches!(init.state(), State::Live { activity: Activity::Running, .. }) {
-                return Err(this.wrong_state("checkpoint", "running"));
-            }
+            let State::Live { activity: activity @ (Activity::Running | Activity::Paused), .. } =
+                init.state()
+            else {
+                return Err(this.wrong_state("checkpoint", "running or paused"));
+            };
             options.prepare()?;
             let _checkpointing = init.checkpointing.lock().await;
             let written = this
@@ -121,7 +143,7 @@ impl Container {
                 .runtime
                 .command("checkpoint", options.args(), this.id(), CHECKPOINT_LIMIT)
                 .await;
-            if written.is_err() {
+            if written.is_err() && activity == Activity::Running {
                 // The runtime may have frozen the container before it failed.
                 change::thaw(&this.core, &this.state).await?;
             }
@@ -133,8 +155,8 @@ impl Container {
         .await
     }
 
-    /// Returns the processes in the cgroup of the container; only the init process if the container
-    /// has no cgroup of its own. Cancel safe.
+    /// Returns the processes in the cgroup of the container. If it has no cgroup of its own, those in its
+    /// pid namespace; without one, the init process only. Cancel safe.
     ///
     /// # Errors
     ///
@@ -143,13 +165,38 @@ impl Container {
     pub async fn processes(&self) -> Result<Vec<ProcessEntry>, Error> {
         let pid = self.needs_process("top")?;
         let found = blocking(move || {
-            let mut pids = Cgroups::of(pid)?.processes()?;
-            if pids.is_empty() {
-                pids.push(pid);
-            }
+            let cgroups = Cgroups::of(pid)?;
+            let pids = match cgroups.is_empty() {
+                true => pid_namespace::processes(pid)?,
+                false => cgroups.processes()?,
+            };
             Ok(pids.into_iter().filter_map(ProcessEntry::of).collect())
         });
         found.await.map_err(Error::io(format!("list the processes of container {}", self.id())))
+    }
+
+    /// Sends a signal to all processes of the container, those in its cgroup (without one of its own, in its pid
+    /// namespace), also to those that its init
+    /// process has left behind. A process that begins meanwhile may be missed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the container was deleted, [`Error::Io`] if its cgroups cannot be read, and
+    /// [`Error::Runtime`] if the init process has ended and the runtime fails.
+    pub async fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        let Some(pid) = self.info().pid else {
+            // Nobody but the runtime knows the cgroup of a process that is gone.
+            return self.state.runtime.signal_all(self.id(), signal, OPERATION_LIMIT).await;
+        };
+        let sent = blocking(move || {
+            let cgroups = Cgroups::of(pid)?;
+            match cgroups.is_empty() {
+                true => pid_namespace::signal(pid, signal),
+                false => cgroups.signal(signal),
+            }
+        });
+        let sent = sent.await;
+        sent.map_err(Error::io(format!("signal all processes of container {}", self.id())))
     }
 
     /// Returns the current resource usage of the container. Cancel safe.
@@ -159,8 +206,18 @@ impl Container {
     /// The errors of [`processes`](Self::processes).
     pub async fn stats(&self) -> Result<Stats, Error> {
         let pid = self.needs_process("stats")?;
-        let stats = blocking(move || Ok(Cgroups::of(pid)?.stats()));
-        stats.await.map_err(Error::io(format!("read the cgroups of container {}", self.id())))
+        let stats = blocking(move || Stats::of(pid)).await;
+        stats.map_err(Error::io(format!("read the cgroups of container {}", self.id())))
+    }
+
+    /// Refuses what cannot be done without a cgroup.
+    fn needs_cgroup(&self, operation: &'static str) -> Result<(), Error> {
+        match &self.core.rootless {
+            None => Ok(()),
+            Some(rootless) => {
+                Err(Error::NoCgroup { operation, reason: rootless.no_cgroups.clone() })
+            }
+        }
     }
 
     /// Returns the pid of the init process.
@@ -182,8 +239,7 @@ impl Supervisor {
         let read = self.core.tasks.reactor.spawn_blocking(move || {
             let stats = |container: Container| {
                 let pid = container.state.init().pid()?;
-                let stats = Cgroups::of(pid).ok()?.stats();
-                Some((container, stats))
+                Some((container, Stats::of(pid).ok()?))
             };
             all.into_iter().filter_map(stats).collect()
         });
@@ -205,6 +261,16 @@ impl ProcessEntry {
         } else {
             line
         };
-        Some(Self { pid, command })
+        let stat = Stat::read(pid).ok()?;
+        let page =
+            sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|it| u64::try_from(it).ok());
+        Some(Self {
+            pid,
+            ppid: stat.ppid,
+            uid: std::fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
+            cpu_millis: stat.cpu_time().ok()?.as_millis().try_into().unwrap_or(u64::MAX),
+            memory_bytes: stat.resident_pages.saturating_mul(page.unwrap_or(4096)),
+            command,
+        })
     }
 }

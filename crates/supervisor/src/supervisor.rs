@@ -28,6 +28,7 @@ use crate::os::children::{self, Spawned};
 use crate::os::closer::Closer;
 use crate::os::file_watch::FileWatch;
 use crate::os::limits::{self, Abilities, Limit};
+use crate::os::rootless::Rootless;
 use crate::os::tasks::{Tasks, blocking};
 use crate::runtime::command::Runtimes;
 use crate::runtime::programs::{self, RuntimeChoice};
@@ -76,7 +77,8 @@ impl Supervisor {
         let root = tokio::task::spawn_blocking(move || StateRoot::open(&builder.root)).await;
         let root =
             root.map_err(|error| Error::io("open the state root")(io::Error::other(error)))??;
-        let (root, tasks) = (Arc::new(root), Tasks::new());
+        let tasks = Tasks::new(root.is_in_memory());
+        let root = Arc::new(root);
         // If a later step fails, this stops the tasks that were started before it.
         let stop = tasks.stop.clone().drop_guard();
         let (events, problem) = {
@@ -88,6 +90,7 @@ impl Supervisor {
         let core = Arc::new(Core {
             boot_id: holdfast_sys::proc::boot_id().map_err(Error::io("read the boot id"))?,
             limits: limits::read(&abilities),
+            rootless: Rootless::find().inspect(Rootless::report),
             abilities,
             moves: Arc::<Moves>::default(),
             runtimes: Runtimes { root: root.clone(), spawned: spawned.clone() },
@@ -149,6 +152,13 @@ impl Supervisor {
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.core.limits
+    }
+
+    /// Returns what containers have in place of root's rights, as it was when this supervisor was
+    /// opened; `None` if this process is run by root.
+    #[must_use]
+    pub fn rootless(&self) -> Option<&Rootless> {
+        self.core.rootless.as_ref()
     }
 
     /// Returns the OCI runtime of containers that do not name one, and why it was chosen.

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::proc;
+
 /// What a descriptor of a pipe or a terminal is open for. As long as that exists, nothing else has the same:
 /// a pipe goes by its inode, a terminal by its number in its own file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +118,35 @@ pub fn inherited(first: RawFd, count: RawFd) -> Option<Vec<OwnedFd>> {
         (done == 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
     };
     (first..first.checked_add(count)?).map(take).collect()
+}
+
+/// Takes over all descriptors but the standard ones, as they are: children inherit those that are not
+/// close-on-exec.
+///
+/// # Safety
+/// Nothing in this program owns one of them: it has only just begun.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub unsafe fn all_inherited() -> io::Result<Vec<OwnedFd>> {
+    let numbers = proc::numbers("/proc/self/fd")?.into_iter();
+    // The one by which the directory was read is closed by now.
+    // SAFETY: F_GETFD changes nothing, and fails for a number that is not open.
+    let open = numbers.filter(|fd| *fd > 2 && unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
+    // SAFETY: it is open, and that nothing owns it is the caller's.
+    Ok(open.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
+}
+
+/// Puts a descriptor into an epoll set (epoll(7)), by its number.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub fn register(epoll: BorrowedFd<'_>, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    let (add, event) = (libc::EPOLL_CTL_ADD, &raw mut event);
+    // SAFETY: epoll_ctl takes any number, and reads one epoll_event, from `event`.
+    let done = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), add, number, event) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Takes a descriptor out of an epoll set (epoll(7)), by its number: its owner may be on the point of

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 /// The most descriptors that a message here carries.
-pub const MAX: usize = 8;
+pub const MAX: usize = 10;
 
 /// Two sockets that keep messages apart, and yet tell of each other's end.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -40,6 +40,22 @@ pub fn next_length(socket: impl AsFd) -> io::Result<usize> {
 /// Those of recvmsg(2), and `EMFILE` if there was no room for all the descriptors: the message has gone
 /// then, and those of its descriptors that came are closed. The next message is there all the same.
 pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(socket, bytes, 0)
+}
+
+/// The same, and the message stays where it is: its descriptors are copies.
+///
+/// # Errors
+/// Those of [`receive`].
+pub fn peek(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(socket, bytes, libc::MSG_PEEK)
+}
+
+fn receive_with(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+    flags: libc::c_int,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MAX]);
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: msghdr is plain data for which all zero bytes are a valid value.
@@ -50,7 +66,7 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<Ow
     header.msg_controllen = space.capacity() as _;
     let number = socket.as_fd().as_raw_fd();
     // SAFETY: the header points to `bytes` and `space`, which live on and are as long as it says.
-    let length = unsafe { libc::recvmsg(number, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length = unsafe { libc::recvmsg(number, &raw mut header, libc::MSG_CMSG_CLOEXEC | flags) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let mut fds = Vec::new();
     // SAFETY: recvmsg has filled `space` with whole control messages and set its length, so that these walk
@@ -96,6 +112,26 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
         assert_eq!(receive(&theirs, &mut byte).unwrap().0, 0);
+    }
+
+    #[test]
+    fn what_is_peeked_at_stays_and_its_descriptors_are_copies() {
+        let (ours, theirs) = pair().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        send(&ours, b"x", &[writer.as_fd()]).unwrap();
+        drop((ours, writer));
+        for _ in 0..2 {
+            let mut byte = [0];
+            let (length, mut fds) = peek(&theirs, &mut byte).unwrap();
+            assert_eq!((length, byte, fds.len()), (1, *b"x", 1));
+            std::fs::File::from(fds.remove(0)).write_all(b"y").unwrap();
+        }
+        // A message that is taken without room for descriptors closes them.
+        assert_eq!(recv(theirs.as_raw_fd(), &mut [], MsgFlags::empty()), Ok(0));
+        assert_eq!(peek(&theirs, &mut [0]).unwrap().0, 0, "it was the only one");
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "yy");
     }
 
     /// Seen before: the error ended the group that received it, and what had come was never closed.

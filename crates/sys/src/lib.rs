@@ -15,17 +15,19 @@
 //! | [`mount`] | `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`, `fsconfig(2)` |
 //! | [`wait`] | `waitid(2)` with `WNOWAIT`, statuses kept as the kernel gave them |
 //! | `probe` | what a container must be refused; only with the feature `probe`, for tests |
+//! | [`mountinfo`] | `/proc/PID/mountinfo` |
 //! | [`proc`] | `/proc/PID/stat`, the boot id, children |
 //! | [`random`] | `getrandom(2)` |
 //! | [`command_line`] | `PR_SET_MM_MAP` |
-//! | [`fd`] | `close_range(2)`, `FIONREAD` |
+//! | [`fd`] | `close_range(2)`, `FIONREAD`, `epoll_ctl(2)` by number |
 //! | [`fd_passing`] | `SCM_RIGHTS` |
 //! | [`resource`] | `prlimit(2)` |
 //! | [`seccomp`] | `seccomp(2)` |
-//! | [`spawn`] | what a child begins with |
+//! | [`spawn`] | what a child begins with; `fork(2)` |
 //! | [`start`] | a `main` of one's own |
 //! | [`stray`] | signals that are sent by mistake |
 //! | [`terminal`] | the size of a terminal, and its other side |
+//! | [`zone`] | localtime(3) |
 //! | `reactor` | the same descriptors in Tokio's reactor; only with the feature `tokio` |
 #![allow(unsafe_code)]
 
@@ -39,6 +41,7 @@ pub mod kernel;
 pub mod keyring;
 pub mod memory;
 pub mod mount;
+pub mod mountinfo;
 pub mod network;
 pub mod oom;
 pub mod pidfd;
@@ -56,6 +59,7 @@ pub mod start;
 pub mod stray;
 pub mod terminal;
 pub mod wait;
+pub mod zone;
 
 pub use pidfd::PidFd;
 pub use wait::Termination;

@@ -26,6 +26,18 @@ impl OomCounter {
         Ok(counter.map(|path| Self(path.into())))
     }
 
+    /// The counter with this path. Its process may have ended.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// Returns the path of the file with the count.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Returns the count since the cgroup was created; 0 if the cgroup is gone, or the kernel has no
     /// counter for it.
     #[must_use]

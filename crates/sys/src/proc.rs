@@ -16,6 +16,10 @@ pub struct Stat {
     pub state: u8,
     /// Field 4: the parent's pid.
     pub ppid: i32,
+    /// Fields 14 and 15: the processor time that it has used, in clock ticks.
+    pub cpu_ticks: u64,
+    /// Field 24: its memory, in pages.
+    pub resident_pages: u64,
     /// Field 22: start time in clock ticks after boot, as text: it is compared. [`Stat::started`] computes.
     pub start_time: String,
     /// Field 52: the wait status; meaningful only for a zombie, and 0 without ptrace read access.
@@ -37,9 +41,22 @@ impl Stat {
         Some(Self {
             state: *field(3)?.as_bytes().first()?,
             ppid: field(4)?.parse().ok()?,
+            cpu_ticks: field(14)?
+                .parse::<u64>()
+                .ok()?
+                .saturating_add(field(15)?.parse::<u64>().ok()?),
+            // The kernel prints a signed number.
+            resident_pages: field(24)?.parse().unwrap_or_default(),
             start_time: field(22)?.to_owned(),
             exit_code: field(52)?.parse().ok()?,
         })
+    }
+
+    /// The processor time that it has used.
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        let a_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|it| u64::try_from(it).ok());
+        let a_second = a_second.filter(|it| *it > 0).ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Duration::from_millis(self.cpu_ticks.saturating_mul(1000) / a_second))
     }
 
     /// When it started, by the system's clock as that is set now, to a clock tick.
@@ -101,7 +118,12 @@ pub fn is_being_killed(pid: i32) -> bool {
 
 /// Every process's pid.
 pub fn all() -> io::Result<Vec<i32>> {
-    let names = fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));
+    numbers("/proc")
+}
+
+/// The entries of a directory whose names are numbers.
+pub(crate) fn numbers(path: &str) -> io::Result<Vec<i32>> {
+    let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
     names.filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose()).collect()
 }
 

@@ -38,11 +38,30 @@ impl Iterator for Arguments {
 ///
 /// The program begins with no descriptors but the standard ones.
 ///
+/// With `main!(run, with inherited)` the function also gets what [`all_inherited`](crate::fd::all_inherited)
+/// returns, and nothing is closed.
+///
 /// What the standard library does before `main` is left out: it opens closed standard descriptors,
 /// ignores `SIGPIPE`, and prepares for telling a stack overflow from another fault.
 #[macro_export]
 macro_rules! main {
+    ($run:path, with inherited) => {
+        fn run_with_inherited(arguments: $crate::start::Arguments) -> u8 {
+            // SAFETY: this is the first that `main` calls, so nothing has been opened yet.
+            #[allow(unsafe_code)]
+            let inherited = unsafe { $crate::fd::all_inherited() };
+            $run(arguments, inherited)
+        }
+        $crate::main!(@ run_with_inherited, ());
+    };
     ($run:path) => {
+        $crate::main!(@ $run, {
+            // Whatever an embedding program let slip must reach no container, nor be kept open by us.
+            // SAFETY: nothing has been opened yet. Where it fails there is no /proc, and no use in us.
+            let _ = unsafe { $crate::fd::close_inherited() };
+        });
+    };
+    (@ $run:path, $first:expr) => {
         // SAFETY: the one symbol of this name, with the type that the C library calls it by; a
         // panic ends the process where unwinding would leave this function.
         #[allow(unsafe_code)]
@@ -51,9 +70,7 @@ macro_rules! main {
             _argc: ::core::ffi::c_int,
             argv: *const *const ::core::ffi::c_char,
         ) -> ::core::ffi::c_int {
-            // Whatever an embedding program let slip must reach no container, nor be kept open by us.
-            // SAFETY: nothing has been opened yet. Where it fails there is no /proc, and no use in us.
-            let _ = unsafe { $crate::fd::close_inherited() };
+            $first;
             // SAFETY: it is.
             let arguments = unsafe { $crate::start::Arguments::new(argv) };
             ::core::ffi::c_int::from($run(arguments))

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::mem;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use holdfast_state::cri::{self, Mark, Stream};
-use holdfast_state::{Directory, LogDriver, LogSpec, json_file, logging};
+use holdfast_state::{LogDriver, LogSpec, json_file, logging};
 use nix::fcntl::OFlag;
 
 use super::rate::Rate;
@@ -18,6 +20,10 @@ use crate::stdio::{Owner, give};
 const WRITE_SIZE: usize = 128 * 1024;
 /// The largest piece of a line in a json-file, in bytes, as Docker has it.
 const JSON_PIECE: usize = 16 * 1024;
+/// The same in a k8s-file, as conmon has it.
+const K8S_PIECE: usize = 8 * 1024;
+/// The mode of a k8s-file: a group may read it.
+const K8S_MODE: u32 = 0o640;
 /// No entry is longer, in bytes: what is so long and has no line feed is none of ours.
 const LONGEST_ENTRY: u64 = 2 * READ_SIZE as u64;
 /// By how many bytes a file that could not be set aside grows before that is tried again.
@@ -32,10 +38,56 @@ enum Format {
     Raw,
 }
 
-pub(super) struct LogFile {
+impl Format {
+    #[inline]
+    fn encode<const LEN: usize>(
+        self,
+        stream: Stream,
+        time: &[u8; LEN],
+        mark: Mark,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::Json => json_file::encode(stream, time, mark, bytes, out),
+            Self::Raw => out.extend_from_slice(bytes),
+            Self::Cri => cri::encode(stream, time, mark, bytes, out),
+        }
+    }
+}
+
+/// What conmon's command line says of a k8s-file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct K8sFile {
+    /// How large it becomes, in bytes.
+    pub max_size: Option<u64>,
+    /// How much is written in all, in bytes, what was there before included. The rest is dropped.
+    pub max_total: Option<u64>,
+    /// How many full files are kept, `PATH.1` the newest. Without, a full file is replaced by an empty one.
+    pub backups: Option<u32>,
+    /// One that cannot be opened is opened when there is output.
+    pub may_be_missing: bool,
+}
+
+/// Whose customs a file follows.
+#[derive(Debug, Clone, Copy)]
+enum Customs {
+    /// Nobody else reads it, no symbolic link leads to it, and it may be given to somebody.
+    Holdfast(Owner),
+    /// Those of conmon's k8s-file, which is whatever its path leads to.
+    Conmon {
+        /// How many bytes may still be written.
+        left: u64,
+        /// Whether full files are kept.
+        keeps: bool,
+    },
+}
+
+/// A log on disk.
+pub struct LogFile {
     parent: Parent,
     name: String,
-    owner: Owner,
+    customs: Customs,
     format: Format,
     /// The one stream that it takes, if not both.
     only: Option<Stream>,
@@ -83,7 +135,7 @@ impl LogFile {
         only: Option<Stream>,
     ) -> io::Result<Self> {
         let (parent, name, owner) = place(spec, home, owner)?;
-        let opened = parent.open().and_then(|parent| open(&parent, &name, owner));
+        let opened = open(&parent, &name, Customs::Holdfast(owner));
         let opened = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
         let (size, file) = match named(spec, opened) {
             Ok((size, file)) => (size, Some(file)),
@@ -94,7 +146,7 @@ impl LogFile {
         Ok(Self {
             parent,
             name,
-            owner,
+            customs: Customs::Holdfast(owner),
             format: match spec.driver {
                 LogDriver::File => Format::Raw,
                 LogDriver::JsonFile => Format::Json,
@@ -113,6 +165,42 @@ impl LogFile {
         })
     }
 
+    /// Opens a k8s-file by its absolute path.
+    ///
+    /// # Errors
+    /// Those of open(2), and if the path names no file, or one that is not UTF-8.
+    pub fn of_monitor(path: &Path, rules: K8sFile) -> io::Result<Self> {
+        let name = path.file_name().and_then(|name| name.to_str()).zip(path.parent());
+        let (name, parent) = name.ok_or(io::ErrorKind::InvalidFilename)?;
+        let parent = Parent::Path(parent.into());
+        let mut customs = Customs::Conmon { left: u64::MAX, keeps: rules.backups.is_some() };
+        let file = match open(&parent, name, customs) {
+            Ok(file) => Some(file),
+            Err(error) if !rules.may_be_missing => return Err(error),
+            Err(_) => None,
+        };
+        let size = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|found| found.len()))?;
+        if let (Customs::Conmon { left, .. }, Some(total)) = (&mut customs, rules.max_total) {
+            *left = total.saturating_sub(size);
+        }
+        Ok(Self {
+            parent,
+            name: name.to_owned(),
+            customs,
+            format: Format::Cri,
+            only: None,
+            file,
+            size,
+            max_size: rules.max_size.unwrap_or(u64::MAX),
+            files: rules.backups.unwrap_or(0).saturating_add(1),
+            is_whole: true,
+            out: Vec::new(),
+            rate: Rate::new(None),
+            dropped: 0,
+            is_torn: false,
+        })
+    }
+
     /// Writes what was read from a stream. Never fails: a full disk must not stop the container.
     pub(super) fn take(&mut self, chunk: Chunk<'_>) {
         if self.only.is_some_and(|only| only != chunk.stream) {
@@ -123,7 +211,7 @@ impl LogFile {
             self.is_whole = chunk.bytes.ends_with(b"\n");
             return self.write(chunk.bytes);
         }
-        let mut rate = std::mem::take(&mut self.rate);
+        let mut rate = mem::take(&mut self.rate);
         rate.each_line(chunk, |line| self.enter(line));
         self.rate = rate;
         self.flush();
@@ -132,7 +220,7 @@ impl LogFile {
     /// The last word: what was dropped and has not been told.
     pub(super) fn finish(&mut self, stamp: &Stamp) {
         self.tell_of_dropped(stamp);
-        let mut rate = std::mem::take(&mut self.rate);
+        let mut rate = mem::take(&mut self.rate);
         rate.tell(stamp, |notice| self.enter(notice));
         self.rate = rate;
         self.flush();
@@ -151,15 +239,45 @@ impl LogFile {
 
     /// Opens the file anew by its name, after somebody has moved it away.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
+        if let Customs::Conmon { keeps: true, .. } = self.customs
+            && self.parent.open()?.contains(&self.name)?
+        {
+            return self.try_rotate();
+        }
+        self.open_anew()?;
+        if let (Customs::Conmon { .. }, Some(file)) = (self.customs, &self.file) {
+            // CRI-O waits for an event of this file (inotify(7)). One that was there, perhaps because of output
+            // since somebody has moved its predecessor away, gets none by being opened. A device can't do this.
+            let _ = file.set_len(self.size);
+        }
+        Ok(())
+    }
+
+    fn open_anew(&mut self) -> io::Result<()> {
         self.file = None;
         self.opened().map(drop)
+    }
+
+    /// Has the disk take what was written.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            return file.sync_all();
+        }
+        match self.path().and_then(File::open) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            file => file?.sync_all(),
+        }
+    }
+
+    fn path(&self) -> io::Result<PathBuf> {
+        Ok(self.parent.open()?.path().join(&self.name))
     }
 
     fn opened(&mut self) -> io::Result<&File> {
         let file = match self.file.take() {
             Some(file) => file,
             None => {
-                let file = open(&self.parent.open()?, &self.name, self.owner)?;
+                let file = open(&self.parent, &self.name, self.customs)?;
                 self.size = file.metadata()?.len();
                 file
             }
@@ -169,7 +287,11 @@ impl LogFile {
 
     /// Adds an entry to those that are to be written, or several if it is too long for one.
     fn enter(&mut self, line: Chunk<'_>) {
-        let most = if self.format == Format::Json { JSON_PIECE } else { line.bytes.len() };
+        let most = match (self.format, self.customs) {
+            (Format::Json, _) => JSON_PIECE,
+            (_, Customs::Conmon { .. }) => K8S_PIECE,
+            _ => line.bytes.len(),
+        };
         for bytes in line.bytes.chunks(most) {
             self.enter_piece(Chunk { bytes, ..line });
         }
@@ -182,14 +304,27 @@ impl LogFile {
         }
         self.out.reserve(WRITE_SIZE - self.out.len());
         let start = self.out.len();
-        match self.format {
-            Format::Json => json_file::encode(stream, stamp, mark, bytes, &mut self.out),
-            Format::Raw => self.out.extend_from_slice(bytes),
-            Format::Cri => cri::encode(stream, stamp, mark, bytes, &mut self.out),
+        match stamp {
+            Stamp::Utc(time) => self.format.encode(stream, time, mark, bytes, &mut self.out),
+            Stamp::Local(time) => self.format.encode(stream, time, mark, bytes, &mut self.out),
+        }
+        let mut may_be_split = self.is_whole;
+        if let Customs::Conmon { left, .. } = &mut self.customs {
+            let length = (self.out.len() - start) as u64;
+            if length > *left {
+                if mem::take(left) > 0 {
+                    let text = format!("{}: all that may be written was written", self.name);
+                    crate::log::log("warning", &text);
+                }
+                return self.out.truncate(start);
+            }
+            *left -= length;
+            // Others rely on the bound.
+            may_be_split = true;
         }
         let (before, after) = (self.size + start as u64, self.size + self.out.len() as u64);
         // A line without end must not make a file without end.
-        if after > self.max_size && before > 0 && (self.is_whole || before > 2 * self.max_size) {
+        if after > self.max_size && before > 0 && (may_be_split || before > 2 * self.max_size) {
             let entry = self.out.split_off(start);
             self.flush();
             self.rotate();
@@ -199,7 +334,7 @@ impl LogFile {
     }
 
     fn flush(&mut self) {
-        let out = std::mem::take(&mut self.out);
+        let out = mem::take(&mut self.out);
         self.write(&out);
         self.out = out;
         self.out.clear();
@@ -244,9 +379,11 @@ impl LogFile {
 
     /// Somebody may have cut the file meanwhile. What we write stands behind what is left of it.
     fn look_whether_cut(&mut self) {
-        if let Some(length) = self.file.as_ref().and_then(|file| Some(file.metadata().ok()?.len()))
-            && length < self.size
+        if let Some(found) = self.file.as_ref().and_then(|file| file.metadata().ok())
+            && found.is_file()
+            && found.len() < self.size
         {
+            let length = found.len();
             let text = format!("{}: was cut by {} bytes", self.name, self.size - length);
             crate::log::log("warning", &text);
             self.size = length;
@@ -268,7 +405,7 @@ impl LogFile {
         if self.dropped == 0 {
             return;
         }
-        let dropped = std::mem::take(&mut self.dropped);
+        let dropped = mem::take(&mut self.dropped);
         let text = format!("[holdfast: {dropped} bytes of the log could not be written]\n");
         self.enter(Chunk::notice(stamp, &text));
         self.flush();
@@ -293,6 +430,15 @@ impl LogFile {
     fn try_rotate(&mut self) -> io::Result<()> {
         let numbered = |number: u32| logging::set_aside(&self.name, number);
         let directory = self.parent.open()?;
+        if let Customs::Conmon { keeps: false, .. } = self.customs {
+            // So there is always a file of that name, for those who follow it.
+            let temporary = format!("{}.tmp", self.name);
+            directory.unlink(&temporary)?;
+            self.file = Some(open(&self.parent, &temporary, self.customs)?);
+            directory.rename(&temporary, &self.name)?;
+            self.size = 0;
+            return Ok(());
+        }
         let mut hole = 1;
         while hole + 1 < self.files && directory.contains(&numbered(hole))? {
             hole += 1;
@@ -305,7 +451,7 @@ impl LogFile {
         } else {
             directory.unlink(&self.name)?;
         }
-        self.reopen()
+        self.open_anew()
     }
 
     /// Takes over from a dead shim: a torn entry at the end goes, as its bytes are still where they
@@ -382,7 +528,7 @@ impl LogFile {
 /// A file that the process writes itself.
 pub(crate) fn open_direct(spec: &LogSpec, home: &Home, owner: Owner) -> io::Result<File> {
     let (parent, name, owner) = place(spec, home, owner)?;
-    named(spec, parent.open().and_then(|parent| open(&parent, &name, owner)))
+    named(spec, open(&parent, &name, Customs::Holdfast(owner)))
 }
 
 /// Where its file is, and to whom it is given: what the caller names stays the caller's.
@@ -401,11 +547,20 @@ fn named<T>(spec: &LogSpec, opened: io::Result<T>) -> io::Result<T> {
     opened.map_err(|error| io::Error::new(error.kind(), format!("log {spec}: {error}")))
 }
 
-fn open(directory: &Directory, name: &str, owner: Owner) -> io::Result<File> {
-    let opened = directory.append(name);
-    opened
-        .and_then(|file| give(&file, owner).map(|()| file))
-        .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+fn open(parent: &Parent, name: &str, customs: Customs) -> io::Result<File> {
+    let directory = parent.open()?;
+    let opened = match customs {
+        Customs::Holdfast(owner) => {
+            directory.append(name).and_then(|file| give(&file, owner).map(|()| file))
+        }
+        Customs::Conmon { .. } => {
+            let mut how = File::options();
+            // A FIFO that nobody reads is an error, and not waited for.
+            how.append(true).create(true).mode(K8S_MODE).custom_flags(OFlag::O_NONBLOCK.bits());
+            how.open(directory.path().join(name))
+        }
+    };
+    opened.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
 }
 
 #[cfg(test)]
@@ -422,7 +577,7 @@ mod tests {
     }
 
     fn take(file: &mut LogFile, stream: Stream, bytes: &[u8], second: u64) {
-        let stamp = time::format(UNIX_EPOCH + Duration::from_secs(second));
+        let stamp = Stamp::Utc(time::format(UNIX_EPOCH + Duration::from_secs(second)));
         file.take(Chunk { stream, mark: Mark::Plain, stamp: &stamp, bytes });
     }
 

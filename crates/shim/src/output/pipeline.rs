@@ -14,22 +14,26 @@ use super::{PIPE_SIZE, Sinks, Source, warn};
 /// something on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The sources that share sinks.
 #[derive(Default)]
-pub(crate) struct Pipeline {
+pub struct Pipeline {
     sources: [Option<Source>; 2],
-    pub(crate) sinks: Sinks,
+    /// The sinks.
+    pub sinks: Sinks,
     room: Room,
     /// Sources that have ended, until nobody waits for them any more.
     ended: Vec<Source>,
     /// The process has ended: what waits for a reader is bounded from now on.
     is_bounded: bool,
+    /// What comes is not wanted any more, once readers have got what waits for them.
+    lets_go: bool,
     /// When to give up the readers.
     give_up: Option<Instant>,
 }
 
 /// What a pipeline waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Slot {
+pub enum Slot {
     /// More of a stream.
     Source(Stream),
     /// The reader of a stream, or of both.
@@ -39,20 +43,23 @@ pub(crate) enum Slot {
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 impl Pipeline {
-    pub(crate) fn new(sinks: Sinks) -> Self {
+    /// With these sinks, and no source.
+    pub fn new(sinks: Sinks) -> Self {
         Self { sinks, ..Self::default() }
     }
 
-    pub(crate) fn set(&mut self, stream: Stream, source: Source) {
+    /// Gives a stream its source.
+    pub fn set(&mut self, stream: Stream, source: Source) {
         self.sources[stream as usize] = Some(source);
     }
 
-    pub(crate) fn source(&self, stream: Stream) -> Option<&Source> {
+    /// The source of a stream, until that has ended.
+    pub fn source(&self, stream: Stream) -> Option<&Source> {
         self.sources[stream as usize].as_ref()
     }
 
     /// Marks what of a dead shim's pipe may stand in its log already.
-    pub(crate) fn compare(&mut self, stream: Stream) {
+    pub fn compare(&mut self, stream: Stream) {
         if let Some(source) = &mut self.sources[stream as usize] {
             let compared = source.compare(&mut self.room, &self.sinks, stream);
             warn("what was logged last is not known", compared);
@@ -60,7 +67,7 @@ impl Pipeline {
     }
 
     /// What is to be waited for there.
-    pub(crate) fn interest(&self, slot: Slot) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub fn interest(&self, slot: Slot) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match slot {
             Slot::Source(_) if self.sinks.are_full() => None,
             Slot::Source(stream) => Some((self.source(stream)?.as_fd(), PollFlags::POLLIN)),
@@ -71,7 +78,7 @@ impl Pipeline {
     }
 
     /// Moves what can be moved of what is ready. A source that can't be read ends, and nothing else does.
-    pub(crate) fn pass(&mut self, is_ready: impl Fn(Slot) -> bool) {
+    pub fn pass(&mut self, is_ready: impl Fn(Slot) -> bool) {
         for stream in STREAMS {
             if is_ready(Slot::Reader(stream)) {
                 self.sinks.pass(stream);
@@ -105,7 +112,7 @@ impl Pipeline {
     /// Moves all that was there when this was called: everything that a process wrote before it
     /// exited, and no more, so a background process that goes on writing can't hold this up. Nor can a
     /// reader: what it does not take waits for it, within bounds.
-    pub(crate) fn drain(&mut self) {
+    pub fn drain(&mut self) {
         self.is_bounded = true;
         self.sinks.bound();
         for stream in STREAMS {
@@ -120,8 +127,19 @@ impl Pipeline {
         self.keep_patience();
     }
 
+    /// Closes the sinks once readers have got what waits for them. Sources are read on: nobody who writes to
+    /// them waits for a reader that is not there.
+    pub(crate) fn let_go(&mut self) {
+        self.lets_go = true;
+        self.keep_patience();
+    }
+
     /// Gives up readers that have taken nothing for too long since the process ended.
     fn keep_patience(&mut self) {
+        if self.lets_go && self.sinks.are_empty() {
+            // Nobody waits for a queue that is empty.
+            self.sinks = Sinks::default();
+        }
         let progressed = self.sinks.progressed();
         self.give_up = match self.give_up {
             _ if !self.is_bounded || self.sinks.are_empty() => None,
@@ -135,17 +153,17 @@ impl Pipeline {
     }
 
     /// When it is to be looked after, whatever happens until then.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    pub fn due(&self) -> Option<Instant> {
         self.give_up
     }
 
     /// Whether all has come, and readers have got it.
-    pub(crate) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.sources.iter().all(Option::is_none) && self.sinks.are_empty()
     }
 
     /// Closes what has ended, once nobody waits for it.
-    pub(crate) fn close_ended(&mut self) {
+    pub fn close_ended(&mut self) {
         self.ended.clear();
     }
 
@@ -155,12 +173,12 @@ impl Pipeline {
     }
 
     /// Whether there is memory to give back.
-    pub(crate) fn holds_memory(&self) -> bool {
+    pub fn holds_memory(&self) -> bool {
         self.room.is_held()
     }
 
     /// Gives back the memory that only output needs.
-    pub(crate) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.room = Room::default();
         self.sinks.rest();
     }

@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn lines_beyond_the_rate_are_dropped_whole_and_counted() {
-        let at = |second| holdfast_state::time::format(UNIX_EPOCH + Duration::from_secs(second));
+        let at = |second| {
+            Stamp::Utc(holdfast_state::time::format(UNIX_EPOCH + Duration::from_secs(second)))
+        };
         let mut rate = Rate::new(Some(2));
         let mut through = |stream, text: &str, second| {
             let (mut entered, stamp) = (Vec::new(), at(second));

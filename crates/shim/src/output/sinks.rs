@@ -1,16 +1,17 @@
 //! All the sinks of a pipeline, as one.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
+use std::rc::Rc;
 
 use holdfast_state::cri::{Mark, Stream};
-use holdfast_state::{LogDriver, LogSpec, time};
+use holdfast_state::{LogDriver, LogSpec};
 
 use super::file::LogFile;
 use super::journald::Journald;
 use super::tail::Last;
-use super::{Chunk, Queue};
+use super::{Chunk, Clock, Queue};
 use crate::home::Home;
 use crate::stdio::Owner;
 
@@ -23,17 +24,40 @@ pub(crate) enum Missing {
     Waits,
 }
 
+/// Receives the same bytes as the sinks.
+pub trait Listener {
+    /// Takes what was read. What it does not take at once it has to keep.
+    fn take(&mut self, stream: Stream, bytes: &[u8]);
+
+    /// Whether it is to be given no more at the moment, so that the process waits.
+    fn is_full(&self) -> bool;
+}
+
+/// The sinks that share what is read.
 #[derive(Default)]
-pub(crate) struct Sinks {
+pub struct Sinks {
     files: Vec<LogFile>,
     journals: Vec<Journald>,
     /// The readers of the two streams. One that takes both has the place of the first.
     queues: [Option<Box<Queue>>; 2],
     /// Standard output goes to its reader alone.
     is_diverted: bool,
+    clock: Clock,
+    listener: Option<Rc<RefCell<dyn Listener>>>,
 }
 
 impl Sinks {
+    /// Those of conmon's place: times are local.
+    #[must_use]
+    pub fn of_monitor(
+        files: Vec<LogFile>,
+        journals: Vec<Journald>,
+        listener: Rc<RefCell<dyn Listener>>,
+    ) -> Self {
+        let (clock, listener) = (Clock::Local, Some(listener));
+        Self { files, journals, clock, listener, ..Self::default() }
+    }
+
     /// Opens what there is to open.
     pub(crate) fn open(
         specs: &[LogSpec],
@@ -123,7 +147,7 @@ impl Sinks {
     }
 
     /// Makes good what a dead shim left half done.
-    pub(crate) fn mend(&mut self) -> io::Result<()> {
+    pub fn mend(&mut self) -> io::Result<()> {
         self.files.iter_mut().try_for_each(LogFile::mend)
     }
 
@@ -132,21 +156,30 @@ impl Sinks {
         self.files.iter().find_map(|file| file.last_read(stream)).transpose()
     }
 
-    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+    /// Opens the logs anew by their names.
+    pub fn reopen(&mut self) -> io::Result<()> {
         self.files.iter_mut().try_for_each(LogFile::reopen)
+    }
+
+    /// Has the disk take what was logged.
+    pub fn sync(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(LogFile::sync)
     }
 
     /// Hands what was read to every sink.
     pub(super) fn take(&mut self, stream: Stream, mark: Mark, bytes: &[u8]) {
         let is_diverted = self.is_diverted && stream == Stream::Stdout;
         if !is_diverted {
-            let stamp = &time::format(SystemTime::now());
+            let stamp = &self.clock.now();
             let chunk = Chunk { stream, mark, stamp, bytes };
             self.files.iter_mut().for_each(|file| file.take(chunk));
             self.journals.iter_mut().for_each(|journal| journal.take(chunk));
         }
         if let Some(queue) = self.queue_of(stream) {
             queue.take(bytes);
+        }
+        if let Some(listener) = &self.listener {
+            listener.borrow_mut().take(stream, bytes);
         }
     }
 
@@ -168,7 +201,7 @@ impl Sinks {
 
     /// The process has ended: what is to be said of what is missing is said.
     pub(super) fn finish(&mut self) {
-        let stamp = &time::format(SystemTime::now());
+        let stamp = &self.clock.now();
         self.files.iter_mut().for_each(|file| file.finish(stamp));
         self.journals.iter_mut().for_each(|journal| journal.finish(stamp));
     }
@@ -195,6 +228,7 @@ impl Sinks {
     /// Whether nothing more is to be read at the moment.
     pub(super) fn are_full(&self) -> bool {
         self.queues.iter().flatten().any(|queue| queue.is_full())
+            || self.listener.as_ref().is_some_and(|listener| listener.borrow().is_full())
     }
 
     /// Whether readers have got everything.

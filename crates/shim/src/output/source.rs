@@ -26,10 +26,13 @@ use super::{PIPE_SIZE, READ_SIZE, Sinks, warn};
 /// it have to wait their turn.
 const TERMINAL_DRAIN: usize = 1024 * 1024;
 
-pub(crate) enum Source {
+/// Where the bytes of a stream come from.
+pub enum Source {
     /// Our end of one of the container's output pipes.
     Pipe {
+        /// Opened for reading without waiting.
         fd: OwnedFd,
+        /// By which it is looked into.
         scratch: Rc<Scratch>,
         /// How many bytes of the next may stand in the log already.
         again: usize,
@@ -70,7 +73,8 @@ impl Room {
 }
 
 impl Source {
-    pub(crate) fn pipe(fd: OwnedFd, scratch: &Rc<Scratch>) -> Self {
+    /// Our end of an output pipe.
+    pub fn pipe(fd: OwnedFd, scratch: &Rc<Scratch>) -> Self {
         Self::Pipe { fd, scratch: scratch.clone(), again: 0 }
     }
 
@@ -172,14 +176,15 @@ impl AsFd for Source {
 }
 
 /// A pipe for looking into pipes.
-pub(crate) struct Scratch {
+pub struct Scratch {
     reader: File,
     writer: OwnedFd,
     null: File,
 }
 
 impl Scratch {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // As much as is looked at, in however small parts that was written.
         enlarge(&writer);

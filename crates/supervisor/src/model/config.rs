@@ -1,49 +1,74 @@
 //! Changes to the OCI configuration of a container, whether that is a bundle's own or the default one.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use nix::sys::stat::{SFlag, major, minor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 /// What is changed in the configuration of a container. What is `None` or empty stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Config {
     /// `NAME=VALUE`; replaces a variable of the same name.
     pub(crate) env: Vec<String>,
+    /// The working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cwd: Option<String>,
+    /// The user and its groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<User>,
+    /// `USER[:GROUP]`, to be looked up in the root file system; comes before `user`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_name: Option<String>,
+    /// The host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hostname: Option<String>,
+    /// Further mounts.
     pub(crate) mounts: Vec<Mount>,
+    /// Devices of the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<Device>,
+    /// The network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<Network>,
+    /// Whether the root file system is read-only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) read_only: Option<bool>,
-    /// In bytes.
+    /// The memory limit, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory_limit: Option<u64>,
+    /// The largest number of processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pids_limit: Option<u64>,
-    /// In thousandths of a processor.
+    /// The limit of processor time, in thousandths of a processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_limit: Option<u64>,
+    /// The weight when processors are scarce; 1024 is usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Resource limits (setrlimit(2)).
     pub(crate) ulimits: Vec<Ulimit>,
+    /// Further capabilities, as in `NET_ADMIN`.
     pub(crate) cap_add: Vec<String>,
+    /// Capabilities to take away, or `ALL`.
     pub(crate) cap_drop: Vec<String>,
+    /// Whether its programs can gain no privileges by execve(2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) no_new_privileges: Option<bool>,
-    /// A profile in the OCI form, or null for none.
+    /// The seccomp profile in the OCI form, or null for none.
     #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
     pub(crate) seccomp: Option<Option<Value>>,
+    /// Annotations of the OCI configuration.
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// A user and its groups, as the container counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct User {
     /// The user id.
@@ -57,7 +82,8 @@ pub struct User {
 }
 
 /// The network of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Network {
@@ -65,27 +91,50 @@ pub enum Network {
     None,
     /// The network of the host: all interfaces and all ports.
     Host,
+    /// The network namespace at this absolute path, which the caller has made.
+    Namespace(PathBuf),
 }
 
 /// A mount that is added to the container. It replaces one with the same destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Mount {
+    /// The path in the container.
     pub(crate) destination: PathBuf,
+    /// The file system, as in `tmpfs`; `none` for a bind mount.
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    /// The path on the host, or the source of the file system.
     pub(crate) source: PathBuf,
+    /// The options of mount(8).
     pub(crate) options: Vec<String>,
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Device {
+    /// The path on the host.
+    pub(crate) source: PathBuf,
+    /// The path in the container.
+    pub(crate) destination: PathBuf,
+    /// Letters of `rwm`.
+    pub(crate) access: String,
 }
 
 /// A resource limit (setrlimit(2)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Ulimit {
     /// `RLIMIT_NOFILE`, …
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    /// The soft limit.
     pub(crate) soft: u64,
+    /// The hard limit.
     pub(crate) hard: u64,
 }
 
@@ -114,13 +163,24 @@ impl Config {
             }
             config["hostname"] = json!(hostname);
         }
-        if let Some(network) = self.network {
+        if let Some(network) = &self.network {
             let namespaces = array(&mut config["linux"]["namespaces"])?;
             // One with a path is the namespace of others, and is not kept for `Network::None` either.
             namespaces.retain(|it| it["type"] != "network");
             match network {
                 Network::Host => {}
                 Network::None => namespaces.push(json!({ "type": "network" })),
+                Network::Namespace(path) => {
+                    let shown = path.display();
+                    if !path.is_absolute() {
+                        return Err(format!(
+                            "the network namespace {shown} is not an absolute path"
+                        ));
+                    }
+                    path.metadata()
+                        .map_err(|error| format!("the network namespace {shown}: {error}"))?;
+                    namespaces.push(json!({ "type": "network", "path": path }));
+                }
             }
         }
         if let Some(read_only) = self.read_only {
@@ -147,6 +207,9 @@ impl Config {
             all.retain(|it| it["destination"] != json!(mount.destination));
             all.push(json!(mount));
         }
+        for device in &self.devices {
+            device.add(&mut config["linux"])?;
+        }
         let resources = &mut config["linux"]["resources"];
         if let Some(limit) = self.memory_limit {
             resources["memory"]["limit"] = json!(limit);
@@ -160,6 +223,9 @@ impl Config {
             }
             resources["cpu"]["quota"] = json!(limit.saturating_mul(CPU_PERIOD / 1000));
             resources["cpu"]["period"] = json!(CPU_PERIOD);
+        }
+        if let Some(shares) = self.cpu_shares {
+            resources["cpu"]["shares"] = json!(shares);
         }
         match &self.seccomp {
             None => {}
@@ -223,14 +289,15 @@ impl Config {
         if add.is_empty() && drop.is_empty() {
             return Ok(());
         }
+        let add = match add.iter().any(|name| name == "CAP_ALL") {
+            true => grantable()?,
+            false => add,
+        };
         let drop_all = drop.iter().any(|name| name == "CAP_ALL");
         for set in ["bounding", "effective", "permitted"] {
             let all = array(&mut process["capabilities"][set])?;
             all.retain(|it| !drop_all && !drop.iter().any(|name| it == name));
             for name in &add {
-                if name == "CAP_ALL" {
-                    return Err("there is no capability ALL to add; name each".to_owned());
-                }
                 if !all.iter().any(|it| it == name) {
                     all.push(json!(name));
                 }
@@ -246,6 +313,102 @@ impl Config {
         }
         Ok(())
     }
+}
+
+impl Device {
+    /// Adds the device node, and the right to use it, to the `linux` object of a configuration.
+    fn add(&self, linux: &mut Value) -> Result<(), String> {
+        let shown = self.source.display();
+        let metadata =
+            self.source.metadata().map_err(|error| format!("device {shown}: {error}"))?;
+        let kind = match SFlag::from_bits_truncate(metadata.mode()) & SFlag::S_IFMT {
+            SFlag::S_IFCHR => "c",
+            SFlag::S_IFBLK => "b",
+            _ => return Err(format!("{shown} is not a device")),
+        };
+        if !self.destination.is_absolute() {
+            let shown = self.destination.display();
+            return Err(format!("the path of a device is absolute, not {shown}"));
+        }
+        if self.access.is_empty() || self.access.chars().any(|c| !"rwm".contains(c)) {
+            return Err(format!("{:?} is not an access to a device: letters of rwm", self.access));
+        }
+        let (major, minor) = (major(metadata.rdev()), minor(metadata.rdev()));
+        let nodes = array(&mut linux["devices"])?;
+        nodes.retain(|it| it["path"] != json!(self.destination));
+        nodes.push(json!({
+            "path": self.destination,
+            "type": kind,
+            "major": major,
+            "minor": minor,
+            "fileMode": metadata.mode() & 0o777,
+            "uid": metadata.uid(),
+            "gid": metadata.gid(),
+        }));
+        array(&mut linux["resources"]["devices"])?.push(json!({
+            "allow": true,
+            "type": kind,
+            "major": major,
+            "minor": minor,
+            "access": self.access,
+        }));
+        Ok(())
+    }
+}
+
+/// All capabilities by number (capabilities(7)).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The capabilities that this process may grant: a runtime fails over any other.
+fn grantable() -> Result<Vec<String>, String> {
+    let failed = || "the capabilities of this process are not in /proc/self/status".to_owned();
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|_| failed())?;
+    let set = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).ok_or_else(failed)?;
+    let set = u64::from_str_radix(set.trim(), 16).map_err(|_| failed())?;
+    let named = CAPABILITIES.iter().zip(0..).filter(|(_, number)| set >> number & 1 == 1);
+    Ok(named.map(|(name, _)| format!("CAP_{name}")).collect())
 }
 
 /// The longest argument or variable that execve(2) takes, in bytes: MAX_ARG_STRLEN, less the zero at its end.
@@ -364,6 +527,13 @@ mod tests {
             cap_drop: vec!["chown".into()],
             no_new_privileges: Some(false),
             annotations: BTreeMap::from([("a.b/c".to_owned(), "d".to_owned())]),
+            cpu_shares: Some(512),
+            devices: vec![Device {
+                source: "/dev/null".into(),
+                destination: "/dev/x".into(),
+                access: "rw".into(),
+            }],
+            user_name: None,
         };
         assert_eq!(changes.apply(&mut config), Ok(()));
         let process = &config["process"];
@@ -387,10 +557,25 @@ mod tests {
         let resources = json!({
             "memory": { "limit": 1 << 20 },
             "pids": { "limit": 5 },
-            "cpu": { "quota": 150_000, "period": 100_000 },
+            "cpu": { "quota": 150_000, "period": 100_000, "shares": 512 },
+            "devices": [{ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw" }],
         });
         assert_eq!(config["linux"]["resources"], resources);
         assert_eq!(config["annotations"], json!({ "a.b/c": "d" }));
+        let node = &config["linux"]["devices"][0];
+        assert_eq!((&node["path"], &node["major"]), (&json!("/dev/x"), &json!(1)));
+    }
+
+    #[test]
+    fn all_capabilities_are_those_that_this_process_has() {
+        let mut config = base();
+        let changes = Config { cap_add: vec!["ALL".into()], ..Config::default() };
+        assert_eq!(changes.apply(&mut config), Ok(()));
+        let permitted = config["process"]["capabilities"]["permitted"].as_array().unwrap();
+        for name in grantable().unwrap() {
+            assert!(permitted.contains(&json!(name)), "{name}");
+        }
+        assert!(!permitted.contains(&json!("CAP_ALL")));
     }
 
     #[test]
@@ -425,7 +610,18 @@ mod tests {
             refused(Config { hostname: Some(String::new()), ..nothing() }).contains("host name")
         );
         assert!(refused(Config { cpu_limit: Some(9), ..nothing() }).contains("0.01"));
-        assert!(refused(Config { cap_add: vec!["ALL".into()], ..nothing() }).contains("ALL"));
+        let device = |source: &str, access: &str| {
+            let (source, destination) = (source.into(), "/dev/x".into());
+            Config {
+                devices: vec![Device { source, destination, access: access.to_owned() }],
+                ..nothing()
+            }
+        };
+        assert!(refused(device("/etc/passwd", "rw")).contains("not a device"));
+        assert!(refused(device("/no/such", "rw")).contains("/no/such"));
+        assert!(refused(device("/dev/null", "x")).contains("rwm"));
+        let namespace = Network::Namespace("/no/such".into());
+        assert!(refused(Config { network: Some(namespace), ..nothing() }).contains("/no/such"));
         let ulimits = vec![Ulimit { kind: "RLIMIT_CORE".into(), soft: 2, hard: 1 }];
         assert!(refused(Config { ulimits, ..nothing() }).contains("RLIMIT_CORE"));
         let mounts = vec![Mount {

@@ -38,6 +38,21 @@ impl ContainerState {
         self.init.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Does something with the files of the current run. They have the place of those of the run before: if
+    /// another run has begun meanwhile, it is done again with that one.
+    pub(crate) fn with_run<T, E>(
+        &self,
+        act: impl Fn(&Arc<Process>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        loop {
+            let init = self.init();
+            match act(&init) {
+                Err(_) if init.is_gone() && !Arc::ptr_eq(&init, &self.init()) => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Begins another run. The process of the last one has no directory any more.
     pub(crate) fn begin_run(&self, process: Arc<Process>) {
         let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);

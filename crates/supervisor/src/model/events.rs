@@ -1,8 +1,8 @@
 //! Events: written to the supervisor's journal, and then published to all listeners.
 //!
 //! A publisher puts its events in a queue and waits. One writer at a time takes the whole queue and
-//! writes it with one write(2), on a thread that may block on the disk. After that the events are
-//! published: listeners read the newest events from memory, and older ones from the files of the
+//! writes it with one write(2): the publisher itself where the journal is in memory, as below `/run`, else a
+//! thread that may block on the disk. After that the events are published: listeners read the newest events from memory, and older ones from the files of the
 //! journal, so a slow listener misses none that the journal still keeps.
 
 use std::collections::VecDeque;
@@ -118,12 +118,19 @@ impl Events {
     ) -> impl Future<Output = ()> + use<> {
         let told = (!kinds.is_empty()).then(|| {
             let (done, told) = oneshot::channel();
-            let mut queue = lock(&self.queue);
-            queue.events.extend(of_process(process, &time, kinds));
-            queue.waiting.push((meanwhile, done));
-            if !replace(&mut queue.is_written, true) {
-                let this = self.clone();
-                self.tasks.reactor.spawn_blocking(move || this.write_queue());
+            let has_writer = {
+                let mut queue = lock(&self.queue);
+                queue.events.extend(of_process(process, &time, kinds));
+                queue.waiting.push((meanwhile, done));
+                replace(&mut queue.is_written, true)
+            };
+            match has_writer {
+                true => {}
+                false if self.tasks.root_in_memory => self.write_queue(),
+                false => {
+                    let this = self.clone();
+                    self.tasks.reactor.spawn_blocking(move || this.write_queue());
+                }
             }
             told
         });
@@ -182,7 +189,7 @@ impl Events {
     /// follow.
     pub(crate) async fn forget(self: &Arc<Self>, process: &Arc<Process>) {
         let (this, process) = (self.clone(), process.clone());
-        let forgotten = blocking(move || {
+        let forgotten = self.tasks.in_root(move || {
             lock(&this.journal).forget(&process.container, process.incarnation, &process.id);
             Ok(())
         });
@@ -248,7 +255,7 @@ impl Events {
         let mut synced = self.synced.lock().await;
         if *synced < wanted {
             let this = self.clone();
-            *synced = blocking(move || this.sync_now()).await?;
+            *synced = self.tasks.in_root(move || this.sync_now()).await?;
         }
         Ok(())
     }

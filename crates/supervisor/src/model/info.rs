@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The status of a container, in the terms of the OCI runtime specification, and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Status {
@@ -42,6 +43,7 @@ impl Status {
 
 /// A snapshot of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ContainerInfo {
@@ -78,6 +80,13 @@ pub struct ContainerInfo {
     /// The data that the caller has stored with it; see [`ContainerOptions::label`](crate::ContainerOptions::label).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The signal that [`ContainerOptions::stop_signal`](crate::ContainerOptions::stop_signal) has set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// The time that [`ContainerOptions::stop_grace`](crate::ContainerOptions::stop_grace) has set, in
+    /// milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace_ms: Option<u64>,
     /// The OCI bundle that its runtime was given.
     #[serde(default)]
     pub bundle: PathBuf,
@@ -125,6 +134,7 @@ impl ContainerInfo {
 
 /// A snapshot of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ExecInfo {

@@ -6,6 +6,7 @@ pub(crate) mod container;
 pub(crate) mod copies;
 mod definition;
 pub(crate) mod events;
+pub(crate) mod failure;
 pub(crate) mod identity;
 pub(crate) mod info;
 pub(crate) mod keeper;

@@ -10,9 +10,10 @@ use holdfast_state::{
     ContainerId, GroupName, Incarnation, LogSpec, Logging, OrphanPolicy, ProcessId,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::error::Error;
-use crate::model::config::{Config, Mount, Network, Ulimit, User};
+use crate::model::config::{Config, Device, Mount, Network, Ulimit, User};
 use crate::model::definition::{ContainerDefinition, ExecDefinition, StdioDefinition};
 
 /// The rotation of logs that do not set their own.
@@ -33,6 +34,9 @@ impl Rotation {
     }
 }
 
+/// The layer to which a container of [`Source::Overlay`] writes, in its bundle.
+pub(crate) const UPPER: &str = "upper";
+
 /// Where the root file system and the configuration of a container come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -40,6 +44,8 @@ pub(crate) enum Source {
     Bundle(PathBuf),
     /// A root file system, with a configuration that Holdfast generates.
     Rootfs(PathBuf),
+    /// The same, and what is written goes to a directory of the container's own.
+    Overlay(PathBuf),
     /// The host's own programs, read-only.
     Host,
 }
@@ -71,6 +77,7 @@ impl Stdin {
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct TerminalSize {
     /// The number of columns.
     pub width: u16,
@@ -80,6 +87,7 @@ pub struct TerminalSize {
 
 /// The standard streams of a process. By default there is no input, and all output goes to the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(try_from = "StdioDefinition", into = "StdioDefinition")]
 pub struct Stdio {
     pub(crate) stdin: Stdin,
@@ -150,6 +158,7 @@ impl Stdio {
 
 /// The options of a new container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(try_from = "ContainerDefinition", into = "ContainerDefinition")]
 pub struct ContainerOptions {
     pub(crate) source: Source,
@@ -162,6 +171,8 @@ pub struct ContainerOptions {
     pub(crate) no_pivot_root: bool,
     pub(crate) no_new_keyring: bool,
     pub(crate) start_timeout: Option<Duration>,
+    pub(crate) stop_signal: Option<i32>,
+    pub(crate) stop_grace: Option<Duration>,
     pub(crate) stdio: Stdio,
     pub(crate) checkpoint: Option<PathBuf>,
     pub(crate) on_orphan: OrphanPolicy,
@@ -184,6 +195,8 @@ impl ContainerOptions {
             no_pivot_root: false,
             no_new_keyring: false,
             start_timeout: None,
+            stop_signal: None,
+            stop_grace: None,
             stdio: Stdio::new(),
             checkpoint: None,
             on_orphan: OrphanPolicy::default(),
@@ -206,6 +219,15 @@ impl ContainerOptions {
     #[must_use]
     pub fn rootfs(directory: impl Into<PathBuf>) -> Self {
         Self::new(Source::Rootfs(directory.into()))
+    }
+
+    /// Does what [`rootfs`](Self::rootfs) does, but the container can write everywhere, and the directory
+    /// stays as it is: what is written goes to a directory in the state root, which is removed with the
+    /// container (overlayfs). The directory may be shared by many containers, and must not change while
+    /// one runs. The file system of the state root must be able to hold an upper layer.
+    #[must_use]
+    pub fn overlay(directory: impl Into<PathBuf>) -> Self {
+        Self::new(Source::Overlay(directory.into())).read_only(false)
     }
 
     /// Uses no image: the host's `/usr`, `/bin`, `/lib*` and `/etc`, read-only, and an empty
@@ -257,6 +279,15 @@ impl ContainerOptions {
         self
     }
 
+    /// Sets user and groups by name, as in `nobody` or `www-data:adm`: they are looked up in `/etc/passwd`
+    /// and `/etc/group` of the root file system when the container is created. Without a group, those of
+    /// the user apply. This overrides [`user`](Self::user).
+    #[must_use]
+    pub fn user_name(mut self, names: impl Into<String>) -> Self {
+        self.config.user_name = Some(names.into());
+        self
+    }
+
     /// Sets the host name, of 1 to 64 bytes. The container needs a uts namespace of its own.
     #[must_use]
     pub fn hostname(mut self, name: impl Into<String>) -> Self {
@@ -268,7 +299,7 @@ impl ContainerOptions {
     /// devices nor set-user-ID programs are usable there.
     #[must_use]
     pub fn bind(self, source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Self {
-        self.mount("none", source.into(), destination.into(), &["rbind", "rw", "nosuid", "nodev"])
+        self.mount("none", source, destination, ["rbind", "rw", "nosuid", "nodev"])
     }
 
     /// As [`bind`](Self::bind), and the container cannot write there.
@@ -278,7 +309,7 @@ impl ContainerOptions {
         source: impl Into<PathBuf>,
         destination: impl Into<PathBuf>,
     ) -> Self {
-        self.mount("none", source.into(), destination.into(), &["rbind", "ro", "nosuid", "nodev"])
+        self.mount("none", source, destination, ["rbind", "ro", "nosuid", "nodev"])
     }
 
     /// Mounts an empty tmpfs of at most so many bytes, and as many files as that has pages of 4 KiB (1024 at
@@ -290,18 +321,42 @@ impl ContainerOptions {
         // Empty files take none of its size, but memory of the host.
         let files = format!("nr_inodes={}", (bytes / 4096).max(1024));
         let options = ["nosuid", "nodev", "mode=1777", &size, &files];
-        self.mount("tmpfs", "tmpfs".into(), destination.into(), &options)
+        self.mount("tmpfs", "tmpfs", destination, options)
     }
 
-    fn mount(
+    /// Adds a mount as an OCI configuration has it: type, source, destination and options. It replaces
+    /// one with the same destination.
+    #[must_use]
+    pub fn mount(
         mut self,
-        kind: &str,
-        source: PathBuf,
-        destination: PathBuf,
-        options: &[&str],
+        kind: impl Into<String>,
+        source: impl Into<PathBuf>,
+        destination: impl Into<PathBuf>,
+        options: impl IntoIterator<Item = impl Into<String>>,
     ) -> Self {
-        let options = options.iter().map(ToString::to_string).collect();
-        self.config.mounts.push(Mount { destination, kind: kind.to_owned(), source, options });
+        self.config.mounts.push(Mount {
+            destination: destination.into(),
+            kind: kind.into(),
+            source: source.into(),
+            options: options.into_iter().map(Into::into).collect(),
+        });
+        self
+    }
+
+    /// Gives access to a device of the host, as `destination` in the container. `access` has the letters
+    /// `r` (read), `w` (write) and `m` (mknod).
+    #[must_use]
+    pub fn device(
+        mut self,
+        source: impl Into<PathBuf>,
+        destination: impl Into<PathBuf>,
+        access: impl Into<String>,
+    ) -> Self {
+        self.config.devices.push(Device {
+            source: source.into(),
+            destination: destination.into(),
+            access: access.into(),
+        });
         self
     }
 
@@ -340,6 +395,13 @@ impl ContainerOptions {
         self
     }
 
+    /// Sets the weight of the container when processors are scarce, from 2 to 262144; 1024 is usual.
+    #[must_use]
+    pub fn cpu_shares(mut self, shares: u64) -> Self {
+        self.config.cpu_shares = Some(shares);
+        self
+    }
+
     /// Sets a resource limit (setrlimit(2)), as in `RLIMIT_NOFILE`.
     #[must_use]
     pub fn ulimit(mut self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
@@ -347,7 +409,8 @@ impl ContainerOptions {
         self
     }
 
-    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`.
+    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`. `ALL` stands for all that this
+    /// process may grant.
     #[must_use]
     pub fn cap_add(mut self, name: impl Into<String>) -> Self {
         self.config.cap_add.push(name.into());
@@ -371,7 +434,7 @@ impl ContainerOptions {
     /// Sets the seccomp profile: the `seccomp` object of the OCI configuration. The default without a
     /// bundle is a profile that refuses what changes the host; with one, what the bundle says.
     #[must_use]
-    pub fn seccomp(mut self, profile: serde_json::Value) -> Self {
+    pub fn seccomp(mut self, profile: Value) -> Self {
         self.config.seccomp = Some(Some(profile));
         self
     }
@@ -432,6 +495,23 @@ impl ContainerOptions {
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the signal, by number, by which the container is to be stopped. Holdfast stores it for those
+    /// who call [`Container::stop`](crate::Container::stop); see
+    /// [`ContainerInfo::stop_signal`](crate::ContainerInfo::stop_signal).
+    #[must_use]
+    pub fn stop_signal(mut self, signal: i32) -> Self {
+        self.stop_signal = Some(signal);
+        self
+    }
+
+    /// Sets after how much time SIGKILL is to follow then. It is stored as
+    /// [`stop_signal`](Self::stop_signal) is.
+    #[must_use]
+    pub fn stop_grace(mut self, grace: Duration) -> Self {
+        self.stop_grace = Some(grace);
         self
     }
 
@@ -502,10 +582,12 @@ impl ContainerOptions {
 
 /// The options of a new exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(from = "ExecDefinition", into = "ExecDefinition")]
 pub struct ExecOptions {
     pub(crate) id: Option<ProcessId>,
     pub(crate) args: Vec<String>,
+    pub(crate) process: Option<Map<String, Value>>,
     pub(crate) config: Config,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) stdio: Stdio,
@@ -521,12 +603,22 @@ impl ExecOptions {
         Self {
             id: None,
             args: args.into_iter().map(Into::into).collect(),
+            process: None,
             config: Config::default(),
             start_timeout: None,
             stdio: Stdio::new(),
             auto_remove: false,
             hold: Duration::ZERO,
         }
+    }
+
+    /// Sets the whole process, as the `process` object of an OCI configuration, in place of the init
+    /// process's. The other options change it; arguments that are not empty replace its own. Whether it
+    /// has a terminal is said by [`stdio`](Self::stdio) alone.
+    #[must_use]
+    pub fn process(mut self, process: Map<String, Value>) -> Self {
+        self.process = Some(process);
+        self
     }
 
     /// Sets the id of the process, which is unique within its container. The default is twelve
@@ -558,7 +650,23 @@ impl ExecOptions {
         self
     }
 
-    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`.
+    /// Sets user and groups by name; see [`ContainerOptions::user_name`]. They are looked up in the
+    /// container.
+    #[must_use]
+    pub fn user_name(mut self, names: impl Into<String>) -> Self {
+        self.config.user_name = Some(names.into());
+        self
+    }
+
+    /// Sets whether its programs can gain no privileges by execve(2).
+    #[must_use]
+    pub fn no_new_privileges(mut self, none: bool) -> Self {
+        self.config.no_new_privileges = Some(none);
+        self
+    }
+
+    /// Grants a further capability: `NET_ADMIN`, or `CAP_NET_ADMIN`. `ALL` stands for all that this
+    /// process may grant.
     #[must_use]
     pub fn cap_add(mut self, name: impl Into<String>) -> Self {
         self.config.cap_add.push(name.into());

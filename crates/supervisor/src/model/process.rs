@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::model::copies::Copies;
 use crate::model::events::Events;
+use crate::model::failure::Failure;
 use crate::model::identity::Handle;
 use crate::model::info::Status;
 use crate::model::keeper::Keeping;
@@ -50,6 +51,9 @@ pub(crate) struct Process {
     pub(crate) released: CancellationToken,
     /// How long its start may take.
     pub(crate) start_timeout: Duration,
+    /// The signal by which it is stopped, and the time after which SIGKILL follows.
+    pub(crate) stop_signal: Option<i32>,
+    pub(crate) stop_grace: Option<Duration>,
     pub(crate) origin: Origin,
     /// Where its output goes.
     pub(crate) log: Logging,
@@ -76,7 +80,7 @@ pub(crate) struct Process {
     /// Copies of the descriptors from which the shim reads, for the shim that adopts the process.
     copies: Mutex<Option<Copies>>,
     /// Why the start was abandoned; taken by the caller of the start.
-    failure: Mutex<Option<Error>>,
+    failure: Mutex<Option<Failure>>,
     /// Whether the failure of the start was published.
     failure_told: AtomicBool,
     /// Whether the OOM killer killed a process of the container.
@@ -125,6 +129,10 @@ impl Process {
             start_timeout: Duration::from_millis(
                 policies.map_or(0, |policies| policies.start_timeout_ms),
             ),
+            stop_signal: policies.and_then(|policies| policies.stop_signal),
+            stop_grace: policies
+                .and_then(|policies| policies.stop_grace_ms)
+                .map(Duration::from_millis),
             origin,
             log: policies.map(|policies| policies.log.clone()).unwrap_or_default(),
             terminal: record.oci.get("terminal").and_then(Value::as_bool).unwrap_or_default(),
@@ -401,12 +409,14 @@ impl Process {
     }
 
     /// Stores why the start fails. Only the first reason is kept: later ones are its consequences.
-    pub(crate) fn fail(&self, error: Error) {
-        lock(&self.failure).get_or_insert(error);
+    pub(crate) fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
     }
 
-    pub(crate) fn take_failure(&self) -> Option<Error> {
-        lock(&self.failure).take()
+    /// Returns why the start has failed.
+    pub(crate) fn failure(&self) -> Error {
+        let failure = lock(&self.failure).clone();
+        failure.unwrap_or_else(|| Failure::NotStarted(String::new())).into()
     }
 
     /// Returns the state in the terms of the OCI runtime specification.

@@ -10,9 +10,11 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::model::config::check_process;
-use crate::model::options::{ContainerOptions, Source, TerminalSize};
+use crate::model::options::{ContainerOptions, Source, TerminalSize, UPPER};
 use crate::ops::default_config::{TMPFS_FILES, default_config, mount, nofile};
 use crate::ops::default_seccomp::default_seccomp;
+use crate::ops::{rootless, users};
+use crate::os::rootless::Rootless;
 
 /// A bundle that is ready for the runtime.
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub(crate) struct Bundle {
 
 /// The largest size in bytes of a file that is accepted as a configuration.
 const CONFIG_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// The directory that overlayfs needs beside the layer to which a container writes.
+const WORK: &str = "work";
 
 /// The caller's last change to a configuration. Its error says why the configuration makes no sense.
 pub(crate) type Configure = Box<dyn FnOnce(&mut Value) -> Result<(), String> + Send>;
@@ -45,10 +50,18 @@ pub(crate) fn prepare(
     options: &ContainerOptions,
     configure: Option<Configure>,
     soft_nofile: Option<u64>,
+    rootless: Option<&Rootless>,
     place: Place<'_>,
 ) -> Result<Bundle, Error> {
     let nofile = nofile(soft_nofile).map_err(Error::io("read the limit of open files"))?;
-    let default = |rootfs: &Path, mounts| default_config(id, &options.args, rootfs, mounts, nofile);
+    let default = |rootfs: &Path, mounts| {
+        let mut config = default_config(id, &options.args, rootfs, mounts, nofile);
+        if rootless.is_some() {
+            // The default limit of processes too: `Supervisor::rootless` says so.
+            rootless::without_cgroup(&mut config);
+        }
+        config
+    };
     let (given, mut config) = match &options.source {
         Source::Bundle(path) => {
             let bad = |reason: String| Error::Bundle { path: path.clone(), reason };
@@ -64,6 +77,20 @@ pub(crate) fn prepare(
             }
             (None, default(&rootfs, vec![]))
         }
+        Source::Overlay(path) => {
+            let bad = |reason: String| Error::Rootfs { path: path.clone(), reason };
+            let lower = path.canonicalize().map_err(|error| bad(error.to_string()))?;
+            if !lower.is_dir() {
+                return Err(bad("not a directory".to_owned()));
+            }
+            let mount = overlay(&lower, place)?;
+            let mut config = default(&place.own.join("rootfs"), vec![]);
+            if let Some(mounts) = config["mounts"].as_array_mut() {
+                // The others are made on top of it.
+                mounts.insert(0, mount);
+            }
+            (None, config)
+        }
         Source::Host => {
             let mounts = host_rootfs(&place.scratch.join("rootfs"))?;
             (None, default(&place.own.join("rootfs"), mounts))
@@ -73,10 +100,14 @@ pub(crate) fn prepare(
         config["process"]["args"] = json!(options.args);
     }
     let path = given.as_ref().map_or(place.own, |(bundle, _)| bundle.as_path());
-    change(&mut config, options, configure)
+    let root = root_of(&config, options, path);
+    change(&mut config, options, configure, &root)
+        .and_then(|()| rootless.map_or(Ok(()), |it| rootless::adapt(&mut config, it)))
         .map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
     check(&config, path).map_err(|reason| match &options.source {
-        Source::Rootfs(rootfs) => Error::Rootfs { path: rootfs.clone(), reason },
+        Source::Rootfs(rootfs) | Source::Overlay(rootfs) => {
+            Error::Rootfs { path: rootfs.clone(), reason }
+        }
         Source::Bundle(_) | Source::Host => Error::Bundle { path: path.to_owned(), reason },
     })?;
     let path = match given {
@@ -94,13 +125,28 @@ pub(crate) fn prepare(
     Ok(Bundle { path, process, root_ids: (mapped("uidMappings"), mapped("gidMappings")) })
 }
 
+/// Returns where the files of the container's root are, as far as it has them before its mounts.
+fn root_of(config: &Value, options: &ContainerOptions, bundle: &Path) -> PathBuf {
+    match &options.source {
+        Source::Host => PathBuf::from("/"),
+        Source::Overlay(lower) => lower.clone(),
+        Source::Bundle(_) | Source::Rootfs(_) => {
+            bundle.join(config["root"]["path"].as_str().unwrap_or_default())
+        }
+    }
+}
+
 /// Makes all changes that were asked for.
 fn change(
     config: &mut Value,
     options: &ContainerOptions,
     configure: Option<Configure>,
+    root: &Path,
 ) -> Result<(), String> {
     options.config.apply(config)?;
+    if let Some(names) = &options.config.user_name {
+        config["process"]["user"] = json!(users::look_up_below(root, names)?);
+    }
     if !matches!(options.source, Source::Bundle(_)) && options.config.seccomp.is_none() {
         // After the capabilities, which decide on it.
         config["linux"]["seccomp"] =
@@ -241,6 +287,34 @@ pub(crate) fn host_id(mappings: &Value, id: u32) -> u32 {
         }
     }
     id
+}
+
+/// Creates an empty root, and the layers that belong to the container. Returns the mount over that root.
+///
+/// The runtime makes it in the container's mount namespace, so it ends with the container, however that
+/// ends, and there is none on the host.
+fn overlay(lower: &Path, place: Place<'_>) -> Result<Value, Error> {
+    let failed =
+        |cause| Error::Io { attempt: "create the layers of the container".to_owned(), cause };
+    make_dir(place.scratch).map_err(failed)?;
+    for name in ["rootfs", UPPER, WORK] {
+        make_dir(&place.scratch.join(name)).map_err(failed)?;
+    }
+    // The root of the container is as that of the directory.
+    let mode = fs::metadata(lower).map_err(failed)?.permissions();
+    fs::set_permissions(place.scratch.join(UPPER), mode).map_err(failed)?;
+    let option = |name: &str, path: &Path| {
+        // A colon separates layers, a comma options.
+        let path =
+            path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+        format!("{name}={path}")
+    };
+    let options = [
+        option("lowerdir", lower),
+        option("upperdir", &place.own.join(UPPER)),
+        option("workdir", &place.own.join(WORK)),
+    ];
+    Ok(mount("/", "overlay", "overlay", &options.each_ref().map(String::as_str)))
 }
 
 /// Creates an empty root with mount points. Returns the mounts that show the host's programs there.

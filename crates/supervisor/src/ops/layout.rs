@@ -26,6 +26,7 @@ use crate::model::lifecycle::State;
 use crate::model::options::{ContainerOptions, ExecOptions, Stdin, Stdio};
 use crate::model::process::{Origin, Process};
 use crate::ops::bundle::{self, Configure, Place};
+use crate::ops::users;
 use crate::os::limits;
 use crate::runtime::checkpoint;
 
@@ -76,8 +77,10 @@ pub(crate) fn container(
         options,
         configure,
         core.container_nofile,
+        core.rootless.as_ref(),
         Place { scratch: &scratch, own: &home.join(BUNDLE_NAME) },
     )?;
+    let runtime = runtime.in_bundle(&bundle.path);
     let mut record = ProcessRecord {
         root_uid: bundle.root_ids.0,
         root_gid: bundle.root_ids.1,
@@ -93,6 +96,8 @@ pub(crate) fn container(
             hold_ms: millis(options.hold),
             no_new_keyring: options.no_new_keyring,
             labels: options.labels.clone(),
+            stop_signal: options.stop_signal,
+            stop_grace_ms: options.stop_grace.map(millis),
             incarnation: Some(match options.incarnation {
                 Some(incarnation) => incarnation,
                 None => Incarnation::random().map_err(failed)?,
@@ -106,7 +111,7 @@ pub(crate) fn container(
     fill(dir, &mut record, &options.stdio)?;
     // This comes before the container is published: a checkpoint that can't be read must not leave
     // a container.
-    let command = runtime.launch(&id, &record, launch, &bundle.path)?;
+    let command = runtime.launch(&id, &record, launch)?;
     let published = staged.publish(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists(id.clone()),
         _ => failed(error),
@@ -161,7 +166,7 @@ pub(crate) fn next_run(core: &Core, container: &ContainerState) -> Result<Job, E
         }),
         ..record
     };
-    let command = container.runtime.launch(id, &next, Launch::Run, &policies.bundle)?;
+    let command = container.runtime.launch(id, &next, Launch::Run)?;
     let past = PastRun::exited(last.run, last.started(), exit);
     let stdin = (next.stdin == own_stdin).then(|| next.stdio_owner());
     if let Err(error) = dir.begin_run(past, &next, stdin) {
@@ -184,7 +189,7 @@ pub(crate) fn exec(
     options: &ExecOptions,
 ) -> Result<Job, Error> {
     options.stdio.log.check()?;
-    if options.args.is_empty() {
+    if options.args.is_empty() && options.process.is_none() {
         return Err(Error::InvalidOption("an exec needs a program to run".to_owned()));
     }
     let id = match &options.id {
@@ -218,14 +223,14 @@ pub(crate) fn exec(
             run: container.init().run,
             ..policies(core, Launch::Exec, container.runtime.program(), &options.stdio, timeout)
         }),
-        oci: exec_process(init.oci, options)?,
+        oci: exec_process(init.oci, options, container)?,
         ..ProcessRecord::default()
     };
     let staged = core.root.stage_process(&parent).map_err(failed)?;
     limits::check_files(staged.directory())?;
     let inner = staged.directory().open_dir(".").map_err(failed)?;
     fill(inner, &mut record, &options.stdio)?;
-    let command = container.runtime.launch(&container.id, &record, Launch::Exec, Path::new(""))?;
+    let command = container.runtime.launch(&container.id, &record, Launch::Exec)?;
     let dir = staged.publish_process(&id).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::ProcessExists(container.id.clone(), id.clone()),
         _ => failed(error),
@@ -255,12 +260,15 @@ fn policies(
         runtime: runtime.to_owned(),
         bundle: PathBuf::new(),
         no_new_keyring: false,
+        marks_start: true,
         stdin_once: stdio.stdin == Stdin::Once,
         log: stdio.log.resolved(core.log_rotation.max_size, core.log_rotation.max_files),
         on_orphan: OrphanPolicy::default(),
         auto_remove: false,
         hold_ms: 0,
         start_timeout_ms: millis(timeout),
+        stop_signal: None,
+        stop_grace_ms: None,
         pidfs: None,
         shim: None,
         shim_group: None,
@@ -268,18 +276,26 @@ fn policies(
     }
 }
 
-/// Returns the OCI process of an exec: that of the container's init, with other arguments.
+/// Returns the OCI process of an exec: the caller's, or that of the container's init with other arguments.
 fn exec_process(
-    mut process: Map<String, Value>,
+    of_init: Map<String, Value>,
     options: &ExecOptions,
+    container: &ContainerState,
 ) -> Result<Map<String, Value>, Error> {
-    process.insert("args".to_owned(), json!(options.args));
+    let mut process = options.process.clone().unwrap_or(of_init);
+    if !options.args.is_empty() {
+        process.insert("args".to_owned(), json!(options.args));
+    }
     // containerd's 2016 shim stored the capabilities as a list, which no current runtime reads.
     if process.get("capabilities").is_some_and(Value::is_array) {
         process.remove("capabilities");
     }
     let mut process = Value::Object(process);
     options.config.apply_to_process(&mut process).map_err(Error::InvalidOption)?;
+    if let Some(names) = &options.config.user_name {
+        let user = users::look_up_in_container(&container.init(), names);
+        process["user"] = json!(user.map_err(Error::InvalidOption)?);
+    }
     check_process(&process).map_err(Error::InvalidOption)?;
     bundle::set_terminal(&mut process, options.stdio.terminal);
     Ok(process.as_object().cloned().unwrap_or_default())

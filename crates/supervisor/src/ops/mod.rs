@@ -6,5 +6,7 @@ mod default_config;
 mod default_seccomp;
 pub(crate) mod layout;
 pub(crate) mod restore;
+pub(crate) mod rootless;
 mod set_aside;
 pub(crate) mod start;
+pub(crate) mod users;

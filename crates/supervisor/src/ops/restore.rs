@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::num::NonZero;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
@@ -202,7 +203,9 @@ fn restore_container(
         Some(policies) => core.runtimes.at(policies.runtime.clone()),
         None => runtime_of_seed(core, &found.directory)?,
     };
-    let runtime = runtime.with_args(&record.runtime_args);
+    let bundle = record.holdfast.as_ref().map(|policies| &*policies.bundle);
+    let runtime =
+        runtime.with_args(&record.runtime_args).in_bundle(bundle.unwrap_or(Path::new("")));
     let incarnation = incarnation_of(&record);
     let (mut known, imported) = core.events.known(&found.directory, &found.id, Some(incarnation));
     if record.holdfast.as_ref().is_some_and(|policies| policies.run > known.run) {

@@ -3,15 +3,18 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 
+use holdfast_state::shim_options;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::error::Error;
 use crate::model::container::ContainerState;
+use crate::model::failure::Failure;
 use crate::model::lifecycle::State;
 use crate::model::process::Process;
 use crate::ops::layout::{Job, millis};
@@ -31,8 +34,9 @@ pub(crate) struct Begun {
 /// Spawns the shim of a process. This blocks on the disk.
 pub(crate) fn begin(core: &Arc<Core>, container: &Arc<ContainerState>, job: &Job) -> Begun {
     let deadline = Instant::now().checked_add(job.timeout);
+    let shim = begin_shim(core, container.runtime.bundle(), job);
     let (container, process) = (container.clone(), job.process.clone());
-    Begun { container, process, deadline, shim: begin_shim(core, job) }
+    Begun { container, process, deadline, shim }
 }
 
 /// Spawns the watch of the process. Waits until the process exists, or the failed start has been
@@ -46,9 +50,9 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
             process.fail(match error.kind() {
                 io::ErrorKind::TimedOut => {
                     let timeout = process.start_timeout;
-                    Error::StartTimeout { timeout, detail: error.to_string() }
+                    Failure::Timeout { timeout, detail: error.to_string() }
                 }
-                _ => Error::io(format!("start {}", core.shims.program.display()))(error),
+                _ => Failure::io(format!("start {}", core.shims.program.display()), &error),
             });
             (None, None)
         });
@@ -59,9 +63,7 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
         () = core.tasks.stop.cancelled() => return Err(Error::Closed),
     };
     match state {
-        State::Abandoned => {
-            Err(process.take_failure().unwrap_or_else(|| Error::NotStarted(String::new())))
-        }
+        State::Abandoned => Err(process.failure()),
         _ => {
             if has_own_shim {
                 core.shims.refill_later();
@@ -71,7 +73,7 @@ pub(crate) async fn launch(core: &Arc<Core>, begun: Begun) -> Result<(), Error> 
     }
 }
 
-fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> {
+fn begin_shim(core: &Arc<Core>, bundle: &Path, job: &Job) -> io::Result<(File, Option<Child>)> {
     let mut ends = ShimEnds::open(&job.dir, &job.record)?;
     ends.words.extend(["--timeout-ms".into(), millis(job.timeout).to_string().into()]);
     // The shim of a group raises its own limit, so that of the container must be given.
@@ -79,6 +81,9 @@ fn begin_shim(core: &Arc<Core>, job: &Job) -> io::Result<(File, Option<Child>)> 
     let in_a_group = ends.group.is_some();
     if let Some(soft) = core.container_nofile.or_else(|| own().filter(|_| in_a_group)) {
         ends.words.extend(["--nofile".into(), soft.to_string().into()]);
+    }
+    if bundle != Path::new("") {
+        ends.words.extend([shim_options::CWD.into(), bundle.into()]);
     }
     ends.words.push("--".into());
     ends.words.extend(job.command.iter().cloned());

@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use holdfast_sys::PidFd;
 use serde::{Deserialize, Serialize};
+
+use super::network;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The resource usage of a container at one moment. A value that the kernel or the cgroup does not
 /// report is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -52,6 +56,20 @@ pub struct Stats {
     pub pids_limit: Option<u64>,
     /// How often the OOM killer has killed a process of the container.
     pub oom_kills: Option<u64>,
+    /// Bytes received by the interfaces of the container's network namespace, without loopback. `None`
+    /// if it has the network of this process.
+    pub network_received_bytes: Option<u64>,
+    /// Bytes sent by them.
+    pub network_sent_bytes: Option<u64>,
+}
+
+impl Stats {
+    /// Reads those of the container of a process.
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        let cgroups = Cgroups::of(pid)?.stats();
+        let (received, sent) = network::traffic(pid).unzip();
+        Ok(Self { network_received_bytes: received, network_sent_bytes: sent, ..cgroups })
+    }
 }
 
 /// The cgroup directories of a process, by controller; `""` stands for the unified hierarchy.
@@ -83,6 +101,11 @@ impl Cgroups {
         let own = parse(own, Path::new(MOUNT));
         found.0.retain(|controller, path| own.0.get(controller) != Some(path));
         Ok(found)
+    }
+
+    /// Returns whether the container has no cgroup of its own.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns the cgroups of this process.
@@ -178,7 +201,30 @@ impl Cgroups {
         Ok(found)
     }
 
-    pub(crate) fn stats(&self) -> Stats {
+    /// Sends a signal to all processes in these cgroups.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        for pid in self.processes()? {
+            let Ok(process) = PidFd::open(pid) else { continue };
+            // Read after the process was opened: it is this process that is in there.
+            if Self::of(pid).is_ok_and(|theirs| theirs.is_within(self)) {
+                // It may end at any moment.
+                let _ = process.send_signal(signal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether all that these name is at or below what others name.
+    fn is_within(&self, others: &Self) -> bool {
+        let is_below = |(name, dir): (&String, &PathBuf)| {
+            self.0.get(name).is_some_and(|own| own.starts_with(dir))
+        };
+        let mut shared =
+            others.0.iter().filter(|(name, _)| !name.is_empty() || others.0.len() == 1);
+        shared.all(is_below)
+    }
+
+    fn stats(&self) -> Stats {
         // cgroup v1 reports "no limit" as a number larger than any real memory.
         let limit = self
             .number(&[("", "memory.max"), ("memory", "memory.limit_in_bytes")])
@@ -217,6 +263,7 @@ impl Cgroups {
             pids: self.number(&[("", "pids.current"), ("pids", "pids.current")]),
             pids_limit: self.number(&[("", "pids.max"), ("pids", "pids.max")]),
             oom_kills: self.oom_kills(),
+            ..Stats::default()
         }
     }
 
@@ -429,6 +476,7 @@ mod tests {
             pids: Some(6),
             pids_limit: Some(60),
             oom_kills: Some(1),
+            ..Stats::default()
         };
         assert_eq!((unified, old), (expected, expected));
     }

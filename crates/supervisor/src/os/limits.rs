@@ -16,6 +16,7 @@ const PROCESSES: u64 = 2;
 
 /// The kernel features that Holdfast uses; docs/reliability.md describes their effects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Abilities {
@@ -54,6 +55,7 @@ impl Abilities {
 
 /// A limited resource that containers use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Limit {

@@ -6,5 +6,8 @@ pub(crate) mod closer;
 pub(crate) mod descendants;
 pub(crate) mod file_watch;
 pub(crate) mod limits;
+pub(crate) mod network;
 pub(crate) mod oom;
+pub(crate) mod pid_namespace;
+pub(crate) mod rootless;
 pub(crate) mod tasks;

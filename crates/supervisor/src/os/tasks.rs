@@ -18,11 +18,14 @@ pub(crate) struct Tasks {
     tracker: TaskTracker,
     /// Cancelled by a shutdown, when the last handle is dropped, and when the Tokio runtime ends.
     pub(crate) stop: CancellationToken,
+    /// The state root is in memory: an operation on a small file in it waits for no disk, and takes less time than
+    /// to wake a thread.
+    pub(crate) root_in_memory: bool,
 }
 
 impl Tasks {
     /// Uses the Tokio runtime of the caller.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(root_in_memory: bool) -> Self {
         let stop = CancellationToken::new();
         let reactor = Handle::current();
         // This task is dropped with the Tokio runtime, in whatever state it is, and so cancels
@@ -32,7 +35,7 @@ impl Tasks {
             stopped.cancelled().await;
             drop(gone);
         });
-        Self { reactor, tracker: TaskTracker::new(), stop }
+        Self { reactor, tracker: TaskTracker::new(), stop, root_in_memory }
     }
 
     /// Spawns a task.
@@ -56,6 +59,15 @@ impl Tasks {
             if stop.is_cancelled() { Err(Error::Closed) } else { work.await }
         };
         Error::joined(self.spawn(work).await)
+    }
+
+    /// Runs operations on small files in the state root: on a thread for blocking work, unless none of them can
+    /// block.
+    pub(crate) async fn in_root<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        if self.root_in_memory { work() } else { blocking(work).await }
     }
 
     /// Waits until all tasks have ended, which they do once `stop` is cancelled.

@@ -30,6 +30,8 @@ pub(crate) struct Runtime {
     root: PathBuf,
     /// The user's additional global arguments, for every command.
     args: Vec<String>,
+    /// The working directory of its commands, if it is there: wrappers of a runtime read `config.json` in it.
+    bundle: PathBuf,
     spawned: Arc<Spawned>,
 }
 
@@ -53,7 +55,8 @@ impl Runtimes {
     pub(crate) fn of_seed(&self, state: &SeedState) -> Result<Runtime, Error> {
         let program = programs::find_runtime(&state.runtime)?;
         let spawned = self.spawned.clone();
-        Ok(Runtime { program, root: state.runtime_root.clone(), args: vec![], spawned })
+        let (args, bundle) = Default::default();
+        Ok(Runtime { program, root: state.runtime_root.clone(), args, bundle, spawned })
     }
 
     /// Returns the runtime at this path. Runtimes with different names have separate state
@@ -61,27 +64,52 @@ impl Runtimes {
     pub(crate) fn at(&self, program: PathBuf) -> Runtime {
         let name = program.file_name().map_or("runtime".into(), OsStr::to_string_lossy);
         let root = self.root.runtime_root(&name);
-        Runtime { program, root, args: vec![], spawned: self.spawned.clone() }
+        let (args, bundle) = Default::default();
+        Runtime { program, root, args, bundle, spawned: self.spawned.clone() }
     }
 }
 
 impl Runtime {
-    /// Adds these arguments to every command.
+    /// Adds these arguments to every command. `--root DIR` among them replaces the state directory.
     pub(crate) fn with_args(mut self, args: &[String]) -> Self {
-        self.args = args.to_vec();
+        let mut rest = args.iter();
+        self.args.clear();
+        while let Some(arg) = rest.next() {
+            let root = match arg.strip_prefix("--root") {
+                Some("") => rest.next().map(String::as_str),
+                Some(value) => value.strip_prefix('='),
+                None => None,
+            };
+            match root {
+                Some(root) => self.root = root.into(),
+                None => self.args.push(arg.clone()),
+            }
+        }
         self
+    }
+
+    /// Runs every command in the bundle of its container.
+    pub(crate) fn in_bundle(mut self, bundle: &Path) -> Self {
+        bundle.clone_into(&mut self.bundle);
+        self
+    }
+
+    /// Returns that bundle. Empty for a container of containerd's 2016 shim.
+    pub(crate) fn bundle(&self) -> &Path {
+        &self.bundle
     }
 
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 
-    /// Returns the first arguments of a command that writes a log.
+    /// Returns the first arguments of a command that writes this log. Wrappers of a runtime rely on it that each
+    /// command has one.
     fn global(&self, log: &Path) -> Vec<OsString> {
-        let mut args = self.plain();
-        let log_args = ["--log".into(), log.into(), "--log-format".into(), "json".into()];
-        // Inserted before the user's arguments, so that these can override them.
-        args.splice(3..3, log_args);
+        let mut args = vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
+        // Before the user's arguments, so that these can override them.
+        args.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
+        args.extend(self.args.iter().map(OsString::from));
         args
     }
 
@@ -91,7 +119,6 @@ impl Runtime {
         id: &ContainerId,
         record: &ProcessRecord,
         launch: Launch,
-        bundle: &Path,
     ) -> Result<Vec<OsString>, Error> {
         let dir = Path::new(&record.root);
         let mut args = self.global(&dir.join(RUNTIME_LOG));
@@ -111,7 +138,7 @@ impl Runtime {
         }
         args.extend(["--pid-file".into(), dir.join(PID).into()]);
         if launch != Launch::Exec {
-            args.extend(["--bundle".into(), bundle.into()]);
+            args.extend(["--bundle".into(), self.bundle.clone().into()]);
             if record.no_pivot_root {
                 args.push("--no-pivot".into());
             }
@@ -151,6 +178,19 @@ impl Runtime {
         self.run(verb, args, id, limit).await.map(drop)
     }
 
+    /// Sends a signal to all processes in the cgroup of a container.
+    pub(crate) async fn signal_all(
+        &self,
+        id: &ContainerId,
+        signal: i32,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut args = self.plain();
+        args.extend(["kill".into(), "--all".into(), id.as_str().into(), signal.to_string().into()]);
+        let what = format!("{} kill {id}", self.program.display());
+        run(&self.spawned, what, &args, &self.bundle, limit).await.map(drop)
+    }
+
     /// Deletes the runtime's state of a container, and kills what is left of it. Succeeds if the
     /// runtime does not know the container.
     pub(crate) async fn delete(&self, id: &ContainerId, limit: Duration) -> Result<(), Error> {
@@ -180,11 +220,9 @@ impl Runtime {
         Ok(state["status"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Returns the first arguments of a command.
+    /// Returns the first arguments of a command whose standard error is read.
     fn plain(&self) -> Vec<OsString> {
-        let mut args = vec![self.program.clone().into(), "--root".into(), self.root.clone().into()];
-        args.extend(self.args.iter().map(OsString::from));
-        args
+        self.global(Path::new("/dev/stderr"))
     }
 
     async fn run(
@@ -195,20 +233,25 @@ impl Runtime {
         limit: Duration,
     ) -> Result<Vec<u8>, Error> {
         args.push(id.as_str().into());
-        run(&self.spawned, format!("{} {verb} {id}", self.program.display()), &args, limit).await
+        let what = format!("{} {verb} {id}", self.program.display());
+        run(&self.spawned, what, &args, &self.bundle, limit).await
     }
 }
 
-/// Runs a runtime command and returns its output. If it exceeds the time limit, it is killed with
+/// Runs a runtime command in a directory, if that is there, and returns its output. If it exceeds the time limit, it is killed with
 /// all its children that stayed in its process group.
 pub(crate) async fn run(
     spawned: &Spawned,
     command: String,
     args: &[OsString],
+    cwd: &Path,
     limit: Duration,
 ) -> Result<Vec<u8>, Error> {
     let start = || {
         let mut command = Command::new(&args[0]);
+        if cwd.is_dir() {
+            command.current_dir(cwd);
+        }
         command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         hide_our_own_manager(command.as_std_mut());
         command.process_group(0).kill_on_drop(true).spawn()

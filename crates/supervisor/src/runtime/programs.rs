@@ -14,10 +14,11 @@ use crate::runtime::command;
 /// The name that selects an installed runtime automatically.
 pub(crate) const AUTO: &str = "auto";
 /// The runtime that is part of Holdfast.
-const EMBEDDED: &str = "holdfast-oci";
+pub(crate) const EMBEDDED: &str = "holdfast-oci";
 
 /// The runtime that `auto` selects on this machine at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RuntimeChoice {
     /// The path of its executable; `None` if there is no runtime.
@@ -110,7 +111,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn check_shim(spawned: &Spawned, shim: &Path) -> Result<(), Error> {
     let args = [shim.into(), shim_options::VERSION.into()];
     let text = format!("{} {}", shim.display(), shim_options::VERSION);
-    let answer = match command::run(spawned, text, &args, VERSION_LIMIT).await {
+    let answer = match command::run(spawned, text, &args, Path::new(""), VERSION_LIMIT).await {
         Ok(answer) => String::from_utf8_lossy(&answer).trim().to_owned(),
         // The shims of earlier builds do not know this option.
         Err(Error::Runtime(_)) => "a release that does not report its version".to_owned(),

@@ -23,13 +23,14 @@ fn control(
         .and_then(|mut fifo| fifo.write_all(message.to_string().as_bytes()));
     sent.map_err(|error| match error.raw_os_error() {
         _ if process.is_gone() => Error::NotFound(process.container.clone()),
-        Some(nix::libc::ENXIO) if process.is_stopped() => Error::WrongState {
+        // The second: it went when the FIFO was open already.
+        Some(nix::libc::ENXIO | nix::libc::EPIPE) if process.is_stopped() => Error::WrongState {
             id: process.container.clone(),
             status: process.status().as_str(),
             operation,
             needed: "running",
         },
-        Some(nix::libc::ENXIO) => {
+        Some(nix::libc::ENXIO | nix::libc::EPIPE) => {
             Error::NoShim { id: process.container.clone(), process: process.id.clone(), operation }
         }
         _ => Error::io(format!("send a message to the shim of {}", process.container))(error),
@@ -63,4 +64,9 @@ pub(crate) fn resize(root: &StateRoot, process: &Process, size: TerminalSize) ->
 
 pub(crate) fn reopen_logs(root: &StateRoot, process: &Process) -> Result<(), Error> {
     control(root, process, Control::ReopenLogs, "reopening its logs")
+}
+
+/// Makes a shim close the output of a process that has ended, although others may have it open.
+pub(crate) fn end_output(root: &StateRoot, process: &Process) -> Result<(), Error> {
+    control(root, process, Control::EndOutput, "ending its output")
 }

@@ -15,7 +15,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_state::handoff::{Message, VERSION};
+use holdfast_state::handoff::Message;
+use holdfast_state::shim_options::PROTOCOL;
 use holdfast_state::{Directory, GroupName, shim_options};
 use nix::errno::Errno;
 
@@ -81,8 +82,9 @@ impl Shims {
         patience: Duration,
     ) -> io::Result<()> {
         let home = self.root.groups()?;
-        // The name of a group never contains an `@`.
-        let name = format!("{group}@{VERSION}");
+        // The name of a group never contains an `@`. The shim of a group that speaks another protocol keeps what
+        // it has, and is asked for nothing new.
+        let name = format!("{group}@{PROTOCOL}");
         let sent = || send(&home, &name, message, patience);
         if sent()? {
             return Ok(());

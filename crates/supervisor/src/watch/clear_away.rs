@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_state::process_dir::StartError;
-use holdfast_state::{PastRun, ProcessDir};
+use holdfast_state::{PastRun, Policies, ProcessDir};
 
 use crate::core::Core;
 use crate::error::Error;
 use crate::model::container::ContainerState;
+use crate::model::failure::Failure;
 use crate::model::lifecycle::{Input, State};
 use crate::model::process::{Origin, Process};
 use crate::os::cgroup::Cgroups;
@@ -29,15 +30,17 @@ pub(crate) async fn clear_away(
     let dir = process.dir(&core.root);
     let failure = match &dir {
         Ok(dir) => explain(dir, process, given_up == Some(true)),
-        Err(_) => Error::NotStarted(String::new()),
+        Err(_) => Failure::NotStarted(String::new()),
     };
+    let reason = || Error::from(failure.clone()).to_string();
     if process.origin == Origin::Restored {
-        tracing::warn!(container = %process.container, process = %process.id, %failure, "unfinished start cleared away");
+        tracing::warn!(container = %process.container, process = %process.id, failure = reason(), "unfinished start cleared away");
     }
-    if process.tell_failure() {
+    // Of what was never begun nobody is told: who has asked for it asks again.
+    if !matches!(failure, Failure::NotBegun) && process.tell_failure() {
         // The failure is reported before anything is removed. If we die in between, the next
         // supervisor knows from the journal that it was reported.
-        process.apply(&core.events, Input::Failed(failure.to_string())).await;
+        process.apply(&core.events, Input::Failed(reason())).await;
     }
     let ended = move |dir: &ProcessDir| {
         leftovers::end_runtime(dir)?;
@@ -62,8 +65,7 @@ pub(crate) async fn clear_away(
         own.remove_empty_below(process.container.as_str());
     }
     let done = if process.id.is_init() && process.run > 1 {
-        let reason = failure.to_string();
-        go_back(core, container, process, reason).await
+        go_back(core, container, process, reason()).await
     } else {
         remove::forget(core, container, process, Removal::OfItself).await
     };
@@ -94,7 +96,7 @@ async fn go_back(
     Ok(())
 }
 
-fn explain(dir: &ProcessDir, process: &Process, timed_out: bool) -> Error {
+fn explain(dir: &ProcessDir, process: &Process, timed_out: bool) -> Failure {
     let start_error = dir.start_error();
     let timeout = process.start_timeout;
     // What earlier runs have written is no reason.
@@ -107,16 +109,26 @@ fn explain(dir: &ProcessDir, process: &Process, timed_out: bool) -> Error {
             Some(StartError::Runtime(text)) => format!("oci runtime error: {text}"),
             Some(StartError::Shim(_)) | None => stderr_tail(),
         };
-        return Error::StartTimeout { timeout, detail };
+        return Failure::Timeout { timeout, detail };
     }
     match start_error {
-        Some(StartError::Shim(text)) => Error::Shim(text),
-        Some(StartError::Runtime(text)) => Error::Runtime(text),
+        Some(StartError::Shim(text)) => Failure::Shim(text),
+        Some(StartError::Runtime(text)) => Failure::Runtime(text),
         None => match stderr_tail() {
             // A runtime that fails before it has read its log option writes the reason to standard
             // error.
-            text if !text.is_empty() => Error::Runtime(text),
-            _ => Error::NotStarted(String::new()),
+            text if !text.is_empty() => Failure::Runtime(text),
+            _ if process.origin == Origin::Restored && was_never_begun(dir) => Failure::NotBegun,
+            _ => Failure::NotStarted(String::new()),
         },
     }
+}
+
+/// Whether it is certain that no shim has begun.
+fn was_never_begun(dir: &ProcessDir) -> bool {
+    let Ok(record) = dir.load() else { return false };
+    // A later run of a container goes back to the one before. An exec has one run, with the number of its
+    // container's.
+    let marks = |own: &Policies| own.marks_start && (own.run == 1 || record.exec);
+    record.holdfast.as_ref().is_some_and(marks) && dir.has_begun().is_ok_and(|it| !it)
 }

@@ -16,8 +16,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::Core;
-use crate::error::Error;
 use crate::model::container::ContainerState;
+use crate::model::failure::Failure;
 use crate::model::identity::Handle;
 use crate::model::lifecycle::{Action, Input, State};
 use crate::model::process::Process;
@@ -30,6 +30,7 @@ pub(crate) mod change;
 mod clear_away;
 mod evidence;
 pub(crate) mod identify;
+mod layers;
 mod leftovers;
 pub(crate) mod remove;
 
@@ -370,7 +371,7 @@ impl Watch {
     /// Returns the exit record that is on disk, if any.
     async fn recorded(&self) -> Option<ExitRecord> {
         let (core, process) = (self.core.clone(), self.process.clone());
-        let found = blocking(move || {
+        let found = self.core.tasks.in_root(move || {
             let dir = process.dir(&core.root)?;
             Ok(evidence::on_disk(&dir))
         });
@@ -384,7 +385,7 @@ impl Watch {
     async fn record_exit(&self, record: ExitRecord) -> ExitRecord {
         let (core, process) = (self.core.clone(), self.process.clone());
         let ours = record.clone();
-        let recorded = blocking(move || process.dir(&core.root)?.record_exit(&ours));
+        let recorded = self.core.tasks.in_root(move || process.dir(&core.root)?.record_exit(&ours));
         recorded.await.unwrap_or_else(|error| {
             // The exit is reported all the same: a full disk is no reason to hide it.
             tracing::error!(container = %self.process.container, process = %self.process.id, %error, "exit not recorded");
@@ -434,7 +435,7 @@ impl Watch {
     async fn end_start(&mut self, deadline: &mut Option<Instant>) {
         tracing::warn!(container = %self.process.container, "no shim has ended the start in time; the start is given up");
         let timeout = self.process.start_timeout;
-        self.process.fail(Error::StartTimeout { timeout, detail: String::new() });
+        self.process.fail(Failure::Timeout { timeout, detail: String::new() });
         match &mut self.shim {
             Some(shim) => _ = shim.kill(),
             // The shim is not our child. What it has begun is found and ended all the same.

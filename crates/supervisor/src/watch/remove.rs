@@ -15,7 +15,7 @@ use crate::model::lifecycle::{Activity, State};
 use crate::model::process::Process;
 use crate::os::tasks::blocking;
 use crate::shim::control;
-use crate::watch::change;
+use crate::watch::{change, layers};
 
 /// How long a runtime may take to delete what is left of a container.
 pub(crate) const DELETE_LIMIT: Duration = Duration::from_secs(30);
@@ -214,6 +214,9 @@ pub(crate) async fn forget(
             }
             synced => synced?,
         }
+    }
+    if id.is_init() {
+        layers::remove(core, &container.id).await?;
     }
     let removed = blocking(move || match id.is_init() {
         true => of_core.root.remove_container(&of.id),

@@ -1,0 +1,176 @@
+//! What a process without root's rights can give its containers: the ids that it may map in a user
+//! namespace (user_namespaces(7)), and a cgroup where one was delegated to it.
+
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access, getegid, geteuid};
+use serde::{Deserialize, Serialize};
+
+/// The programs that map ids of `/etc/subuid` and `/etc/subgid` (newuidmap(1), newgidmap(1)).
+const MAPPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+
+/// What the containers of a supervisor have that is not run by root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Rootless {
+    /// The uid of the supervisor, which the containers' root user has on the host.
+    pub uid: u32,
+    /// How the user ids of a container are mapped to those of the host.
+    pub uid_mappings: Vec<IdMapping>,
+    /// How its group ids are mapped.
+    pub gid_mappings: Vec<IdMapping>,
+    /// Why a container has no ids but 0; `None` if it has more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub single_id: Option<String>,
+    /// Why containers have no cgroups of their own, and so no limits, no pause and no statistics.
+    pub no_cgroups: String,
+}
+
+/// A range of ids, in the words of the OCI runtime specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct IdMapping {
+    /// The first id in the container.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// The first id on the host.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// The number of ids.
+    pub size: u32,
+}
+
+impl Rootless {
+    /// Returns what this process can give; `None` for root, which needs none of it.
+    pub(crate) fn find() -> Option<Self> {
+        let (uid, gid) = (geteuid(), getegid());
+        if uid.is_root() {
+            return None;
+        }
+        let only = |host_id| vec![IdMapping { container_id: 0, host_id, size: 1 }];
+        let (uid_mappings, gid_mappings, single_id) = match ranges(uid.as_raw()) {
+            Ok((uids, gids)) => {
+                (mappings(uid.as_raw(), &uids), mappings(gid.as_raw(), &gids), None)
+            }
+            Err(reason) => (only(uid.as_raw()), only(gid.as_raw()), Some(reason)),
+        };
+        let no_cgroups = match is_delegated() {
+            true => "cgroups that are delegated to a user are not supported yet",
+            false => "no cgroup is delegated to this user",
+        };
+        let no_cgroups = no_cgroups.to_owned();
+        Some(Self { uid: uid.as_raw(), uid_mappings, gid_mappings, single_id, no_cgroups })
+    }
+
+    /// Says it once, in the log.
+    pub(crate) fn report(&self) {
+        if let Some(reason) = &self.single_id {
+            tracing::warn!(reason, "containers have the user and group id 0 alone");
+        }
+        let reason = &self.no_cgroups;
+        tracing::warn!(reason, "containers have no limits, no pause and no statistics");
+    }
+}
+
+/// Returns whether this process may put others into a cgroup below its own. On version 1, nobody but root may.
+fn is_delegated() -> bool {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let procs = own.map(|own| Path::new("/sys/fs/cgroup").join(own).join("cgroup.procs"));
+    procs.is_some_and(|path| access(&path, AccessFlags::W_OK).is_ok())
+}
+
+/// A range of `/etc/subuid` or `/etc/subgid`: its first id, and the number of ids.
+type Range = (u32, u32);
+
+/// Returns the ranges of a user, or why there are none that can be mapped.
+fn ranges(uid: u32) -> Result<(Vec<Range>, Vec<Range>), String> {
+    for program in MAPPERS {
+        if !in_path(program) {
+            return Err(format!("{program} is not in PATH; Debian has it in the package uidmap"));
+        }
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = name_of(&passwd, uid);
+    let of = |path: &str| {
+        let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+        let found = parse(&text, uid, name);
+        if found.is_empty() {
+            return Err(format!(
+                "{path} has no range for user {}",
+                name.unwrap_or(&uid.to_string())
+            ));
+        }
+        Ok(found)
+    };
+    Ok((of("/etc/subuid")?, of("/etc/subgid")?))
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .any(|path| path.is_file() && access(&path, AccessFlags::X_OK).is_ok())
+}
+
+/// Returns the name of a user, by the text of `/etc/passwd`. A user that only another source of nsswitch.conf(5)
+/// knows is found in `/etc/subuid` by its number.
+fn name_of(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+/// Parses a file as described in subuid(5). Lines that make no sense are left out, as newuidmap(1) does.
+fn parse(text: &str, uid: u32, name: Option<&str>) -> Vec<Range> {
+    let range = |line: &str| {
+        let [owner, start, count] = line.split(':').collect::<Vec<_>>().try_into().ok()?;
+        let (start, count): (u32, u32) = (start.parse().ok()?, count.trim().parse().ok()?);
+        let is_owner = name == Some(owner) || owner.parse() == Ok(uid);
+        (is_owner && count > 0 && start.checked_add(count).is_some()).then_some((start, count))
+    };
+    text.lines().filter_map(range).collect()
+}
+
+/// Maps 0 to an id of the caller's own, and 1 and those that follow to ranges.
+fn mappings(own: u32, ranges: &[Range]) -> Vec<IdMapping> {
+    let mut all = vec![IdMapping { container_id: 0, host_id: own, size: 1 }];
+    let mut next: u32 = 1;
+    for (host_id, size) in ranges {
+        let Some(end) = next.checked_add(*size) else { break };
+        all.push(IdMapping { container_id: next, host_id: *host_id, size: *size });
+        next = end;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_known_by_its_name_and_by_its_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1001:1001::/home/ann:/bin/sh\n";
+        assert_eq!(name_of(passwd, 1001), Some("ann"));
+        assert_eq!(name_of(passwd, 7), None);
+        let text = "bob:1:2\nann:100000:65536\nann:x:5\nann:5\n1001:300000:10\nann:9:0\nann:4294967295:2\n";
+        assert_eq!(parse(text, 1001, Some("ann")), [(100_000, 65_536), (300_000, 10)]);
+        assert_eq!(parse(text, 1001, None), [(300_000, 10)]);
+        assert_eq!(parse(text, 5, Some("eve")), []);
+    }
+
+    #[test]
+    fn the_ids_of_a_container_are_without_gaps() {
+        let mapping = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        let expected =
+            [mapping(0, 1001, 1), mapping(1, 100_000, 65_536), mapping(65_537, 300_000, 10)];
+        assert_eq!(mappings(1001, &[(100_000, 65_536), (300_000, 10)]), expected);
+        assert_eq!(mappings(1001, &[(5, u32::MAX)]), expected[..1]);
+    }
+}
