@@ -12,7 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
@@ -50,7 +51,12 @@ impl Daemon {
     }
 
     /// As [`start`](Self::start); what it said, if it ended before it listened.
-    pub async fn try_start(mut command: Command) -> Result<Self, String> {
+    pub async fn try_start(command: Command) -> Result<Self, String> {
+        Self::until(command, "listening").await
+    }
+
+    /// As [`try_start`](Self::try_start), for a daemon that says something else when it listens.
+    pub(crate) async fn until(mut command: Command, listening: &str) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -68,7 +74,7 @@ impl Daemon {
                 return Err(said);
             };
             said += &format!("{line}\n");
-            if line.contains("listening") {
+            if line.contains(listening) {
                 break;
             }
         }
@@ -309,6 +315,27 @@ impl Holdfast {
         ShimEnd(open.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
+    /// Sends one request to the API, as in `GET /v1/info`, and returns the status and the body.
+    ///
+    /// # Panics
+    ///
+    /// If there is no answer.
+    pub async fn ask(&self, line: &str, body: &str) -> (u16, String) {
+        let socket = self.root().join("holdfast.sock");
+        let mut stream = UnixStream::connect(socket).await.expect("connect");
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: holdfast\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.expect("send");
+        let mut answer = Vec::new();
+        soon("an answer", stream.read_to_end(&mut answer)).await.expect("receive");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        (status.expect("a status"), body.to_owned())
+    }
+
     /// What is left over beside the daemon, its socket and its spare shims.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
@@ -361,6 +388,11 @@ impl Holdfast {
         assert_eq!(self.leftovers(), [""; 0], "left over after all containers were deleted");
         let status = self.take_daemon().end(Signal::SIGTERM).await;
         assert_eq!(status.code(), Some(0), "the daemon after SIGTERM: {status}");
+        // Its helpers end when their sockets do, which is a moment later. They name the directory of the test where
+        // that is in the environment of the daemon.
+        let is_helper = |left: &String| left.contains("--closer") || left.contains("--spare");
+        let have_ended = || !self.scratch.leftovers().iter().any(is_helper);
+        crate::eventually("the daemon's helpers to end", have_ended).await;
         assert_eq!(self.scratch.leftovers(), [""; 0], "left over by the daemon");
     }
 }
@@ -424,6 +456,17 @@ impl Running {
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("the command runs");
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("send a signal");
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    ///
+    /// If it has ended.
+    #[must_use]
+    pub fn process(&self) -> Proc {
+        let pid = self.child.id().expect("the command was not waited for");
+        Proc::of(pid.cast_signed()).expect("the command runs")
     }
 
     /// Waits for its end; `stdout` is what was not read by the line.

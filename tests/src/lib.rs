@@ -16,32 +16,55 @@
 //! | `oci` | containers of a runtime that is called directly |
 //! | `pty` | a command under a terminal |
 //! | `daemon` | the real daemon, to be killed and started again, and the command line to it |
+//! | `browser` | a headless Chromium, driven by WebDriver |
+//! | `http` | requests to the daemon, one per connection |
+//! | `conmon` | a driver of conmon's protocol |
+//! | `keeper` | a keeper of monitors |
+//! | `containerd` | a containerd of a test's own, and `ctr` to it |
+//! | `cri` | a client of containerd's CRI plugin, for pods |
+//! | `podman` | a podman of a test's own, with conmon or with Holdfast's monitor |
+//! | `user` | a test as a user that is not root |
 //! | `victim` | a process in a cgroup of its own, for containers to attack |
 //! | `torture` | a thousand exits while everyone else dies: `cargo xtask torture` |
+//! | `monitors` | containers of podman while monitors are killed: `cargo xtask torture --podman` |
+//! | `pods` | the same of pods under containerd: `cargo xtask torture --containerd` |
 
+pub mod browser;
 pub mod bundle;
+pub mod conmon;
+pub mod containerd;
 pub mod crash;
+pub mod cri;
 pub mod daemon;
 pub mod executable;
+pub mod http;
 pub mod journal;
+pub mod keeper;
 pub mod life;
 pub mod listen;
+pub mod monitors;
 pub mod numbered;
 pub mod oci;
+pub mod outcome;
+pub mod podman;
+pub mod pods;
 pub mod processes;
 pub mod pty;
 pub mod runtime;
 pub mod scratch;
 pub mod torture;
 pub mod tracer;
+pub mod user;
 pub mod victim;
 
 pub use bundle::busybox_bundle;
+pub use containerd::Containerd;
+pub use cri::Cri;
 pub use daemon::{Daemon, Holdfast, Ran, Running, ran};
 pub use listen::{Output, events_until, eventually, read_all, said, soon, status};
 pub use processes::Proc;
 pub use pty::Pty;
-pub use runtime::{is_runtime, rounds, runtime, runtime_name, shim_group, skip};
+pub use runtime::{in_path, is_runtime, rounds, runtime, runtime_name, shim_group, skip};
 pub use scratch::{Gate, Scratch, cgroups_of, edit_json, unique_id};
 
 use std::path::PathBuf;

@@ -61,6 +61,12 @@ impl Proc {
         self.now().map(|stat| stat.state)
     }
 
+    /// Its parent's number.
+    #[must_use]
+    pub fn parent(&self) -> Option<i32> {
+        self.now().map(|stat| stat.parent)
+    }
+
     /// Sends it a signal. That it has ended is fine.
     pub fn signal(&self, signal: Signal) {
         if self.exists() {
@@ -213,12 +219,26 @@ pub fn shim_of(root: &Path, container: &str, process: &str) -> Proc {
 
 struct Stat {
     state: char,
+    parent: i32,
     start_time: String,
 }
 
-/// Fields 3 and 22 of `/proc/PID/stat`, counted from the last bracket of the name.
+/// Fields 3, 4 and 22 of `/proc/PID/stat`, counted from the last bracket of the name.
 fn stat(pid: i32) -> Option<Stat> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(Stat { state: fields.first()?.chars().next()?, start_time: (*fields.get(19)?).to_owned() })
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        start_time: (*fields.get(19)?).to_owned(),
+    })
+}
+
+/// How many processes have exactly this command line.
+#[must_use]
+pub fn with_command_line(words: &[&str]) -> usize {
+    let wanted: Vec<u8> = words.iter().flat_map(|word| word.bytes().chain([0])).collect();
+    let pids = fs::read_dir("/proc").expect("list processes").flatten();
+    let lines = pids.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| *line == wanted).count()
 }

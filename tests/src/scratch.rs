@@ -99,12 +99,8 @@ impl Scratch {
     #[must_use]
     pub fn gate(&self) -> Gate {
         let number = self.gates.fetch_add(1, Ordering::Relaxed);
-        let inside = format!("/{GATES}/{number}");
         let path = self.bundle().join("rootfs").join(GATES).join(number.to_string());
-        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("make a FIFO");
-        // Opened for both: neither side waits for the other, and what is written stays.
-        let fifo = File::options().read(true).write(true).open(&path).expect("open a FIFO");
-        Gate { inside, path, fifo }
+        Gate::at(path, format!("/{GATES}/{number}"))
     }
 
     /// Everything that must not be there when no container is: processes, directories of
@@ -113,8 +109,10 @@ impl Scratch {
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> =
             processes::mentioning(self.path()).iter().map(ToString::to_string).collect();
-        let keeps =
-            |name: &str| [".journal", ".holdfast", ".lock", ".runtime", ".groups"].contains(&name);
+        let keeps = |name: &str| {
+            [".journal", ".holdfast", ".lock", ".runtime", ".groups", ".definitions"]
+                .contains(&name)
+        };
         left.extend(names(&self.root()).into_iter().filter(|name| !keeps(name)));
         for runtime in names(&self.root().join(".runtime")) {
             let state = names(&self.root().join(".runtime").join(&runtime));
@@ -177,6 +175,14 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// A gate at a path, which a container sees as another one.
+    pub(crate) fn at(path: PathBuf, inside: String) -> Self {
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("make a FIFO");
+        // Opened for both: neither side waits for the other, and what is written stays.
+        let fifo = File::options().read(true).write(true).open(&path).expect("open a FIFO");
+        Self { inside, path, fifo }
+    }
+
     /// A script that does `first`, waits at the gate, says `after`, and exits with what it was let
     /// through with.
     #[must_use]

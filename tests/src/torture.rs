@@ -13,22 +13,26 @@
 //! | `controller` | carries the plan out |
 //! | `reckoning` | compares, deletes, and looks at what is left |
 //! | `report` | counts, table, JSON |
+//! | `policies` | a torture of its own: restart policies and health checks |
 
 mod actor;
 mod consumer;
 mod controller;
 pub mod plan;
+pub mod policies;
 mod programs;
 mod reckoning;
 mod report;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
+use tempfile::TempDir;
 
+use crate::outcome::Outcome;
 use crate::{executable, runtime};
 
 pub use report::Report;
@@ -58,35 +62,14 @@ impl Trouble {
     }
 }
 
-/// What came of a run.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The counts.
-    pub report: Report,
-    /// What is not as it should be, each with all that is known of it.
-    pub violations: Vec<String>,
-    /// Where the state was kept, if something is not as it should be.
-    pub kept: Option<PathBuf>,
-}
-
 /// Carries out a plan, and says after each batch how far it is. Ends at the first batch that shows
 /// something wrong.
 ///
 /// # Panics
 ///
 /// If the machine does not let it begin.
-pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> Outcome {
-    // Orphans come to this process instead of a pid 1 of whom we know nothing, and a signal that
-    // dumps core dumps none.
-    nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("set a limit");
-    let scratch = tempfile::Builder::new().prefix("holdfast-torture-").tempdir_in("/tmp");
-    let scratch = scratch.expect("make a directory");
-    let paths = Paths {
-        scratch: scratch.path().to_owned(),
-        root: scratch.path().join("root"),
-        programs: programs.to_owned(),
-    };
+pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> Outcome<Report> {
+    let (scratch, paths) = prepare(programs);
     let bundle = crate::busybox_bundle(&paths.bundle());
     executable::copied(programs.join("hostile"), bundle.join("rootfs/bin/hostile"));
     fs::create_dir(bundle.join("rootfs/gates")).expect("make a directory for gates");
@@ -106,6 +89,22 @@ pub fn run(seeds: Seeds, programs: &Path, mut progress: impl FnMut(&Report)) -> 
         scratch.keep()
     });
     Outcome { report, violations, kept }
+}
+
+/// Makes a directory for a run, and of this process one that can judge.
+fn prepare(programs: &Path) -> (TempDir, Paths) {
+    // Orphans come to this process instead of a pid 1 of whom we know nothing, and a signal that
+    // dumps core dumps none.
+    nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("set a limit");
+    let scratch = tempfile::Builder::new().prefix("holdfast-torture-").tempdir_in("/tmp");
+    let scratch = scratch.expect("make a directory");
+    let paths = Paths {
+        scratch: scratch.path().to_owned(),
+        root: scratch.path().join("root"),
+        programs: programs.to_owned(),
+    };
+    (scratch, paths)
 }
 
 /// Nothing of a run that failed may stay at work; its files stay.

@@ -227,8 +227,24 @@ impl Tracer {
         which: &str,
         rules: &[Rule],
     ) -> Self {
+        Self::below(scratch.path(), scratch.root(), id, real, which, rules).await
+    }
+
+    /// The same with a directory for the tracer's files, and one below which paths count.
+    ///
+    /// # Panics
+    ///
+    /// If the directory can't be written to.
+    pub async fn below(
+        directory: &Path,
+        base: PathBuf,
+        id: &str,
+        real: &Path,
+        which: &str,
+        rules: &[Rule],
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let dir = scratch.path().join(format!("tracer-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let dir = directory.join(format!("tracer-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&dir).expect("make a directory for a tracer");
         let [hello, go, program, taken] = ["hello", "go", "program", "taken"].map(|n| dir.join(n));
         for fifo in [&hello, &go] {
@@ -251,7 +267,6 @@ impl Tracer {
             .kill_on_drop(true)
             .spawn()
             .expect("start the tracer");
-        let base = scratch.root();
         let order = Order { hello, go, base, id: id.to_owned(), rules: rules.to_vec() };
         let mut stdin = child.stdin.take().expect("its standard input");
         let text = order.to_json().to_string();

@@ -5,25 +5,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// Sends one request, byte for byte, and returns the status and the body.
-async fn ask(holdfast: &Holdfast, line: &str, body: &str) -> (u16, String) {
-    let socket = holdfast.root().join("holdfast.sock");
-    let mut stream = UnixStream::connect(socket).await.expect("connect");
-    let head = format!(
-        "{line} HTTP/1.1\r\nhost: holdfast\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.expect("send");
-    let mut answer = Vec::new();
-    soon("an answer", stream.read_to_end(&mut answer)).await.expect("receive");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    let body = answer.split_once("\r\n\r\n").expect("a body").1;
-    (status, body.to_owned())
-}
-
 async fn json_of(holdfast: &Holdfast, line: &str, body: &str) -> (u16, Value) {
-    let (status, body) = ask(holdfast, line, body).await;
+    let (status, body) = holdfast.ask(line, body).await;
     (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{line}: {error}: {body}")))
 }
 
@@ -156,7 +139,7 @@ async fn large_and_slow_bodies_are_bounded_and_harm_nobody() {
     }
     for _ in 0..20 {
         let body = format!("{{\"x\":\"{}\"}}", "y".repeat(1024 * 1024));
-        let (status, _) = ask(&holdfast, &path, &body).await;
+        let (status, _) = holdfast.ask(&path, &body).await;
         assert!(status < 600, "{status}");
     }
     assert_eq!(holdfast.inspect(&id).await["status"], "running");
@@ -170,7 +153,7 @@ async fn large_and_slow_bodies_are_bounded_and_harm_nobody() {
 async fn many_large_bodies_at_once_do_not_wait_for_each_other_for_ever() {
     let holdfast = Holdfast::start().await;
     let body = format!("{{\"nosuch\":\"{}\"}}", "y".repeat(2 * 1024 * 1024 - 100));
-    let requests = (0..60).map(|_| ask(&holdfast, "POST /v1/run", &body));
+    let requests = (0..60).map(|_| holdfast.ask("POST /v1/run", &body));
     for (status, answer) in futures::future::join_all(requests).await {
         assert_eq!(status, 422, "{answer}");
     }
@@ -190,11 +173,11 @@ async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {
     let exec = started["process"].as_str().expect("an id");
     let (_, exit) = json_of(&holdfast, &format!("GET {path}/wait?process={exec}"), "").await;
     assert_eq!(exit["status"], json!({ "code": 5 }), "{exit}");
-    let (status, output) = ask(&holdfast, &format!("GET {path}/logs?process={exec}"), "").await;
+    let (status, output) = holdfast.ask(&format!("GET {path}/logs?process={exec}"), "").await;
     assert!(status == 200 && output.contains("out\n"), "{output:?}");
-    let (status, _) = ask(&holdfast, &format!("DELETE {path}/processes/{exec}"), "").await;
+    let (status, _) = holdfast.ask(&format!("DELETE {path}/processes/{exec}"), "").await;
     assert_eq!(status, 204);
-    let (status, _) = ask(&holdfast, &format!("GET {path}/wait?process={exec}"), "").await;
+    let (status, _) = holdfast.ask(&format!("GET {path}/wait?process={exec}"), "").await;
     assert_eq!(status, 404);
     // Who never deletes them does not fill the disk.
     let mut last = String::new();
@@ -207,7 +190,7 @@ async fn a_detached_exec_keeps_its_status_and_its_output_until_it_is_deleted() {
     }
     let execs = holdfast.inspect(&id).await["execs"].as_array().map(Vec::len);
     assert!(execs.is_some_and(|count| count <= 101), "{execs:?}");
-    let (status, _) = ask(&holdfast, &format!("GET {path}/wait?process={last}"), "").await;
+    let (status, _) = holdfast.ask(&format!("GET {path}/wait?process={last}"), "").await;
     assert_eq!(status, 200);
     holdfast.close().await;
 }

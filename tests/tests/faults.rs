@@ -139,6 +139,28 @@ async fn a_start_that_its_shim_gives_up_while_nobody_is_there_never_was() {
     scratch.close(supervisor).await;
 }
 
+/// A restored start is waited for by whoever asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_who_wait_for_a_start_are_told_why_it_failed() {
+    let scratch = Scratch::new();
+    make(&scratch, "hang-in-create");
+    let supervisor = scratch.open().await;
+    let id = unique_id("told");
+    let options = fake(&scratch, &["true"]).start_timeout(Duration::from_secs(1)).id(id.clone());
+    let hanging = failing(&supervisor, options);
+    let waits = async {
+        eventually("it to be there", || supervisor.get(&id).is_ok()).await;
+        let container = supervisor.get(&id).unwrap();
+        join_all((0..3).map(|_| container.begun())).await
+    };
+    let (error, waited) = soon("the failure", async { tokio::join!(hanging, waits) }).await;
+    let told: Vec<_> = waited.into_iter().map(|waited| waited.unwrap_err()).collect();
+    for error in told.iter().chain([&error]) {
+        assert!(matches!(error, Error::StartTimeout { .. }), "{error}");
+    }
+    scratch.close(supervisor).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_runtime_that_hangs_in_create_is_cleared_away_and_holds_nobody_up() {
     let scratch = Scratch::new();

@@ -212,7 +212,7 @@ async fn each_group_has_its_own_and_who_is_in_none_too() {
     eventually("those who start to be gone", || shims(&scratch.root()).len() == 4).await;
     let inside = fs::read_dir(scratch.root().join(".groups")).unwrap();
     let names: BTreeSet<_> = inside.flatten().map(|it| it.file_name()).collect();
-    assert!(names.contains("one@2".as_ref() as &std::ffi::OsStr), "{names:?}");
+    assert!(names.contains("one@4".as_ref() as &std::ffi::OsStr), "{names:?}");
     scratch.close(supervisor).await;
 }
 

@@ -133,6 +133,9 @@ async fn all_that_run_are_measured_at_once() {
         let used = stats.memory_bytes.unwrap();
         assert!(stats.memory_working_set_bytes.unwrap() <= used, "{stats:?}");
         assert!(stats.memory_peak_bytes.is_none_or(|peak| peak > 0), "{stats:?}");
+        // The bundle says a network of its own.
+        let traffic = (stats.network_received_bytes, stats.network_sent_bytes);
+        assert_eq!(traffic, (Some(0), Some(0)));
         assert!(stats.cpu_nanos.is_some() && stats.cpu_user_nanos.is_some(), "{stats:?}");
         container.delete_forced().await.unwrap();
     }
@@ -163,7 +166,7 @@ async fn a_shim_that_does_not_understand_the_library_is_refused_by_its_version()
         assert!(matches!(error, Error::ShimVersion { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let text = error.to_string();
-        assert!(text.contains(found) && text.contains("needs protocol 2"), "{text}");
+        assert!(text.contains(found) && text.contains("needs protocol 4"), "{text}");
         assert!(text.len() < 400, "{text}");
         // Nothing was created.
         assert!(!scratch.root().exists());

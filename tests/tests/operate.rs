@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use holdfast_supervisor::{
     Container, ContainerId, Cursor, Error, Event, EventKind, ExecOptions, ExitStatus, Status,
+    Stdin, Stdio,
 };
-use holdfast_tests::listen::in_words;
-use holdfast_tests::processes::mentioning;
+use holdfast_tests::listen::{eventually, in_words};
+use holdfast_tests::processes::{mentioning, with_command_line};
 use holdfast_tests::{
     Holdfast, Proc, Running, Scratch, binary, cgroups_of, edit_json, events_until, runtime, said,
     soon, status, unique_id,
@@ -260,9 +261,24 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
     assert_eq!(info["execs"][0]["id"], exec.trim());
     assert_eq!(find("sleep 100002"), info["execs"][0]["pid"]);
     assert!(find("sleep 100001").is_i64());
+    let row = top.as_array().unwrap().iter().find(|row| row["command"] == "sleep 100001").unwrap();
+    assert_eq!((&row["ppid"], &row["uid"]), (&info["pid"], &json!(0)), "{row}");
+    assert!(row["memoryBytes"].as_u64().is_some_and(|bytes| bytes > 0), "{row}");
     assert_eq!(top.as_array().unwrap().len(), 3, "{top}");
     let table = holdfast.ok(&["top", &id]).await;
     assert!(table.contains("sleep 100002") && table.contains("COMMAND"), "{table}");
+    let pids = holdfast.ok(&["top", &id, "-o", "pid="]).await;
+    let mut pids: Vec<i64> = pids.lines().map(|pid| pid.trim().parse().unwrap()).collect();
+    pids.sort_unstable();
+    let mut expected: Vec<_> =
+        top.as_array().unwrap().iter().map(|it| it["pid"].as_i64()).collect();
+    expected.sort_unstable();
+    assert_eq!(pids.into_iter().map(Some).collect::<Vec<_>>(), expected);
+    // With a choice of processes of its own.
+    let table = holdfast.ok(&["top", &id, "aux"]).await;
+    assert!(table.contains("sleep 100002") && table.lines().count() == 4, "{table}");
+    let message = holdfast.fails(1, &["top", &id, "-o", "nothing"]).await;
+    assert!(message.contains("ps -o nothing: "), "{message}");
 
     let first = holdfast.json(&["stats", "--json", &id]).await;
     assert_eq!(
@@ -294,7 +310,13 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
     assert!(cpu(second) > cpu(&first), "{first} {second}");
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(all.iter().any(|stats| stats["id"] == other.as_str()));
-    assert!(holdfast.ok(&["stats"]).await.contains("65536 KiB"));
+    let table = holdfast.ok(&["stats", "--no-stream"]).await;
+    assert!(table.contains("/ 64MiB") && table.contains("BLOCK I/O"), "{table}");
+    let template = ["stats", "--no-stream", "--format", "{{.CPUPerc}} {{.PIDs}}", &id];
+    let line = holdfast.ok(&template).await;
+    let share = line.split('%').next().and_then(|share| share.parse::<f64>().ok());
+    // It spins.
+    assert!(share.is_some_and(|share| share > 1.0), "{line}");
     holdfast.close().await;
 }
 
@@ -364,5 +386,65 @@ async fn each_kill_is_told_of_a_container_that_lives_on_also_by_a_limit_set_late
     let refused = container.update(&json!({})).await.unwrap_err();
     assert!(matches!(refused, Error::WrongState { operation: "update", .. }), "{refused}");
     drop(container);
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test]
+async fn an_exec_can_be_given_as_a_whole_process() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script("exec sleep 1000")).await.unwrap();
+    let process = json!({
+        "args": ["sh", "-c", "echo $NAME $(pwd); exit 6"],
+        "cwd": "/bin",
+        "env": ["PATH=/usr/bin:/bin", "NAME=whole"],
+        "user": { "uid": 0, "gid": 0 },
+        "terminal": true,
+    });
+    let process = process.as_object().unwrap().clone();
+    let none = ExecOptions::new(Vec::<String>::new());
+    let exec = container.exec(none.clone().process(process.clone())).await.unwrap();
+    let output = soon("the exit", exec.output()).await.unwrap();
+    assert_eq!(
+        (output.exit.status, output.stdout),
+        (ExitStatus::Code(6), b"whole /bin\n".to_vec())
+    );
+    // The other options change it.
+    let changed = ExecOptions::new(["pwd"]).process(process).cwd("/");
+    let output = soon("the exit", container.exec(changed).await.unwrap().output()).await.unwrap();
+    assert_eq!(output.stdout, b"/\n");
+    let error = container.exec(none).await.unwrap_err();
+    assert!(error.to_string().contains("needs a program to run"), "{error}");
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test]
+async fn a_signal_to_all_reaches_also_those_that_the_init_process_has_left() {
+    let scratch = Scratch::new();
+    // Without a pid namespace, the kernel ends nobody when the init process ends.
+    edit_json(&scratch.bundle().join("config.json"), |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    let supervisor = scratch.open().await;
+    let marks = ["4001", "4002"].map(|seconds| format!("{seconds}.{}", std::process::id()));
+    let [one, two] = &marks;
+    let script = format!("sleep {one} & sleep {two} & echo ready; read -r word; exit 5");
+    let stdio = Stdio::new().stdin(Stdin::Pipe);
+    let container = supervisor.run(scratch.script(&script).stdio(stdio)).await.unwrap();
+    said(&container, "ready").await;
+    let left = || marks.each_ref().map(|mark| with_command_line(&["sleep", mark]));
+    assert_eq!(left(), [1, 1]);
+    // A signal that nobody minds is sent to all and ends none.
+    container.signal_all(Signal::SIGCHLD as i32).await.unwrap();
+    assert_eq!(left(), [1, 1]);
+    container.stdin().unwrap().write_all(b"go\n").await.unwrap();
+    assert_eq!(status(&container).await, ExitStatus::Code(5));
+    assert_eq!(left(), [1, 1], "they outlive the init process");
+    container.signal_all(SIGKILL).await.unwrap();
+    eventually("nobody to be left", || left() == [0, 0]).await;
+    container.delete().await.unwrap();
+    let error = container.signal_all(SIGKILL).await;
+    assert!(error.is_err(), "it is gone");
     scratch.close(supervisor).await;
 }

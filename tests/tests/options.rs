@@ -339,7 +339,7 @@ async fn the_command_line_has_them_too() {
         ["--cpus", "many"],
         ["--ulimit", "nofile"],
         ["-v", "nowhere"],
-        ["-u", "root"],
+        ["-u", ":5"],
         ["-m", "lots"],
     ] {
         let args = [&["run", "--rootfs", &rootfs][..], &args, &["--", "true"]].concat();

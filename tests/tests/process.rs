@@ -243,7 +243,7 @@ async fn a_failed_start_is_explained_by_the_first_error_in_the_logs_however_they
     let shim = scratch.path().join("failing-shim");
     let logs = scratch.path().join("logs");
     let script = format!(
-        "#!/bin/sh\n[ $1 != --version ] || {{ echo its protocol 2; exit; }}\ncat {0}/own >&2\n[ ! -e {0}/runtime ] || cp {0}/runtime \"$2/log.json\"\nexit 1\n",
+        "#!/bin/sh\n[ $1 != --version ] || {{ echo its protocol 4; exit; }}\ncat {0}/own >&2\n[ ! -e {0}/runtime ] || cp {0}/runtime \"$2/log.json\"\nexit 1\n",
         logs.display()
     );
     executable::script(&shim, &script);
@@ -375,6 +375,24 @@ async fn a_process_that_ends_before_anyone_looks_has_its_status_and_its_events_i
     assert_eq!(all.len(), EXECS + 1);
     for id in ids {
         assert_eq!(all[&id], ["created", "started", "exited 0"], "{id}");
+    }
+    scratch.close(supervisor).await;
+}
+
+/// Not even as a zombie: nobody who is told of the exit meets its pid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exit_is_told_when_its_process_is_gone() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    for _ in 0..30 {
+        let gate = scratch.gate();
+        let container = supervisor.run(scratch.script(&gate.script("true"))).await.unwrap();
+        let pid = container.info().pid.expect("it runs");
+        gate.open(0);
+        assert_eq!(status(&container).await, ExitStatus::Code(0));
+        let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+        assert_eq!(sent, Err(nix::errno::Errno::ESRCH));
+        container.delete().await.unwrap();
     }
     scratch.close(supervisor).await;
 }

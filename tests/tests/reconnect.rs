@@ -175,7 +175,6 @@ async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_
     let volume = format!("{}:/tmp", shared.display());
     let waits = holdfast.run_detached(&["-v", &volume], &["sleep", "100000"]).await;
     let patient = ["--reconnect", "20s"];
-    let mut failed = 0;
     for round in 0..KILLS {
         let name = unique_id("reconnect").to_string();
         let script = format!("echo x >> /tmp/{name}; echo hi; echo err >&2; exit 7");
@@ -195,13 +194,6 @@ async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_
         holdfast.start_daemon().await;
         let ran = running.end().await;
         let what = format!("{what}, round {round}: {ran:?}");
-        if ran.code == Some(125) {
-            // The daemon died when it had not handed the start to a shim yet. Nothing was started.
-            assert!(ran.stderr.contains("not started") && ran.stdout.is_empty(), "{what}");
-            assert!(!shared.join(&name).exists(), "{what}");
-            failed += 1;
-            continue;
-        }
         if begin.contains(&"--detach") {
             assert_eq!((ran.code, ran.stdout.trim()), (Some(0), name.as_str()), "{what}");
             assert_eq!(holdfast.ok(&["wait", &name]).await, "7\n", "{what}");
@@ -212,7 +204,6 @@ async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_
         }
         assert_eq!(std::fs::read_to_string(shared.join(&name)).unwrap(), "x\n", "{what}");
     }
-    assert!(failed < KILLS / 2, "{failed} starts failed");
     holdfast.nothing_but(&[&waits]).await;
     holdfast.close().await;
 }

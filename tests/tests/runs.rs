@@ -275,3 +275,29 @@ async fn the_command_line_stops_starts_and_restarts() {
     assert_eq!(holdfast.ok(&["rm", "--force", name]).await, "");
     holdfast.close().await;
 }
+
+/// Its files have the place of those of the run before. What is asked of the container meanwhile is answered of one
+/// run or of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_asked_while_another_run_begins() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script("echo out")).await.unwrap();
+    let asked = tokio::spawn({
+        let container = container.clone();
+        async move {
+            let mut most = 0;
+            while most < 40 {
+                most = container.runs().await.unwrap().len();
+                drop(container.logs().unwrap());
+            }
+        }
+    });
+    for _ in 0..40 {
+        soon("an exit", container.exit()).await.unwrap();
+        container.start().await.unwrap();
+    }
+    soon("the answers", asked).await.unwrap();
+    soon("an exit", container.exit()).await.unwrap();
+    scratch.close(supervisor).await;
+}

@@ -9,7 +9,8 @@ use holdfast_supervisor::{
 };
 use holdfast_tests::listen::in_words;
 use holdfast_tests::{
-    Holdfast, Scratch, binary, edit_json, events_until, runtime_name, soon, status, unique_id,
+    Holdfast, Scratch, binary, edit_json, events_until, executable, runtime_name, soon, status,
+    unique_id,
 };
 use serde_json::{Value, json};
 
@@ -42,13 +43,11 @@ fn runtime_root(scratch: &Scratch) -> String {
     text(scratch.root().join(".runtime/fake-runtime"))
 }
 
-/// A call with these arguments after `--root` and, for what the shim runs, the log.
+/// A call with these arguments after `--root` and the log, which is in this directory for what the shim runs.
 fn expected(scratch: &Scratch, process: Option<&Path>, args: &[&str]) -> Vec<String> {
     let mut all = vec!["--root".to_owned(), runtime_root(scratch)];
-    if let Some(dir) = process {
-        all.extend(["--log".to_owned(), text(dir.join("log.json"))]);
-        all.extend(["--log-format".to_owned(), "json".to_owned()]);
-    }
+    let log = process.map_or("/dev/stderr".to_owned(), |dir| text(dir.join("log.json")));
+    all.extend(["--log".to_owned(), log, "--log-format".to_owned(), "json".to_owned()]);
     all.extend(args.iter().map(|&arg| arg.to_owned()));
     all
 }
@@ -198,6 +197,45 @@ async fn a_checkpoint_that_cannot_be_made_or_used_is_refused_and_leaves_all_as_i
     assert_eq!(supervisor.list().len(), 1);
     soon("the delete", container.delete_forced()).await.unwrap();
     assert_eq!(scratch.leftovers(), [""; 0]);
+    scratch.close(supervisor).await;
+}
+
+/// As containerd has it for an image of a checkpoint: it pauses the container before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_container_can_be_checkpointed_and_stays_paused_also_if_that_fails() {
+    for (mode, works) in [("", true), ("fail-in-checkpoint", false)] {
+        let scratch = Scratch::new();
+        recorded(&scratch, mode);
+        let supervisor = scratch.open().await;
+        let container = supervisor.run(fake(&scratch)).await.unwrap();
+        container.pause().await.unwrap();
+        let options = CheckpointOptions::new(scratch.path().join("images")).leave_running();
+        assert_eq!(container.checkpoint(options).await.is_ok(), works);
+        assert_eq!(container.info().status, Status::Paused);
+        assert_eq!(calls(&scratch, "resume").len(), 0);
+        container.resume().await.unwrap();
+        soon("the delete", container.delete_forced()).await.unwrap();
+        scratch.close(supervisor).await;
+    }
+}
+
+/// As under containerd and conmon: wrappers of a runtime read `config.json` there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_runtime_runs_in_the_bundle() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let (wrapper, told) = (scratch.path().join("wrapper"), scratch.path().join("told"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' run '*|*' exec '*) pwd >> {};; esac\nexec {} \"$@\"\n",
+        told.display(),
+        binary("fake-runtime").display()
+    );
+    executable::script(&wrapper, &script);
+    let container = supervisor.run(fake(&scratch).runtime(text(&wrapper))).await.unwrap();
+    let exec = container.exec(ExecOptions::new(["true"])).await.unwrap();
+    soon("the exec", exec.wait()).await.unwrap();
+    let bundle = container.info().bundle.display().to_string();
+    assert_eq!(std::fs::read_to_string(told).unwrap(), format!("{bundle}\n{bundle}\n"));
     scratch.close(supervisor).await;
 }
 

@@ -347,7 +347,7 @@ async fn unknown_fields_of_a_record_survive_its_rewriting() {
 #[test]
 fn every_test_that_the_table_of_the_seed_names_is_there() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let table = fs::read_to_string(workspace.join("docs/seed.md")).unwrap();
+    let table = fs::read_to_string(workspace.join("docs/dev/seed.md")).unwrap();
     let mut named = 0;
     for (file, test) in table.split('`').filter_map(|word| word.split_once(".rs::")) {
         let folder = if file.contains('/') { "" } else { "tests/tests" };

@@ -4,13 +4,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use holdfast_supervisor::{Error, ExecOptions, ExitStatus, Status, Stdin, Stdio, TerminalSize};
+use holdfast_supervisor::{
+    Error, ExecOptions, ExitStatus, LogSpec, Logging, Status, Stdin, Stdio, TerminalSize,
+};
+use holdfast_tests::listen::eventually;
+use holdfast_tests::processes::with_command_line;
 use holdfast_tests::{
     Holdfast, Output, Scratch, edit_json, is_runtime, read_all, said, skip, soon, status,
 };
 use nix::sys::stat::Mode;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 /// The host's uid and gid of the root of a container with a user namespace.
@@ -334,4 +338,53 @@ async fn a_process_that_reads_none_of_its_input_ends_as_it_likes() {
         drop(soon("the end of the writer", feeding).await.unwrap());
     }
     holdfast.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relayed_fifo_ends_when_its_exec_is_deleted_though_a_child_still_has_the_output() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script("exec sleep 1000")).await.unwrap();
+    let gate = scratch.gate();
+    let path = fifo(&scratch, "out");
+    let mut out = lines(&path);
+    // The child goes on writing after the end of the exec, and must not be held up by that.
+    let mark = format!("1000.{}", std::process::id());
+    let child = format!("{}; seq 200000; exec sleep {mark}", gate.wait("echo child"));
+    let script = format!("sh -c '{}' & echo first; exit 3", child.replace('\'', r"'\''"));
+    let log: LogSpec = format!("fifo:{},relay=yes", path.display()).parse().unwrap();
+    let stdio = Stdio::new().log(Logging::new(vec![log]).unwrap());
+    let exec = container.exec(ExecOptions::new(["sh", "-c", &script]).stdio(stdio)).await.unwrap();
+    assert_eq!(soon("the exit", exec.wait()).await.unwrap(), ExitStatus::Code(3));
+    let mut got = vec![line(&mut out).await, line(&mut out).await];
+    got.sort();
+    assert_eq!(got, ["child", "first"], "the child has the same output");
+    soon("the deletion", exec.delete()).await.unwrap();
+    assert_eq!(soon("the end", out.next_line()).await.unwrap(), None);
+    gate.open(0);
+    // All of its output is taken, and goes nowhere.
+    let waits = || with_command_line(&["sleep", &mark]) == 1;
+    eventually("the child to have written everything", waits).await;
+    scratch.close(supervisor).await;
+}
+
+#[tokio::test]
+async fn a_relayed_fifo_has_all_that_was_written_when_its_exec_is_deleted_at_once() {
+    let scratch = Scratch::new();
+    let supervisor = scratch.open().await;
+    let container = supervisor.run(scratch.script("exec sleep 1000")).await.unwrap();
+    let path = fifo(&scratch, "out");
+    let mut out = reader(&path);
+    let log: LogSpec = format!("fifo:{},relay=yes", path.display()).parse().unwrap();
+    let stdio = Stdio::new().log(Logging::new(vec![log]).unwrap());
+    let program = ["sh", "-c", "head -c 300000 /dev/zero"];
+    let reading = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        out.read_to_end(&mut bytes).await.map(|_| bytes.len())
+    });
+    let exec = container.exec(ExecOptions::new(program).stdio(stdio)).await.unwrap();
+    assert_eq!(soon("the exit", exec.wait()).await.unwrap(), ExitStatus::Code(0));
+    exec.delete().await.unwrap();
+    assert_eq!(soon("the end", reading).await.unwrap().unwrap(), 300_000);
+    scratch.close(supervisor).await;
 }

@@ -3,6 +3,8 @@
 
 mod churn;
 mod compare;
+mod conmon;
+mod containerd;
 mod embedding;
 mod flood;
 mod gigabyte;
@@ -15,6 +17,7 @@ mod peers;
 mod plot;
 mod plots;
 mod scale;
+mod soak;
 mod start;
 
 use std::fs;
@@ -47,6 +50,10 @@ enum What {
     Churn(churn::Options),
     /// How much memory an idle container takes: against conmon and containerd
     Memory(memory::Options),
+    /// Pods under containerd, with its own shim and with Holdfast's: memory, runs, execs, a restart
+    Containerd(containerd::Options),
+    /// `holdfast-conmon` beside conmon: start, exec, logs, memory, an idle hour
+    Conmon(conmon::Options),
     /// This tree beside another revision, in turns
     Compare(compare::Options),
     /// Draw docs/plots from bench/results; each measurement draws its own
@@ -59,6 +66,8 @@ enum What {
     Embedding(embedding::Options),
     /// The daemon with thousands of containers: memory, wake-ups, restore, all of them exiting at once
     Scale(scale::Options),
+    /// A hundred thousand short containers: whether memory, files, cgroups and disk stay where they were
+    Soak(soak::Options),
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -69,12 +78,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Start(options) => start::run(options),
         What::Churn(options) => churn::run(options),
         What::Memory(options) => memory::run(options),
+        What::Containerd(options) => containerd::run(options),
+        What::Conmon(options) => conmon::run(options),
         What::Compare(options) => compare::run(options),
         What::Plots => plots::all(),
         What::Library(options) => library::run(options),
         What::Flood(options) => flood::run(options),
         What::Embedding(options) => embedding::run(options),
         What::Scale(options) => scale::run(options),
+        What::Soak(options) => soak::run(options),
     }
 }
 
@@ -173,17 +185,24 @@ fn runtimes(programs: &[Programs]) -> Vec<&'static str> {
 
 /// The directories of this tree's programs and of those of another revision, both built in release.
 pub(crate) fn both_builds(revision: &str) -> anyhow::Result<[PathBuf; 2]> {
-    Ok([build()?.dir, compare::build_revision(revision)?.dir])
+    Ok([build()?.dir, build_of(revision)?])
+}
+
+/// The directory of the programs of another revision, built in release.
+pub(crate) fn build_of(revision: &str) -> anyhow::Result<PathBuf> {
+    Ok(compare::build_revision(revision)?.dir)
 }
 
 /// The programs of this tree, built as they are released.
 fn build() -> anyhow::Result<Programs> {
     println!("building (release)");
     crate::run(
-        crate::cargo()
-            .args(["build", "--release", "--quiet", "--bins"])
+        crate::build()
+            .args(["--release", "--bins"])
             .args(["--package", "holdfast", "--package", "holdfast-shim"])
-            .args(["--package", "holdfast-oci", "--package", "holdfast-tests"]),
+            .args(["--package", "holdfast-oci", "--package", "holdfast-tests"])
+            .args(["--package", "holdfast-front", "--package", "holdfast-containerd"])
+            .args(["--package", "holdfast-conmon"]),
     )?;
     Ok(Programs { name: "holdfast".to_owned(), dir: crate::executables("release") })
 }

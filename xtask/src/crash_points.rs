@@ -35,7 +35,7 @@ enum Victim {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[RUNC, BUSYBOX])?;
-    crate::run(crate::cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
+    crate::run(crate::build().args(["--workspace", "--bins"]))?;
     let out = crate::workspace().join(&options.out);
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder)?;

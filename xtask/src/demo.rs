@@ -1,6 +1,6 @@
 //! The main job before your eyes: many containers, a daemon that is killed, and nothing lost.
 //!
-//! It installs nothing. It needs root, a C compiler to link with, and `sh` and `sleep`, which the
+//! It installs nothing. It needs a C compiler to link with, and `sh` and `sleep`, which the
 //! containers see as the host's.
 
 use std::fs::File;
@@ -54,17 +54,9 @@ const PLANS: [Plan; 11] = [
 ];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // Said before the build, which takes minutes.
-    ensure!(
-        setup::is_root(),
-        "root is needed: to make namespaces and cgroups for containers. Run this as root, with the \
-         toolchain of root"
-    );
     println!("building (release)");
-    crate::run(crate::cargo().args([
-        "build",
+    crate::run(crate::build().args([
         "--release",
-        "--quiet",
         "--package",
         "holdfast",
         "--package",

@@ -12,12 +12,16 @@
 //! | `bench` | measurements beside the peers |
 //! | `torture` | exits by the thousand while daemon and shims are killed at random |
 //! | `upgrade` | containers that another revision started, under this tree's programs |
+//! | `man` | manual pages and completion scripts |
+//! | `web` | the web page in a browser |
 //! | `vm` | Holdfast under another kernel, under systemd, and with its power cut |
 
 mod bench;
 mod crash_points;
 mod demo;
+mod dist;
 mod fuzz;
+mod man;
 mod runtimes;
 mod setup;
 mod suite;
@@ -25,7 +29,9 @@ mod test;
 mod torture;
 mod upgrade;
 mod vm;
+mod web;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -50,10 +56,16 @@ enum Task {
     Upgrade(upgrade::Options),
     /// Run Holdfast in a virtual machine: Debian's kernel 6.1, systemd, power cuts
     VmTest(vm::Options),
+    /// Test the web page in headless Chromium, and renew its picture docs/web.png
+    WebTest,
     /// Measure, beside the peers and in the same run
     Bench(bench::Options),
     /// Run the fuzz targets, each for some seconds
     Fuzz(fuzz::Options),
+    /// Write the manual pages and completion scripts, as they are installed
+    Man(man::Options),
+    /// Make what is published: tarball, Debian package, SBOM, checksums
+    Dist(dist::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -65,8 +77,11 @@ fn main() -> anyhow::Result<()> {
         Task::Torture(options) => torture::run(&options),
         Task::Upgrade(options) => upgrade::run(&options),
         Task::VmTest(options) => vm::run(&options),
+        Task::WebTest => web::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Man(options) => man::write(&options),
+        Task::Dist(options) => dist::publish(&options),
     }
 }
 
@@ -80,6 +95,16 @@ fn workspace() -> PathBuf {
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    command
+}
+
+/// A build. It may take minutes, so a terminal shows how far it is.
+fn build() -> Command {
+    let mut command = cargo();
+    command.arg("build");
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
     command
 }
 

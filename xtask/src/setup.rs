@@ -18,10 +18,28 @@ pub(crate) struct Program {
 pub(crate) const RUNC: Program = Program { name: "runc", package: "runc" };
 /// The content of a root file system for tests.
 pub(crate) const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
-/// A peer.
+/// A peer, for which Holdfast has a monitor; its package brings no monitor of its own.
+pub(crate) const PODMAN: Program = Program { name: "podman", package: "podman" };
+/// The first process of podman's containers with `--init`.
+pub(crate) const CATATONIT: Program = Program { name: "catatonit", package: "catatonit" };
+/// A peer: the monitor of podman's containers.
 pub(crate) const CONMON: Program = Program { name: "conmon", package: "conmon" };
+/// Another peer, which Holdfast has a shim for; its package brings `ctr` and its own shim.
+pub(crate) const CONTAINERD: Program = Program { name: "containerd", package: "containerd" };
+/// Makes a Debian package.
+pub(crate) const DPKG_DEB: Program = Program { name: "dpkg-deb", package: "dpkg" };
+/// Lists processes.
+pub(crate) const PS: Program = Program { name: "ps", package: "procps" };
+/// Maps the ids of users that are not root.
+pub(crate) const UIDMAP: Program = Program { name: "newuidmap", package: "uidmap" };
 /// Counts system calls.
 pub(crate) const STRACE: Program = Program { name: "strace", package: "strace" };
+
+/// A browser.
+pub(crate) const CHROMIUM: Program = Program { name: "chromium", package: "chromium" };
+/// Controls the browser.
+pub(crate) const CHROMEDRIVER: Program =
+    Program { name: "chromedriver", package: "chromium-driver" };
 
 /// Makes a root file system of Debian.
 pub(crate) const MMDEBSTRAP: Program = Program { name: "mmdebstrap", package: "mmdebstrap" };

@@ -3,7 +3,9 @@
 use anyhow::bail;
 use clap::Args;
 
-use crate::setup::{self, BUSYBOX, RUNC, STRACE};
+use crate::setup::{
+    self, BUSYBOX, CATATONIT, CONMON, CONTAINERD, PODMAN, PS, RUNC, STRACE, UIDMAP,
+};
 use crate::suite::{self, Circumstances, Count, EMBEDDED, Finished, Outcome};
 
 /// What to run.
@@ -43,9 +45,10 @@ const WITH_THE_EMBEDDED: &[&str] = &["library", "removal"];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(if options.without_runc {
-        &[BUSYBOX, STRACE]
+        // Debian's containerd and podman need runc, or crun.
+        &[BUSYBOX, STRACE, PS, UIDMAP]
     } else {
-        &[RUNC, BUSYBOX, STRACE]
+        &[RUNC, BUSYBOX, STRACE, PS, UIDMAP, CONTAINERD, PODMAN, CONMON, CATATONIT]
     })?;
     let mut circumstances = Circumstances::with_runtime(options.runtime.as_deref())?;
     if options.without_runc {

@@ -30,7 +30,8 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
 
-use crate::setup::{self, MKE2FS, MMDEBSTRAP, SETPRIV};
+use crate::dist;
+use crate::setup::{self, DPKG_DEB, MKE2FS, MMDEBSTRAP, SETPRIV};
 
 /// What to run in the machine.
 #[derive(Debug, Args)]
@@ -65,6 +66,8 @@ pub(crate) struct Options {
 enum Part {
     /// Straight to the checks, no init system
     Scenarios,
+    /// Under Debian's containerd, beside its own shim
+    Containerd,
     /// With systemd and dist/holdfast.service
     Systemd,
     /// Attacks from inside containers, under cgroup v2
@@ -90,7 +93,7 @@ impl Options {
         }
         match self.power_cuts {
             Some(_) if !self.long => vec![Part::Power],
-            _ => vec![Part::Scenarios, Part::Systemd, Part::Hostile, Part::Power],
+            _ => vec![Part::Scenarios, Part::Containerd, Part::Systemd, Part::Hostile, Part::Power],
         }
     }
 
@@ -100,16 +103,14 @@ impl Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    setup::ensure(&[MMDEBSTRAP, MKE2FS, SETPRIV])?;
+    setup::ensure(&[MMDEBSTRAP, MKE2FS, SETPRIV, DPKG_DEB])?;
     println!("building (release)");
-    let mut build = crate::cargo();
-    build.args(["build", "--release", "--quiet"]);
-    for package in ["holdfast", "holdfast-shim", "holdfast-oci", "holdfast-tests"] {
-        build.args(["--package", package]);
-    }
-    for program in image::PROGRAMS {
-        build.args(["--bin", program]);
-    }
+    let mut build = crate::build();
+    build.arg("--release");
+    build.args(dist::PACKAGES.iter().flat_map(|package| ["--package", package]));
+    build.args(["--package", "holdfast-tests"]);
+    let programs = dist::programs().chain(image::PROGRAMS);
+    build.args(programs.flat_map(|program| ["--bin", program]));
     crate::run(&mut build)?;
     let home = crate::target().join("vm");
     let qemu = tools::qemu(&home)?;
@@ -125,6 +126,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let began = Instant::now();
         let outcome = match part {
             Part::Scenarios => checks::run(&host, &checks::SCENARIOS, ""),
+            Part::Containerd => checks::run(&host, &checks::CONTAINERD, ""),
             Part::Systemd => checks::run(&host, &checks::SYSTEMD, ""),
             Part::Hostile => checks::run(&host, &checks::HOSTILE, &attacks_wanted(options)),
             Part::Power => power::run(&host, &power_options(options)),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use holdfast_tests::outcome::Trial;
 use holdfast_tests::torture::{self, plan::Seeds};
 
 struct Options {
@@ -54,27 +55,10 @@ fn main() -> ExitCode {
         println!("{} of {} exits, {:.0?}", report.exits(), seeds.exits, began.elapsed());
     });
     let took = began.elapsed();
-    println!("{}", outcome.report.table());
-    if let Some(path) = output {
-        let json = outcome.report.json(seeds, took, &outcome.violations);
-        let text = format!("{json:#}\n");
-        if let Err(error) = std::fs::write(&path, text) {
-            eprintln!("torture: {}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
-    }
-    let count = outcome.violations.len();
-    println!(
-        "seed {}: {} exits, {count} violations, {took:.1?}",
-        seeds.seed,
-        outcome.report.exits()
-    );
-    for violation in &outcome.violations {
-        println!("\nVIOLATION: {violation}");
-    }
-    if let Some(kept) = outcome.kept {
-        println!("kept: {}\nagain: {again}", kept.display());
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    let report = &outcome.report;
+    let trial =
+        Trial { program: "torture", again: &again, seed: seeds.seed, output: output.as_deref() };
+    let json = report.json(seeds, took, &outcome.violations);
+    let done = format!("{} exits", report.exits());
+    outcome.tell(trial, took, &done, &report.table(), &json)
 }

@@ -37,9 +37,9 @@ enum Way {
 
 /// What podman does with conmon, without podman: conmon says on a pipe that runc has made the
 /// container, and closes it when the container has ended and its status is written.
-const CONMON_SCRIPT: &str = r#"
+pub(super) const CONMON_SCRIPT: &str = r#"
     dir=$1/$2 root=$1/runc
-    _OCI_SYNCPIPE=3 conmon --api-version 1 -c "$2" -u "$2" -n "$2" -r "$RUNC" \
+    _OCI_SYNCPIPE=3 "${CONMON:-conmon}" --api-version 1 -c "$2" -u "$2" -n "$2" -r "$RUNC" \
         --runtime-arg "--root=$root" -b "$dir" -p "$dir/pid" -l "k8s-file:$dir/log" \
         --conmon-pidfile "$dir/conmon.pid" --exit-dir "$dir" --socket-dir-path "$dir" \
         3>"$dir/sync" &

@@ -104,8 +104,8 @@ pub(super) fn build_revision(revision: &str) -> anyhow::Result<Programs> {
     let target = crate::target().join("compare/target");
     // Whatever programs it has. Of the same toolchain as ours.
     crate::run(
-        crate::cargo()
-            .args(["build", "--release", "--quiet", "--locked", "--bins"])
+        crate::build()
+            .args(["--release", "--locked", "--bins"])
             .args(["--workspace", "--exclude", "xtask"])
             .current_dir(&tree)
             .env("CARGO_TARGET_DIR", &target),

@@ -22,14 +22,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    crate::run(crate::cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--workspace",
-        "--bins",
-        "--examples",
-    ]))?;
+    crate::run(crate::build().args(["--release", "--workspace", "--bins", "--examples"]))?;
     let found = tempfile::NamedTempFile::new()?;
     let lines = options.megabytes * 1_000_000 / LINE;
     crate::run(

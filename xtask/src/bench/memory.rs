@@ -159,7 +159,7 @@ impl Bench {
             }
             let shims: Vec<u32> = peers::processes(&self.dir)
                 .into_iter()
-                .filter(|pid| is_program(*pid, "containerd-shim-runc-v2"))
+                .filter(|pid| peers::is_program(*pid, "containerd-shim-runc-v2"))
                 .collect();
             ensure!(shims.len() == count, "{} shims of {count} containers", shims.len());
             let shims = row("containerd-shim-runc-v2".to_owned(), &shims, Some((before, count)))?;
@@ -176,7 +176,7 @@ impl Bench {
 }
 
 /// What was measured, unless that or what came after it failed.
-fn both<T>(measured: anyhow::Result<T>, after: anyhow::Result<()>) -> anyhow::Result<T> {
+pub(super) fn both<T>(measured: anyhow::Result<T>, after: anyhow::Result<()>) -> anyhow::Result<T> {
     let measured = measured?;
     after.map(|()| measured)
 }
@@ -193,11 +193,6 @@ impl Drop for Children {
             let _ = child.wait();
         }
     }
-}
-
-fn is_program(pid: u32, name: &str) -> bool {
-    let program = fs::read_link(format!("/proc/{pid}/exe"));
-    program.is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 
 /// Looks at processes that have come to rest. With what the kernel had before, and how many

@@ -184,10 +184,21 @@ pub(super) struct Conmon {
 
 impl Conmon {
     pub(super) fn start(dir: &Path, bundle: &Path, id: &str, log: &str) -> anyhow::Result<Self> {
+        Self::start_with(Path::new("conmon"), dir, bundle, id, log)
+    }
+
+    /// As [`start`](Self::start), with this program in conmon's place.
+    pub(super) fn start_with(
+        program: &Path,
+        dir: &Path,
+        bundle: &Path,
+        id: &str,
+        log: &str,
+    ) -> anyhow::Result<Self> {
         let dir = dir.join(id);
         fs::create_dir_all(dir.join("exits"))?;
         let file = |name: &str| dir.join(name);
-        let mut command = Command::new("conmon");
+        let mut command = Command::new(program);
         as_a_service(&mut command);
         command
             .args(["--api-version", "1", "-c", id, "-u", id, "-n", id, "-r"])
@@ -211,6 +222,11 @@ impl Conmon {
         setup::output(Command::new("runc").arg("--root").arg(file("runc")).args(["start", id]))?;
         let pid = fs::read_to_string(file("conmon.pid"))?.trim().parse()?;
         Ok(Self { dir, id: id.to_owned(), pid })
+    }
+
+    /// Where runc keeps the container.
+    pub(super) fn runtime(&self) -> PathBuf {
+        self.dir.join("runc")
     }
 
     /// What conmon writes when the container has ended.
@@ -245,6 +261,8 @@ impl Conmon {
 pub(super) struct Containerd {
     dir: PathBuf,
     namespace: String,
+    /// Where Holdfast's shim is, if it is used.
+    programs: Option<PathBuf>,
     child: Child,
 }
 
@@ -255,6 +273,11 @@ impl Containerd {
     }
 
     pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
+        Self::with_programs(dir, None)
+    }
+
+    /// As [`start`](Self::start); it finds Holdfast's shim in this directory.
+    pub(super) fn with_programs(dir: &Path, programs: Option<&Path>) -> anyhow::Result<Self> {
         let dir = dir.join("containerd");
         fs::create_dir_all(&dir)?;
         let config = format!(
@@ -265,21 +288,46 @@ impl Containerd {
             dir.join("sock"),
         );
         fs::write(dir.join("config.toml"), config)?;
-        let log = File::create(dir.join("log"))?;
-        let child = as_a_service(&mut Command::new("containerd"))
+        let child = Self::spawn(&dir, programs)?;
+        let namespace = format!("holdfast-bench-{}", std::process::id());
+        let containerd = Self { dir, namespace, programs: programs.map(Path::to_owned), child };
+        until("containerd", || {
+            containerd.ctr(&["version"]).output().is_ok_and(|output| output.status.success())
+        })?;
+        Ok(containerd)
+    }
+
+    fn spawn(dir: &Path, programs: Option<&Path>) -> anyhow::Result<Child> {
+        let log = File::options().create(true).append(true).open(dir.join("log"))?;
+        let mut command = Command::new("containerd");
+        as_a_service(&mut command);
+        if let Some(programs) = programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = [programs.to_owned()].into_iter().chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all)?);
+            command.env("HOLDFAST_CONTAINERD_ROOT", dir.join("holdfast"));
+        }
+        command
             .arg("--config")
             .arg(dir.join("config.toml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("containerd cannot be started")?;
-        let namespace = format!("holdfast-bench-{}", std::process::id());
-        let containerd = Self { dir, namespace, child };
-        until("containerd", || {
-            containerd.ctr(&["version"]).output().is_ok_and(|output| output.status.success())
-        })?;
-        Ok(containerd)
+            .context("containerd cannot be started")
+    }
+
+    /// Kills it and starts it again. Returns before it listens.
+    pub(super) fn restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = Self::spawn(&self.dir, self.programs.as_deref())?;
+        Ok(())
+    }
+
+    /// The processes that have to do with it, but not containerd itself.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        processes(&self.dir).into_iter().filter(|pid| *pid != self.pid()).collect()
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -308,19 +356,40 @@ impl Containerd {
 
     /// What it needs to run a container with runc, but for the options and the id.
     pub(super) fn run(&self, bundle: &Path, options: &[&str]) -> Command {
-        let mut command = self.ctr(&["run", "--runtime", "io.containerd.runc.v2"]);
-        command.args(options).arg("--config").arg(bundle.join("config.json"));
+        self.run_by("io.containerd.runc.v2", &bundle.join("config.json"), options)
+    }
+
+    /// As [`run`](Self::run), with another runtime, and a configuration instead of a bundle.
+    pub(super) fn run_by(&self, runtime: &str, config: &Path, options: &[&str]) -> Command {
+        let mut command = self.ctr(&["run", "--runtime", runtime]);
+        command.args(options).arg("--config").arg(config);
         command
     }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let end = |pid: u32| Command::new("kill").arg(pid.to_string()).status();
+        let _ = end(self.pid());
         let _ = self.child.wait();
+        // Holdfast's supervisor stays for a while without containers.
+        let supervisors = || {
+            let named = |pid: &u32| is_program(*pid, "holdfast-containerd");
+            self.processes().into_iter().filter(named).collect::<Vec<_>>()
+        };
+        for pid in supervisors() {
+            let _ = end(pid);
+        }
+        let _ = until("the supervisor to end", || supervisors().is_empty());
         // Empty by then, so only a directory goes.
         let _ = fs::remove_dir(Path::new("/run/containerd/runc").join(&self.namespace));
     }
+}
+
+/// Returns whether a process executes a program of this name.
+pub(super) fn is_program(pid: u32, name: &str) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    program.is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 
 /// A FIFO at which a container waits.

@@ -23,6 +23,13 @@ pub(super) const SCENARIOS: Suite = Suite {
     limit: Duration::from_secs(900),
 };
 
+/// Debian's containerd with its own shim and with Holdfast's.
+pub(super) const CONTAINERD: Suite = Suite {
+    init: "/opt/holdfast/guest/init.sh",
+    part: "containerd",
+    limit: Duration::from_secs(1800),
+};
+
 /// With systemd: what the unit file promises.
 pub(super) const SYSTEMD: Suite = Suite {
     init: "/opt/holdfast/guest/systemd-init.sh",

@@ -9,15 +9,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-use crate::setup;
+use crate::{dist, setup};
 
 /// Debian's release: that of the host, whose executables run in the machine as they are.
 const SUITE: &str = "bookworm";
 /// The package whose dependency is the newest kernel of its kind.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What is in the root file system besides what Debian can't do without.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "runc",
+    "containerd",
     "crun",
     "criu",
     "systemd",
@@ -32,8 +33,15 @@ const PACKAGES: [&str; 12] = [
     "jq",
 ];
 /// Our own programs, in the payload.
-pub(super) const PROGRAMS: [&str; 5] =
-    ["holdfast", "holdfast-shim", "holdfast-oci", "fake-runtime", "hostile"];
+pub(super) const PROGRAMS: [&str; 7] = [
+    "holdfast",
+    "holdfast-shim",
+    "holdfast-oci",
+    "holdfast-containerd",
+    "containerd-shim-holdfast-v2",
+    "fake-runtime",
+    "hostile",
+];
 /// What the kernel must be given before it sees its disks; modprobe knows what they need.
 const DISK_MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 const INITRAMFS_INIT: &str = include_str!("guest/initramfs-init.sh");
@@ -175,7 +183,11 @@ pub(super) fn payload(scratch: &Path, attacks: Option<&Path>) -> anyhow::Result<
         fs::copy(attacks, bin.join("security"))?;
     }
     let workspace = crate::workspace();
-    fs::copy(workspace.join("dist/holdfast.service"), tree.join("holdfast.service"))?;
+    for unit in ["holdfast.service", "holdfast.socket"] {
+        fs::copy(workspace.join("dist").join(unit), tree.join(unit))?;
+    }
+    let package = dist::package_of(&crate::executables("release"), &scratch.join("package"))?;
+    fs::rename(package, tree.join("holdfast.deb"))?;
     let guest = tree.join("guest");
     fs::create_dir(&guest)?;
     for entry in fs::read_dir(workspace.join("xtask/src/vm/guest"))? {

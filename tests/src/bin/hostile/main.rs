@@ -112,7 +112,12 @@ const ATTACKS: &[(&str, &str, &str, Act)] = &[
         "raise its own resource limits, change those of PID, and lower its badness for the OOM killer",
         processes::limits,
     ),
-    ("terminal", "", "type into the terminals that it has", speech::terminal),
+    (
+        "terminal",
+        "PATH…",
+        "type into its standard descriptors and into each PATH",
+        speech::terminal,
+    ),
     ("output", "", "make a set-user-id file of its outputs, and make them large", speech::output),
     ("titles", "", "have escape sequences in a name and arguments, and stay", speech::titles),
     ("escapes", "", "write escape sequences", speech::escapes),

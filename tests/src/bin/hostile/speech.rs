@@ -27,11 +27,11 @@ fn standard() -> io::Result<Vec<(String, File)>> {
     all.into_iter().enumerate().map(copy).collect()
 }
 
-/// `terminal`
-pub(crate) fn terminal(_: &[&str], report: &mut Report) -> io::Result<()> {
+/// `terminal PATH…`
+pub(crate) fn terminal(paths: &[&str], report: &mut Report) -> io::Result<()> {
     let own = fs::metadata("/dev/pts").map(|it| it.st_dev()).ok();
     let mut all = standard()?;
-    for path in ["/dev/tty", "/dev/console", "/dev/tty0", "/dev/tty1", "/dev/pts/0"] {
+    for &path in paths {
         let file = File::options().read(true).write(true).open(path);
         if let Some(file) = report.may_fail(format!("open {path}"), file) {
             all.push((path.to_owned(), file));

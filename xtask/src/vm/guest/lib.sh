@@ -150,3 +150,11 @@ no_shim() {
 status_of() {
     timeout 60 holdfast --root "$ROOT" wait --json "$1" | jq -c .status
 }
+
+# What CRIU needs of the kernel, where it is a module.
+load_criu_modules() {
+    for module in overlay nf_tables nfnetlink inet_diag tcp_diag udp_diag unix_diag af_packet_diag \
+        netlink_diag tun veth; do
+        modprobe $module || echo "no module $module"
+    done
+}

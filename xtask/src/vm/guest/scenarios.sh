@@ -237,13 +237,6 @@ counted() {
     [ "$(cat "$1")" -gt "$2" ]
 }
 
-load_criu_modules() {
-    for module in overlay nf_tables nfnetlink inet_diag tcp_diag udp_diag unix_diag af_packet_diag \
-        netlink_diag tun veth; do
-        modprobe $module || echo "no module $module"
-    done
-}
-
 # By runc alone: that the machine can do it, whatever Holdfast makes of it.
 criu() {
     load_criu_modules

@@ -5,7 +5,7 @@
 LIMIT=${LIMIT:-600}
 . /opt/holdfast/guest/lib.sh
 
-PLAN='enabled restart stop killed inherits as-pid-1 sandbox left-over'
+PLAN='enabled restart stop killed reload watchdog inherits as-pid-1 sandbox left-over socket package'
 
 # The unit starts the daemon before it listens.
 up() {
@@ -86,6 +86,102 @@ do_kill() {
     soon 20 gone "$before"
     let_end "$off" 5
     await_shim_end off
+}
+
+# said TEXT: the daemon's log has it.
+said() {
+    journalctl --no-pager --unit holdfast.service --since "$since" | grep -qF "$1"
+}
+
+# A reload ends when the file was read, and one that is wrong changes nothing.
+reload() {
+    mkdir -p /etc/holdfast
+    echo 'log-level = "info"' > /etc/holdfast/config.toml
+    systemctl restart holdfast.service
+    up
+    before=$(daemon_pid)
+    since=$(date '+%Y-%m-%d %H:%M:%S')
+    echo 'log-level = "debug"' > /etc/holdfast/config.toml
+    systemctl reload holdfast.service
+    soon 20 said 'configuration read again'
+    echo 'no-such-key = 1' > /etc/holdfast/config.toml
+    systemctl reload holdfast.service
+    soon 20 said 'the configuration is wrong'
+    soon 20 is_active
+    is 'the daemon' "$(daemon_pid)" "$before"
+    rm /etc/holdfast/config.toml
+}
+
+is_active() {
+    [ "$(systemctl is-active holdfast.service)" = active ]
+}
+
+# A daemon that does not answer is replaced, and its containers run on.
+watchdog() {
+    across hang
+}
+
+hang() {
+    kill -STOP "$before"
+    let_end "$off" 5
+    await_shim_end off
+    soon 120 gone "$before"
+}
+
+# systemd listens: the first client starts the daemon, and none is refused while the daemon is restarted.
+socket() {
+    cp /opt/holdfast/holdfast.socket /etc/systemd/system/
+    systemctl daemon-reload
+    systemctl start holdfast.socket
+    is 'the unit before the first client' "$(systemctl is-active holdfast.service)" inactive
+    hf info > /dev/null
+    is 'the unit' "$(systemctl is-active holdfast.service)" active
+    run_one on runc
+    on=$(pid_of on)
+    rm -f /tmp/enough /tmp/refused
+    while [ ! -e /tmp/enough ]; do hf ps --quiet > /dev/null || echo refused >> /tmp/refused; done &
+    clients=$!
+    for round in 1 2 3; do
+        before=$(daemon_pid)
+        systemctl restart holdfast.service
+        [ "$before" != "$(daemon_pid)" ] || fail 'the daemon is the old one'
+    done
+    touch /tmp/enough
+    wait "$clients"
+    is 'clients refused' "$(cat /tmp/refused 2> /dev/null)" ''
+    same_container on "$on"
+    hf delete --force on
+    systemctl stop holdfast.socket holdfast.service
+    rm /etc/systemd/system/holdfast.socket
+}
+
+# The Debian package: installed, used, upgraded under a running container, removed, installed again, purged.
+package() {
+    rm -f /etc/systemd/system/holdfast.service /usr/local/bin/holdfast*
+    systemctl daemon-reload
+    dpkg --install /opt/holdfast/holdfast.deb
+    up
+    is 'the program' "$(readlink /proc/"$(main_pid)"/exe)" /usr/bin/holdfast
+    is 'enabled' "$(systemctl is-enabled holdfast.service)" enabled
+    run_one on runc
+    on=$(pid_of on)
+    before=$(daemon_pid)
+    dpkg --install /opt/holdfast/holdfast.deb
+    up
+    [ "$before" != "$(daemon_pid)" ] || fail 'the daemon is the old one after an upgrade'
+    same_container on "$on"
+    dpkg --remove holdfast
+    [ ! -e /usr/bin/holdfast ] || fail 'the program is still there'
+    [ -e /etc/holdfast/config.toml ] || fail 'the configuration is gone'
+    kill -0 "$on" || fail 'the removal has killed the container'
+    dpkg --install /opt/holdfast/holdfast.deb
+    up
+    same_container on "$on"
+    let_end "$on" 6
+    is 'status of on' "$(status_of on)" '{"code":6}'
+    hf delete on
+    dpkg --purge holdfast
+    [ ! -e /etc/holdfast/config.toml ] || fail 'the configuration is still there'
 }
 
 # What the unit sets for the daemon is no business of the containers'.
@@ -209,7 +305,7 @@ if [ $# -eq 0 ]; then
 fi
 set -e
 case $1 in
-    enabled | restart | stop | killed | inherits | sandbox) "$1" ;;
+    enabled | restart | stop | killed | reload | watchdog | inherits | sandbox | socket | package) "$1" ;;
     as-pid-1) as_pid_1 ;;
     left-over) left_over ;;
     in-unit) in_unit ;;

@@ -1,0 +1,433 @@
+//! A user without root's rights: daemon, library, command line and both runtimes.
+//!
+//! Each test is run as a real user of this machine, once as one with ranges of ids and once as one without:
+//! see `holdfast_tests::user`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use holdfast_supervisor::{EventKind, ExitStatus, TerminalSize};
+use holdfast_tests::processes::{shim_of, shims};
+use holdfast_tests::user::{User, runtime_dir};
+use holdfast_tests::{
+    Daemon, Holdfast, Output, Pty, Scratch, binary, events_until, eventually, in_path, ran,
+    read_all, said, soon, status, unique_id,
+};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// Makes two tests of each function: as a user with ranges of ids, and as one without.
+macro_rules! as_users {
+    ($($test:ident),* $(,)?) => {
+        mod with_ranges {
+            use super::User;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if User::WithRanges.runs_this() {
+                    super::$test(User::WithRanges).await;
+                }
+            })*
+        }
+        mod with_one_id {
+            use super::User;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if User::WithOneId.runs_this() {
+                    super::$test(User::WithOneId).await;
+                }
+            })*
+        }
+    };
+}
+
+as_users!(
+    a_container_lives_from_run_to_delete,
+    a_dialog_at_a_terminal_and_an_input_reach_containers_and_execs,
+    a_daemon_that_was_killed_is_followed_by_one_that_knows_each_status_and_all_output,
+    a_shim_that_was_killed_is_replaced_and_nothing_is_lost,
+    the_shim_of_a_group_has_them_all_and_is_replaced_too,
+    ids_in_a_container_are_those_of_the_user_and_of_its_ranges,
+    what_takes_a_cgroup_is_refused_with_the_reason,
+    each_kind_of_root_and_network_works,
+    the_state_is_in_the_users_own_directories,
+    a_bundle_with_mappings_of_its_own_keeps_them,
+);
+
+/// The runtimes of this machine.
+fn runtimes() -> Vec<String> {
+    let runc = in_path("runc").map(|path| path.display().to_string());
+    runc.into_iter().chain([binary("holdfast-oci").display().to_string()]).collect()
+}
+
+async fn with_daemon(runtime: &str) -> Holdfast {
+    let mut holdfast = Holdfast::without_daemon();
+    restart(&mut holdfast, runtime).await;
+    holdfast
+}
+
+async fn restart(holdfast: &mut Holdfast, runtime: &str) {
+    holdfast.start_daemon_by(|command| _ = command.args(["--runtime", runtime])).await;
+}
+
+/// Ends a test. With `--rm` the answer comes before the deletion.
+async fn close(holdfast: Holdfast) {
+    let all = holdfast.json(&["ps", "--all", "--json"]).await;
+    for container in all.as_array().expect("an array") {
+        holdfast.run(&["delete", "--force", container["id"].as_str().expect("an id")]).await;
+    }
+    holdfast.nothing_left().await;
+    holdfast.close().await;
+}
+
+async fn a_container_lives_from_run_to_delete(_: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let gate = holdfast.scratch.gate();
+        let script = gate.script("echo out; echo err >&2");
+        let id = holdfast.run_detached(&["--label", "a=b"], &["sh", "-c", &script]).await;
+        holdfast.said(&id, "out").await;
+        let seen = holdfast.inspect(&id).await;
+        assert_eq!(seen["status"], "running", "{runtime}");
+        let pid = seen["pid"].as_i64().expect("a pid");
+        let owner = fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+        assert_eq!(owner, geteuid().as_raw(), "root in the container is the user; {runtime}");
+
+        let exec = holdfast.run(&["exec", &id, "--", "sh", "-c", "id -u; exit 5"]).await;
+        assert_eq!((exec.code, exec.stdout.as_str()), (Some(5), "0\n"), "{runtime}: {exec:?}");
+        // The processes are told from others without a cgroup.
+        let top = holdfast.json(&["top", "--json", &id]).await;
+        assert_eq!(top.as_array().expect("an array").len(), 1, "{runtime}: {top}");
+        holdfast.ok(&["stats", "--no-stream", &id]).await;
+
+        gate.open(3);
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "3\n", "{runtime}");
+        let logs = holdfast.run(&["logs", &id]).await;
+        assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("out\nafter\n", "err\n"));
+        holdfast.ok(&["start", &id]).await;
+        holdfast.ok(&["stop", "--time", "0", &id]).await;
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "137\n", "{runtime}");
+        holdfast.ok(&["delete", &id]).await;
+
+        let bundle = holdfast.scratch.bundle().display().to_string();
+        let run = ["run", "--rm", "--bundle", &bundle, "--", "sh", "-c", "exit 7"];
+        assert_eq!(holdfast.run(&run).await.code, Some(7), "{runtime}");
+        let missing =
+            holdfast.run(&["run", "--rm", "--bundle", &bundle, "--", "no-such-program"]).await;
+        assert_eq!(missing.code, Some(127), "{runtime}: {missing:?}");
+        close(holdfast).await;
+    }
+}
+
+async fn a_dialog_at_a_terminal_and_an_input_reach_containers_and_execs(_: User) {
+    const SIZE: TerminalSize = TerminalSize { width: 101, height: 33 };
+    let script = "test -t 0 && stty size; read -r word; echo got $word; exit 41";
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let bundle = holdfast.scratch.bundle().display().to_string();
+        let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+        let run = ["run", "--rm", "-it", "--bundle", &bundle, "--", "sh", "-c", script];
+        let exec = ["exec", "-it", &id, "--", "sh", "-c", script];
+        for args in [&run[..], &exec[..]] {
+            let mut pty = Pty::start(&holdfast.command(args), SIZE);
+            assert_eq!(pty.shows("33 101\r\n").await, "", "{runtime}");
+            pty.types("hello\r");
+            assert_eq!(pty.end().await, (Some(41), "hello\r\ngot hello\r\n".to_owned()));
+        }
+        let run = ["run", "--rm", "-i", "--bundle", &bundle, "--", "cat"];
+        let exec = ["exec", "-i", &id, "--", "cat"];
+        for args in [&run[..], &exec[..]] {
+            let mut command = holdfast.command(args);
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+            let mut child = command.spawn().expect("start a command");
+            let mut input = child.stdin.take().expect("an input");
+            input.write_all(b"line\n").await.expect("write");
+            drop(input);
+            let output =
+                soon("the end of a command", child.wait_with_output()).await.expect("wait");
+            assert_eq!(output.stdout, b"line\n", "{runtime} {args:?}");
+            assert_eq!(output.status.code(), Some(0), "{runtime} {args:?}");
+        }
+        close(holdfast).await;
+    }
+}
+
+async fn a_daemon_that_was_killed_is_followed_by_one_that_knows_each_status_and_all_output(
+    _: User,
+) {
+    for runtime in runtimes() {
+        let mut holdfast = with_daemon(&runtime).await;
+        let mut all = Vec::new();
+        for number in 0..4 {
+            let gate = holdfast.scratch.gate();
+            let script = gate.script("echo before");
+            let id = holdfast.run_detached(&[], &["sh", "-c", &script]).await;
+            holdfast.said(&id, "before").await;
+            all.push((id, gate, number));
+        }
+        let ends: Vec<_> = all[..2].iter().map(|(id, ..)| holdfast.end_of_shim(id)).collect();
+        holdfast.kill_daemon().await;
+        for ((_, gate, number), end) in all[..2].iter().zip(ends) {
+            gate.open(*number);
+            end.come().await;
+        }
+        restart(&mut holdfast, &runtime).await;
+        for (id, gate, number) in &all {
+            if *number >= 2 {
+                assert_eq!(holdfast.inspect(id).await["status"], "running", "{runtime}");
+                holdfast.ok(&["exec", id, "true"]).await;
+                gate.open(*number);
+            }
+            assert_eq!(holdfast.ok(&["wait", id]).await, format!("{number}\n"), "{runtime}");
+            assert_eq!(holdfast.ok(&["logs", id]).await, "before\nafter\n", "{runtime}");
+        }
+        close(holdfast).await;
+    }
+}
+
+async fn a_shim_that_was_killed_is_replaced_and_nothing_is_lost(_: User) {
+    for runtime in runtimes() {
+        let scratch = Scratch::new();
+        let supervisor = soon("the supervisor", scratch.builder().runtime(&runtime).open()).await;
+        let supervisor = supervisor.expect("open a supervisor");
+        let mut events = supervisor.events();
+        let gates = [scratch.gate(), scratch.gate()];
+        let script = format!("{}; {}", gates[0].wait("echo ready"), gates[1].script("echo more"));
+        let id = unique_id("adopted");
+        let container = supervisor.run(scratch.script(&script).id(id.clone()));
+        let container = soon("a start", container).await.expect("run");
+        said(&container, "ready").await;
+        shim_of(&scratch.root(), id.as_str(), "init").signal(Signal::SIGKILL);
+        events_until(&mut events, |event| event.kind == EventKind::Adopted).await;
+        gates[0].open(0);
+        said(&container, "more").await;
+        gates[1].open(31);
+        assert_eq!(status(&container).await, ExitStatus::Code(31), "{runtime}");
+        let output = read_all(container.logs().expect("a log")).await;
+        assert_eq!(output, Output::of("ready\nmore\nafter\n"), "{runtime}");
+        scratch.close(supervisor).await;
+    }
+}
+
+async fn the_shim_of_a_group_has_them_all_and_is_replaced_too(_: User) {
+    for runtime in runtimes() {
+        let scratch = Scratch::new();
+        let group = "all".parse().expect("the name of a group");
+        let opened = scratch.builder().runtime(&runtime).shim_group(Some(group)).open();
+        let supervisor = soon("the supervisor", opened).await.expect("open a supervisor");
+        let mut events = supervisor.events();
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            let gate = scratch.gate();
+            let options = scratch.script(&gate.script("echo ready"));
+            let container = soon("a start", supervisor.run(options)).await.expect("run");
+            said(&container, "ready").await;
+            all.push((container, gate));
+        }
+        let one = || shims(&scratch.root()).len() == 1;
+        eventually("the shims that started them to have ended", one).await;
+        shims(&scratch.root())[0].signal(Signal::SIGKILL);
+        let mut adopted = 0;
+        events_until(&mut events, |event| {
+            adopted += usize::from(event.kind == EventKind::Adopted);
+            adopted == all.len()
+        })
+        .await;
+        for (code, (container, gate)) in (0..).zip(&all) {
+            gate.open(code);
+            assert_eq!(status(container).await, ExitStatus::Code(code), "{runtime}");
+            let output = read_all(container.logs().expect("a log")).await;
+            assert_eq!(output, Output::of("ready\nafter\n"), "{runtime}");
+        }
+        drop(all);
+        scratch.close(supervisor).await;
+    }
+}
+
+/// The owner of a file that a container's user has made, in a directory that this user may write to.
+async fn owner_of_new_file(holdfast: &Holdfast, user: &str) -> Result<(u32, u32), String> {
+    let shared = holdfast.scratch.path().join("shared");
+    fs::create_dir_all(&shared).expect("make a directory");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(&shared, mode).expect("set the mode of a directory");
+    let file = shared.join("file");
+    _ = fs::remove_file(&file);
+    let bundle = holdfast.scratch.bundle().display().to_string();
+    let volume = format!("{}:/mnt", shared.display());
+    // Its output is opened anew by its name, which takes a right to the pipe.
+    let script = "echo > /mnt/file && echo out > /dev/stdout && echo err > /dev/stderr";
+    let run = [
+        "run", "--rm", "--user", user, "-v", &volume, "--bundle", &bundle, "--", "sh", "-c", script,
+    ];
+    let ran = holdfast.run(&run).await;
+    if ran.code != Some(0) || ran.stdout != "out\n" || ran.stderr != "err\n" {
+        return Err(format!("{ran:?}"));
+    }
+    let metadata = fs::metadata(file).expect("the file");
+    Ok((metadata.uid(), metadata.gid()))
+}
+
+async fn ids_in_a_container_are_those_of_the_user_and_of_its_ranges(user: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        fs::create_dir_all(holdfast.scratch.bundle().join("rootfs/mnt")).expect("make a directory");
+        let own = (geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        assert_eq!(owner_of_new_file(&holdfast, "0:0").await, Ok(own), "{runtime}");
+        let other = owner_of_new_file(&holdfast, "1000:1000").await;
+        match user {
+            User::WithRanges => {
+                let first = |path: &str| {
+                    let text = fs::read_to_string(path).expect("read the ranges");
+                    let line = text.lines().find_map(|line| line.strip_prefix("holdfast-ranges:"));
+                    let start = line.and_then(|line| line.split(':').next()?.parse::<u32>().ok());
+                    start.expect("a range")
+                };
+                let expected = (first("/etc/subuid") + 999, first("/etc/subgid") + 999);
+                assert_eq!(other, Ok(expected), "{runtime}");
+            }
+            User::WithOneId => {
+                let error = other.expect_err("there is no such id");
+                assert!(error.contains("125"), "{runtime}: {error}");
+            }
+        }
+        let info = holdfast.json(&["info", "--json"]).await;
+        assert_eq!(info["rootless"]["uid"], own.0);
+        let single = info["rootless"]["singleId"].as_str();
+        assert_eq!(single.is_some(), user == User::WithOneId, "{single:?}");
+        close(holdfast).await;
+    }
+}
+
+async fn what_takes_a_cgroup_is_refused_with_the_reason(_: User) {
+    let reason = "no cgroup is delegated to this user";
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let bundle = holdfast.scratch.bundle().display().to_string();
+        for (limit, name) in [
+            (["--memory", "64m"], "memory"),
+            (["--pids-limit", "10"], "pids"),
+            (["--cpus", "0.5"], "cpu"),
+        ] {
+            let run = ["run", "--rm", limit[0], limit[1], "--bundle", &bundle, "--", "true"];
+            let error = holdfast.fails(125, &run).await;
+            assert!(error.contains(name) && error.contains(reason), "{runtime} {limit:?}: {error}");
+        }
+        let id = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+        let resources = holdfast.scratch.path().join("resources.json");
+        fs::write(&resources, r#"{"memory":{"limit":67108864}}"#).expect("write a file");
+        let resources = resources.to_str().expect("a path in UTF-8");
+        let update = ["update", "--resources", resources, &id];
+        for args in [&["pause", &id][..], &["resume", &id], &update] {
+            let error = holdfast.fails(1, args).await;
+            assert!(error.contains(reason), "{runtime} {args:?}: {error}");
+        }
+        assert_eq!(holdfast.inspect(&id).await["status"], "running");
+        assert!(holdfast.ok(&["info"]).await.contains(reason));
+        assert_eq!(holdfast.daemon_log().matches(reason).count(), 1);
+        // The kernel shows one without a cgroup of its own, too.
+        let all = holdfast.run(&["kill", "--signal", "KILL", &id]).await;
+        assert_eq!(all.code, Some(0), "{all:?}");
+        assert_eq!(holdfast.ok(&["wait", &id]).await, "137\n", "{runtime}");
+        close(holdfast).await;
+    }
+}
+
+async fn each_kind_of_root_and_network_works(_: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let rootfs = holdfast.scratch.bundle().join("rootfs").display().to_string();
+        for name in ["proc", "dev", "sys", "tmp"] {
+            fs::create_dir_all(Path::new(&rootfs).join(name)).expect("make a directory");
+        }
+        // The second removes and makes again what the layer below has.
+        let plain = "ls /sys/class/net && cat /proc/self/uid_map";
+        // And leaves what may belong to another user of the container's.
+        let layered = "rm -r /gates && mkdir /gates && echo x > /gates/file && ls /gates; \
+                       mkdir -p /of/other && echo x > /of/other/file && chmod 700 /of && chown -R 1000 /of; :";
+        for (options, script, said) in [
+            (&["--rootfs", "host"][..], plain, "lo\n"),
+            (&["--rootfs", "host", "--network", "host"], plain, "lo\n"),
+            (&["--rootfs", &rootfs], plain, "lo\n"),
+            (
+                &["--rootfs", &rootfs, "--read-only=false", "--tmpfs", "/tmp"],
+                "echo x > /tmp/x; echo lo",
+                "lo\n",
+            ),
+            (&["--rootfs", &rootfs, "--overlay"], layered, "file\n"),
+            (&["--rootfs", &rootfs, "--init"], "echo lo", "lo\n"),
+        ] {
+            let ran = holdfast
+                .run(&[&["run", "--rm"], options, &["--", "sh", "-c", script]].concat())
+                .await;
+            let shown = format!("{runtime} {options:?}: {ran:?}");
+            assert!(ran.code == Some(0) && ran.stdout.contains(said), "{shown}");
+        }
+        assert!(Path::new(&rootfs).join("gates").is_dir(), "the layer below is as it was");
+        close(holdfast).await;
+    }
+}
+
+/// A command that knows nothing of a state root but what the environment says.
+fn plain(args: &[&str], runtime_dir: Option<&Path>, home: &Path) -> Command {
+    let mut command = Command::new(binary("holdfast"));
+    command.args(args).env_remove("HOLDFAST_ROOT").env_remove("XDG_STATE_HOME").env("HOME", home);
+    match runtime_dir {
+        Some(dir) => command.env("XDG_RUNTIME_DIR", dir),
+        None => command.env_remove("XDG_RUNTIME_DIR"),
+    };
+    command
+}
+
+async fn the_state_is_in_the_users_own_directories(_: User) {
+    let (dir, home) = (runtime_dir(), runtime_dir());
+    for command in [&["daemon"][..], &["ps"]] {
+        let ran = ran(plain(command, None, home.path())).await;
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        for word in ["XDG_RUNTIME_DIR", "--root", "HOLDFAST_ROOT"] {
+            assert!(ran.stderr.contains(word), "{command:?}: {ran:?}");
+        }
+    }
+    let daemon = Daemon::start(plain(&["daemon"], Some(dir.path()), home.path())).await;
+    let run = [
+        "run",
+        "--rootfs",
+        "host",
+        "--restart",
+        "always",
+        "--name",
+        "x",
+        "-d",
+        "--",
+        "sleep",
+        "100000",
+    ];
+    for args in [&run[..], &["ps"], &["delete", "--force", "x"]] {
+        let ran = ran(plain(args, Some(dir.path()), home.path())).await;
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+    }
+    assert!(dir.path().join("holdfast/.holdfast").is_file(), "the state root");
+    assert!(home.path().join(".local/state/holdfast/definitions").is_dir(), "the definitions");
+    assert_eq!(daemon.end(Signal::SIGTERM).await.code(), Some(0));
+}
+
+async fn a_bundle_with_mappings_of_its_own_keeps_them(_: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let (uid, gid) = (geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        holdfast_tests::edit_json(&holdfast.scratch.bundle().join("config.json"), |config| {
+            let one = |id: u32| serde_json::json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+            let namespaces = config["linux"]["namespaces"].as_array_mut().expect("an array");
+            namespaces.push(serde_json::json!({ "type": "user" }));
+            config["linux"]["uidMappings"] = one(uid);
+            config["linux"]["gidMappings"] = one(gid);
+        });
+        let bundle = holdfast.scratch.bundle().display().to_string();
+        let run = ["run", "--rm", "--bundle", &bundle, "--", "cat", "/proc/self/uid_map"];
+        let map = holdfast.ok(&run).await;
+        let words: Vec<_> = map.split_whitespace().collect();
+        assert_eq!(words, ["0", &uid.to_string(), "1"], "{runtime}");
+        close(holdfast).await;
+    }
+}
