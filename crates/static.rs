@@ -16,7 +16,8 @@ use std::{env, fs, io};
 const LIBRARIES: [&str; 6] = ["c", "m", "rt", "pthread", "util", "dl"];
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed=../static.rs");
+    // And when this script changes, but not when any other file of a package does.
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
     let variable = |name| env::var(name).unwrap_or_default();
     let native = variable("HOST") == variable("TARGET");
     let gnu = variable("CARGO_CFG_TARGET_ENV") == "gnu";
