@@ -59,7 +59,7 @@ async fn a_paused_container_stays_so_over_a_restart_of_the_daemon_and_runs_on_wh
     holdfast.said(name, "ready").await;
     let wrong = holdfast.fails(1, &["resume", name]).await;
     assert!(wrong.contains("is running, and resume needs it paused"), "{wrong}");
-    assert_eq!(holdfast.ok(&["pause", name]).await, "");
+    assert_eq!(holdfast.ok(&["pause", name]).await, format!("{name}\n"));
     assert!(is_frozen(&id));
     assert_eq!(holdfast.inspect(name).await["status"], "paused");
     assert!(holdfast.ok(&["ps"]).await.contains("paused"));
@@ -75,7 +75,7 @@ async fn a_paused_container_stays_so_over_a_restart_of_the_daemon_and_runs_on_wh
     let info = holdfast.inspect(name).await;
     assert_eq!((&info["status"], &info["restored"]), (&json!("paused"), &json!(true)));
     assert!(is_frozen(&id));
-    assert_eq!(holdfast.ok(&["resume", name]).await, "");
+    assert_eq!(holdfast.ok(&["resume", name]).await, format!("{name}\n"));
     // Not before: what ends as soon as it is thawed may have ended before that is told.
     gate.open(4);
     assert_eq!(holdfast.ok(&["wait", name]).await, "4\n");
@@ -247,8 +247,11 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
     let script = "sleep 100001 & while [ ! -e /proc/self/no ]; do :; done";
     let id = holdfast.run_detached(&[], &["sh", "-c", script]).await;
     let exec = holdfast.ok(&["exec", "-d", &id, "sleep", "100002"]).await;
-    holdfast_tests::eventually("the script's child", || {
-        mentioning(holdfast.scratch.path()).iter().any(|p| p.command() == "sleep 100001")
+    // runc returns when it has let its init go, which is still runc then.
+    eventually("the script's child, and the exec", || {
+        let there = mentioning(holdfast.scratch.path());
+        let is_there = |command| there.iter().any(|process| process.command() == command);
+        is_there("sleep 100001") && is_there("sleep 100002")
     })
     .await;
     let info = holdfast.inspect(&id).await;
@@ -289,6 +292,11 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
     let forged = "sleep 100003; : '\u{1b}[2J\n1234  forged\u{202e}'";
     let exec = ["exec", "-d", &id, "sh", "-c", forged];
     holdfast.ok(&exec).await;
+    eventually("the forger", || {
+        let there = mentioning(holdfast.scratch.path());
+        there.iter().any(|process| process.command().contains("forged"))
+    })
+    .await;
     let table = holdfast.ok(&["top", &id]).await;
     assert!(table.contains("\\u{1b}[2J\\n1234  forged\\u{202e}"), "{table}");
     assert!(!table.contains('\u{1b}') && (5..=6).contains(&table.lines().count()), "{table}");
