@@ -113,12 +113,16 @@ impl Directory {
     /// Reads a whole regular file. Anything else, or a file of more than `limit` bytes, in its
     /// place is an error at once: nothing here blocks or fills the memory.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let (file, length) = self.open_with_length(name, OFlag::O_RDONLY)?;
+        let (mut file, length) = self.open_with_length(name, OFlag::O_RDONLY)?;
         let mut content = Vec::new();
-        // It may grow while it is read, so its length alone says nothing.
         let too_large = length > limit || {
-            content.reserve(usize::try_from(length).unwrap_or_default() + 1);
-            file.take(limit + 1).read_to_end(&mut content)?;
+            content.resize(usize::try_from(length).unwrap_or_default() + 1, 0);
+            let read = file.read(&mut content)?;
+            content.truncate(read);
+            // It may have grown since, so its length alone says nothing.
+            if read as u64 != length {
+                file.take((limit + 1).saturating_sub(read as u64)).read_to_end(&mut content)?;
+            }
             content.len() as u64 > limit
         };
         if too_large {

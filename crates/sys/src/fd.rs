@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::stat::{FileStat, SFlag, fstat};
+
 use crate::proc;
 
 /// What a descriptor of a pipe or a terminal is open for. As long as that exists, nothing else has the same:
@@ -19,13 +21,20 @@ pub struct Identity {
 impl Identity {
     /// Asks the kernel. Neither a pipe's lock nor a terminal's is waited for.
     pub fn of(fd: impl AsFd) -> io::Result<Self> {
-        let stat = nix::sys::stat::fstat(fd.as_fd())?;
+        let stat = fstat(fd.as_fd())?;
+        Ok(Self::of_stat(fd, &stat))
+    }
+
+    /// As [`of`](Self::of), for who has the answer of fstat(2) already.
+    pub fn of_stat(fd: impl AsFd, stat: &FileStat) -> Self {
+        let device = stat.st_dev;
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         let mut terminal: libc::c_uint = 0;
         // SAFETY: the borrowed descriptor is open, and TIOCGPTN writes one unsigned int, to `terminal`.
-        let done =
-            unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut terminal) };
-        let number = if done == 0 { u64::from(terminal) } else { stat.st_ino };
-        Ok(Self { device: stat.st_dev, number })
+        let is_terminal = kind == SFlag::S_IFCHR
+            && unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCGPTN, &raw mut terminal) }
+                == 0;
+        Self { device, number: if is_terminal { u64::from(terminal) } else { stat.st_ino } }
     }
 
     /// How many bytes it takes in a message.

@@ -53,8 +53,8 @@ impl Copies {
         }
         // The pipe of this number may have ended and been closed, and the number been used again
         // for another file.
-        let copy = |fd: Option<ShimFd>, is_ours: fn(&OwnedFd) -> bool| match fd {
-            Some(fd) => copy(&held, fd, is_ours, closer),
+        let copy = |fd: Option<ShimFd>, pipe: Option<OFlag>| match fd {
+            Some(fd) => copy(&held, fd, pipe, closer),
             None => Ok(None),
         };
         // One that cannot be copied does not take the others along.
@@ -65,9 +65,9 @@ impl Copies {
                 None
             })
         };
-        copies.stdout = or_none(copy(stdout, |fd| is_pipe(fd, OFlag::O_RDONLY)));
-        copies.stderr = or_none(copy(stderr, |fd| is_pipe(fd, OFlag::O_RDONLY)));
-        copies.terminal = or_none(copy(terminal, |_| true));
+        copies.stdout = or_none(copy(stdout, Some(OFlag::O_RDONLY)));
+        copies.stderr = or_none(copy(stderr, Some(OFlag::O_RDONLY)));
+        copies.terminal = or_none(copy(terminal, None));
         // A pipe that has ended is closed, so it is missing here; that is no error. But a shim that
         // is being killed closes all its descriptors a moment before its pidfd reports its death.
         let all = copies.all().count() == shim.stdio.all().count();
@@ -102,13 +102,12 @@ impl Copies {
     ) -> Self {
         let logged = record.holdfast.as_ref().is_some_and(|policies| !policies.log.is_direct());
         let told = told(record);
-        // A file that the container has put in place of the shim's pipe has another identity or
-        // access mode.
-        let is_ours = |fd: &OwnedFd| is_pipe(fd, OFlag::O_RDWR);
         let pipe = |number: i32, fifo: &str, told: Option<ShimFd>| {
             let identity = told.and_then(|fd| fd.identity);
             let wanted = (logged && fifo.is_empty()).then_some(ShimFd { number, identity })?;
-            copy(&handle.pidfd, wanted, is_ours, closer).ok().flatten()
+            // A file that the container has put in place of the shim's pipe has another identity or
+            // access mode.
+            copy(&handle.pidfd, wanted, Some(OFlag::O_RDWR), closer).ok().flatten()
         };
         let mut copies = Self::none(closer);
         copies.stdout = pipe(1, &record.stdout, told.stdout);
@@ -126,7 +125,7 @@ impl Copies {
         let told = told(record);
         let mut take = |name: FdName, told: Option<ShimFd>| {
             let fd = kept.take(name)?;
-            if is_it(&fd, told.and_then(|fd| fd.identity)) {
+            if is_it(&fd, None, told.and_then(|fd| fd.identity)) {
                 return Some(fd);
             }
             closer.close(vec![fd]);
@@ -169,22 +168,16 @@ fn told(record: &ProcessRecord) -> StdioFds {
     shim.map(|shim| shim.stdio).unwrap_or_default()
 }
 
-/// Returns whether a descriptor refers to the file with this identity. If the shim announced no
-/// identity, any file is accepted.
-fn is_it(fd: &OwnedFd, identity: Option<Identity>) -> bool {
-    identity.is_none_or(|identity| Identity::of(fd).is_ok_and(|it| it == identity))
-}
-
-/// Copies a descriptor of a process. Returns `None` if the descriptor is closed, the process has
-/// exited, or the number now belongs to another file.
+/// Copies a descriptor of a process, which is a pipe in this access mode, if one is given. Returns `None`
+/// if the descriptor is closed, the process has exited, or the number now belongs to another file.
 fn copy(
     of: &PidFd,
     wanted: ShimFd,
-    is_ours: impl FnOnce(&OwnedFd) -> bool,
+    pipe: Option<OFlag>,
     closer: &Closer,
 ) -> io::Result<Option<OwnedFd>> {
     match of.copy_fd(wanted.number) {
-        Ok(copy) if is_ours(&copy) && is_it(&copy, wanted.identity) => Ok(Some(copy)),
+        Ok(copy) if is_it(&copy, pipe, wanted.identity) => Ok(Some(copy)),
         Ok(other) => {
             closer.close(vec![other]);
             Ok(None)
@@ -194,14 +187,17 @@ fn copy(
     }
 }
 
-/// Returns whether a descriptor is a pipe that is open in this access mode. Neither system call
-/// waits for the lock of the pipe.
-fn is_pipe(fd: &OwnedFd, access: OFlag) -> bool {
-    let is_fifo = fstat(fd).is_ok_and(|stat| {
+/// Returns whether a descriptor is a pipe in this access mode, if one is given, and refers to the file with
+/// this identity, if the shim has announced one. No system call here waits for the lock of a pipe.
+fn is_it(fd: &OwnedFd, pipe: Option<OFlag>, identity: Option<Identity>) -> bool {
+    let Ok(stat) = fstat(fd) else { return false };
+    let is_pipe = |access| {
+        let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
-    });
-    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    is_fifo && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == access)
+            && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == access)
+    };
+    pipe.is_none_or(is_pipe)
+        && identity.is_none_or(|identity| Identity::of_stat(fd, &stat) == identity)
 }
 
 #[cfg(test)]

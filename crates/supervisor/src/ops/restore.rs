@@ -20,7 +20,7 @@ use holdfast_state::{
     ContainerDir, ContainerId, Event, EventKind, Evidence, ExitRecord, ExitStatus, Launch, Problem,
     ProcessDir, ProcessId, ProcessRecord, ShimRecord, Timestamp, UnknownReason,
 };
-use holdfast_sys::PidFd;
+use holdfast_sys::{PidFd, resource};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -43,8 +43,12 @@ use crate::watch::change;
 /// How many threads give descriptors to the keeper.
 const KEEPING: usize = 2;
 
-/// After a restore of so many containers, the memory that it took meanwhile is given back.
-const MANY: usize = 500;
+/// How many descriptors there are for a container with output: of its exit FIFO, its process and its two pipes.
+const FILES_EACH: usize = 4;
+
+/// Before a restore of so many containers, room is made for their descriptors, and afterwards the memory that it took
+/// meanwhile is given back.
+const MANY: usize = 200;
 /// How long after the restore.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
 
@@ -169,6 +173,11 @@ fn restore_all(
         }
         (restored, problems)
     };
+    if names.len() >= MANY {
+        let room = names.len().saturating_mul(FILES_EACH).saturating_add(MANY);
+        // Nobody waits for this thread, and without it all goes on.
+        std::thread::spawn(move || resource::make_room_for_files(room));
+    }
     let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
     let mut all = Vec::new();
     std::thread::scope(|scope| {

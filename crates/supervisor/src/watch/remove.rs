@@ -68,10 +68,10 @@ pub(crate) async fn delete(
         // The disk refused to make the container again what it was.
         State::Abandoned if init.run > 1 => {}
         State::Creating | State::Abandoned => {
-            return Err(container.wrong_state("delete without force", "created or stopped"));
+            return Err(container.wrong_state("deletion without force", "created or stopped"));
         }
         _ if force == Force::Yes => {}
-        _ => return Err(container.wrong_state("delete without force", "stopped")),
+        _ => return Err(container.wrong_state("deletion without force", "stopped")),
     }
     // Every process gets the signal before we wait for any of them, and a frozen container is
     // thawed after that.
