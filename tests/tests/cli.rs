@@ -277,11 +277,11 @@ async fn create_prints_the_id_and_start_begins_what_was_made() {
     let early = holdfast.fails(125, &["exec", &id, "true"]).await;
     assert!(early.contains(&format!("container {id} is created")), "{early}");
 
-    assert_eq!(holdfast.ok(&["start", &id]).await, "");
+    assert_eq!(holdfast.ok(&["start", &id]).await, format!("{id}\n"));
     assert_eq!(holdfast.ok(&["wait", &id]).await, "3\n");
     assert_eq!(holdfast.ok(&["logs", &id]).await, "began\n");
     // What has ended starts once more, and the log goes on.
-    assert_eq!(holdfast.ok(&["start", &id]).await, "");
+    assert_eq!(holdfast.ok(&["start", &id]).await, format!("{id}\n"));
     assert_eq!(holdfast.ok(&["wait", &id]).await, "3\n");
     assert_eq!(holdfast.ok(&["logs", &id]).await, "began\nbegan\n");
 
@@ -453,7 +453,7 @@ async fn kill_sends_the_signal_that_is_named() {
     let mut logs = holdfast.begin(&["logs", "--follow", &id]);
     assert_eq!(logs.line().await, "ready");
     for (text, said) in [("TERM", "TERM"), ("SIGINT", "INT"), ("hup", "HUP"), ("15", "TERM")] {
-        assert_eq!(holdfast.ok(&["kill", "-s", text, &id]).await, "");
+        assert_eq!(holdfast.ok(&["kill", "-s", text, &id]).await, format!("{id}\n"));
         assert_eq!(logs.line().await, said);
     }
     holdfast.ok(&["kill", "--signal", "QUIT", &id]).await;
@@ -463,8 +463,8 @@ async fn kill_sends_the_signal_that_is_named() {
     assert!(late.contains(&format!("container {id} is stopped")), "{late}");
 
     // One that cannot take it keeps nobody else from it.
-    let message = holdfast.fails(1, &["kill", &id, &other]).await;
-    assert_eq!(message, late);
+    let both = holdfast.run(&["kill", &id, &other]).await;
+    assert_eq!(both, ran(1, &format!("{other}\n"), &late));
     assert_eq!(holdfast.ok(&["wait", &other]).await, "137\n");
     holdfast.close().await;
 }
@@ -547,12 +547,16 @@ async fn delete_refuses_what_runs_and_by_force_deletes_it_too() {
     let ended = holdfast.run_detached(&["--name", &name()], &["true"]).await;
     holdfast.ok(&["wait", &ended]).await;
     // The one that cannot be deleted keeps the other from nothing.
-    let refused = holdfast.fails(1, &["delete", &id, &ended]).await;
-    assert!(refused.contains(&format!("container {id} is running")), "{refused}");
+    let refused = holdfast.run(&["delete", &id, &ended]).await;
+    let why = format!(
+        "holdfast: container {id} is running, and deletion without force needs it stopped: stop it first, \
+         or use --force\n"
+    );
+    assert_eq!(refused, ran(1, &format!("{ended}\n"), &why));
     let left = holdfast.json(&["ps", "--all", "--json"]).await;
     assert_eq!(left.as_array().unwrap().len(), 1);
     assert_eq!(left[0]["status"], "running");
-    assert_eq!(holdfast.ok(&["delete", "-f", &id]).await, "");
+    assert_eq!(holdfast.ok(&["delete", "-f", &id]).await, format!("{id}\n"));
     assert_eq!(holdfast.leftovers(), [""; 0]);
     let gone = holdfast.fails(1, &["delete", "-f", &id]).await;
     assert_eq!(gone, format!("holdfast: no such container: {id}\n"));

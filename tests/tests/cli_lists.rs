@@ -96,7 +96,7 @@ async fn an_id_that_holdfast_chose_may_be_shortened_and_a_name_may_not() {
     holdfast.ok(&["kill", "-9", short]).await;
     assert_eq!(holdfast.ok(&["wait", short]).await, "137\n");
     assert_eq!(holdfast.ok(&["logs", short]).await, "");
-    assert_eq!(holdfast.ok(&["rm", short]).await, "");
+    assert_eq!(holdfast.ok(&["rm", short]).await, format!("{short}\n"));
     let error = holdfast.fails(1, &["rm", "-f", "web"]).await;
     assert_eq!(error, "holdfast: no such container: web\n");
     // A beginning of several is refused, and one that is an id is that.

@@ -259,20 +259,21 @@ async fn the_command_line_stops_starts_and_restarts() {
     let holdfast = Holdfast::start().await;
     let id = unique_id("cli-again");
     let name = id.as_str();
+    let named = format!("{name}\n");
     let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done";
     holdfast.run_detached(&["--name", name], &["sh", "-c", script]).await;
     holdfast.said(name, "ready").await;
-    assert_eq!(holdfast.ok(&["stop", name]).await, "");
+    assert_eq!(holdfast.ok(&["stop", name]).await, named);
     assert_eq!(holdfast.ok(&["wait", name]).await, "3\n");
-    assert_eq!(holdfast.ok(&["start", name]).await, "");
+    assert_eq!(holdfast.ok(&["start", name]).await, named);
     assert_eq!(holdfast.inspect(name).await["run"], 2);
     // One that does not care is killed when its time is over.
-    assert_eq!(holdfast.ok(&["restart", "--signal", "CONT", "--time", "0", name]).await, "");
+    assert_eq!(holdfast.ok(&["restart", "--signal", "CONT", "--time", "0", name]).await, named);
     let info = holdfast.inspect(name).await;
     assert_eq!((&info["run"], &info["status"]), (&3.into(), &"running".into()));
     let wrong = holdfast.fails(1, &["start", name]).await;
     assert!(wrong.contains("needs it created or stopped"), "{wrong}");
-    assert_eq!(holdfast.ok(&["rm", "--force", name]).await, "");
+    assert_eq!(holdfast.ok(&["rm", "--force", name]).await, named);
     holdfast.close().await;
 }
 

@@ -46,6 +46,16 @@ impl RequestError {
         error.downcast_ref::<Self>().is_some_and(|error| error.0.kind == ErrorKind::Exists)
     }
 
+    /// Adds what the user can do, if the container is in a state in which this can't be done.
+    pub(crate) fn advise(mut error: anyhow::Error, advice: &str) -> anyhow::Error {
+        if let Some(Self(body)) = error.downcast_mut()
+            && body.kind == ErrorKind::WrongState
+        {
+            body.message = format!("{}: {advice}", body.message);
+        }
+        error
+    }
+
     /// Makes an error of an answer. A daemon that shuts down counts as away.
     pub(crate) fn of(body: ErrorBody) -> anyhow::Error {
         match body.kind {

@@ -237,7 +237,10 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Events(args) => streams::while_read(events::events(&client, args)).await?,
         Command::Delete { force, ids } => {
-            bulk::each(&ids, async |id| delete(&client, id, force).await.map(|()| None)).await?
+            let delete = async |id: &ContainerId| {
+                delete(&client, id, force).await.map(|()| Some(id.to_string()))
+            };
+            bulk::each(&ids, delete).await?
         }
         Command::Prune(args) => list::prune(&client, args).await?,
         Command::Version { json } => version(&client, json).await?,
@@ -251,13 +254,17 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does something to each container, and goes on where one fails.
+/// Does something to each container, says its name as it was typed, and goes on where one fails.
 async fn each(
     client: &Client,
     ids: &[ContainerId],
     act: impl AsyncFn(&ContainerId) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    each_typed(ids, async |typed| act(&find::container(client, typed).await?).await).await
+    each_typed(ids, async |typed| {
+        act(&find::container(client, typed).await?).await?;
+        Ok(print(typed)?)
+    })
+    .await
 }
 
 /// Does something with each id as it was typed, and goes on where one fails.
@@ -296,7 +303,8 @@ async fn kill(client: &Client, signal: Option<i32>, words: Vec<KillWord>) -> any
     each_typed(&ids, async |id| {
         let Target { container, process } = find::target(client, id).await?;
         let path = format!("/containers/{container}/kill");
-        client.post(&path, &KillRequest { signal, process }).await
+        client.post::<()>(&path, &KillRequest { signal, process }).await?;
+        Ok(print(id)?)
     })
     .await
 }
@@ -304,7 +312,13 @@ async fn kill(client: &Client, signal: Option<i32>, words: Vec<KillWord>) -> any
 async fn delete(client: &Client, id: &ContainerId, force: bool) -> anyhow::Result<()> {
     let Target { container, process } = find::target(client, id).await?;
     match process {
-        None => client.delete(&format!("/containers/{container}?force={force}")).await,
+        None => {
+            let deleted = client.delete(&format!("/containers/{container}?force={force}")).await;
+            deleted.map_err(|error| match force {
+                true => error,
+                false => RequestError::advise(error, "stop it first, or use --force"),
+            })
+        }
         Some(process) => {
             client.delete(&format!("/containers/{container}/processes/{process}")).await
         }
