@@ -32,6 +32,13 @@ pub(crate) const PACKAGES: [&str; 7] = [
     "holdfast-shim",
     "holdfast-init",
 ];
+/// The units of systemd.
+const UNITS: [&str; 4] = [
+    "holdfast.service",
+    "holdfast.socket",
+    "holdfast-conmon-keeper.service",
+    "holdfast-conmon-keeper.socket",
+];
 /// Writes the SBOMs, in CycloneDX's form.
 const CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 
@@ -119,7 +126,7 @@ impl Release<'_> {
         let tree = self.build.join(&name);
         self.lay_out(&programs, &tree, "share/holdfast/config.toml")?;
         copy_all(&sboms, &tree.join("share/doc/holdfast/sbom"))?;
-        for unit in ["holdfast.service", "holdfast.socket"] {
+        for unit in UNITS {
             let to = tree.join("share/holdfast").join(unit);
             self.copy(&format!("dist/{unit}"), &to, 0o644)?;
         }
@@ -251,15 +258,15 @@ impl Release<'_> {
         let _ = fs::remove_dir_all(&tree);
         self.lay_out(programs, &tree.join("usr"), "../etc/holdfast/config.toml")?;
         copy_all(sboms, &tree.join("usr/share/doc/holdfast/sbom"))?;
-        let unit = fs::read_to_string(self.source.join("dist/holdfast.service"))?;
-        ensure!(unit.contains("ExecStart=/usr/local/bin/"), "the unit starts another program");
-        let units = tree.join("lib/systemd/system");
-        self.copy("dist/holdfast.socket", &units.join("holdfast.socket"), 0o644)?;
-        write(
-            &units.join("holdfast.service"),
-            unit.replace("=/usr/local/bin/", "=/usr/bin/"),
-            0o644,
-        )?;
+        for unit in UNITS {
+            let text = fs::read_to_string(self.source.join("dist").join(unit))?;
+            ensure!(
+                unit.ends_with(".socket") || text.contains("ExecStart=/usr/local/bin/"),
+                "{unit} starts another program"
+            );
+            let to = tree.join("lib/systemd/system").join(unit);
+            write(&to, text.replace("=/usr/local/bin/", "=/usr/bin/"), 0o644)?;
+        }
         let architecture = setup::output(Command::new("dpkg").arg("--print-architecture"))?;
         let size = setup::output(Command::new("du").args(["-sk", "--apparent-size"]).arg(&tree))?;
         let size = size.split_whitespace().next().unwrap_or("0").to_owned();
@@ -269,7 +276,7 @@ impl Release<'_> {
              Description: container supervisor whose daemon may die\n \
              Hosts many OCI containers from one daemon, which may crash, restart or be upgraded at any\n \
              moment: containers run on, and no exit status and no byte of output is lost. A runtime for\n \
-             containerd is part of it.\n",
+             containerd and a monitor for podman and CRI-O are part of it.\n",
             architecture.trim()
         );
         write(&tree.join("DEBIAN/control"), &control, 0o644)?;

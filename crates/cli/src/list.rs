@@ -139,7 +139,8 @@ impl FromStr for Order {
 pub(crate) async fn ps(client: &Client, args: PsArgs) -> anyhow::Result<()> {
     let info: Info = client.get("/info").await?;
     let query = serde_urlencoded::to_string([("label", &args.label)])?;
-    let mut containers: Vec<ContainerView> = client.get(&format!("/containers?{query}")).await?;
+    // What a view has beyond that is made of it.
+    let mut containers: Vec<ContainerInfo> = client.get(&format!("/containers?{query}")).await?;
     for problem in info.problems {
         complain(format_args!("not restored: {}: {}", problem.path.display(), problem.reason));
     }
@@ -149,39 +150,38 @@ pub(crate) async fn ps(client: &Client, args: PsArgs) -> anyhow::Result<()> {
         .any(|filter| matches!(filter, Filter::Exited(_) | Filter::Status(Status::Stopped)));
     let last = if args.latest { Some(1) } else { args.last };
     let all = args.all || last.is_some() || asks_for_ended;
-    containers.retain(|ContainerView { info, .. }| {
-        (all || info.status != Status::Stopped) && passes(&args.filter, info)
-    });
+    containers.retain(|it| (all || it.status != Status::Stopped) && passes(&args.filter, it));
     if let Some(last) = last {
         sort(&mut containers, Order::Created);
         containers.truncate(last);
     }
     sort(&mut containers, args.sort);
     if args.quiet {
-        return Ok(containers.iter().try_for_each(|container| print(&container.info.id))?);
+        return Ok(containers.iter().try_for_each(|container| print(&container.id))?);
     }
     if args.json {
-        return show::json(&containers);
+        let views: Vec<_> = containers.into_iter().map(ContainerView::from).collect();
+        return show::json(&views);
     }
     match args.format {
         Some(format) => {
-            let rows: Result<Vec<_>, _> = containers.iter().map(fields).collect();
+            let rows: Result<Vec<_>, _> = containers.into_iter().map(fields).collect();
             format.print_all(&rows?)
         }
         None => table(&containers, args.no_trunc),
     }
 }
 
-fn sort(containers: &mut [ContainerView], order: Order) {
+fn sort(containers: &mut [ContainerInfo], order: Order) {
     // The times are all in one form, so they are ordered as texts are.
-    let created = |it: &ContainerView| Reverse(it.info.created.as_ref().map(ToString::to_string));
+    let created = |it: &ContainerInfo| Reverse(it.created.as_ref().map(ToString::to_string));
     match order {
         Order::Created => containers.sort_by_cached_key(created),
         Order::Id => {
-            containers.sort_by(|one, other| one.info.id.as_str().cmp(other.info.id.as_str()));
+            containers.sort_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
         }
         Order::Status => containers.sort_by_cached_key(|it| {
-            let place = match it.info.status {
+            let place = match it.status {
                 Status::Running => 0,
                 Status::Paused => 1,
                 Status::Creating | Status::Created => 2,
@@ -189,13 +189,14 @@ fn sort(containers: &mut [ContainerView], order: Order) {
             };
             (place, created(it))
         }),
-        Order::Command => containers.sort_by_cached_key(|it| command(&it.info)),
+        Order::Command => containers.sort_by_cached_key(command),
     }
 }
 
 /// A container as `--format` has it: its fields, and docker's names of them.
-fn fields(view: &ContainerView) -> anyhow::Result<Value> {
-    let mut value = serde_json::to_value(view)?;
+fn fields(container: ContainerInfo) -> anyhow::Result<Value> {
+    let view = ContainerView::from(container);
+    let mut value = serde_json::to_value(&view)?;
     let container = &view.info;
     let labels = container.labels.iter().map(|(name, value)| format!("{name}={value}"));
     value["ID"] = container.id.as_str().into();
@@ -264,12 +265,10 @@ fn span(time: Duration) -> String {
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
 
-fn table(containers: &[ContainerView], whole: bool) -> anyhow::Result<()> {
+fn table(containers: &[ContainerInfo], whole: bool) -> anyhow::Result<()> {
     let rows: Vec<[String; 4]> = containers
         .iter()
-        .map(|ContainerView { info, .. }| {
-            [info.id.to_string(), command(info), ago(created(info)), status(info)]
-        })
+        .map(|it| [it.id.to_string(), command(it), ago(created(it)), status(it)])
         .collect();
     let width = |column: usize, header: &str| {
         let cells = rows.iter().map(|row| row[column].chars().count());
