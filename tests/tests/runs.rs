@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use holdfast_supervisor::{
-    Container, ContainerOptions, Error, EventKind, ExecOptions, ExitStatus, Status, Stdin, Stdio,
+    Container, ContainerOptions, Error, ErrorKind, EventKind, ExecOptions, ExitStatus, Status,
+    Stdin, Stdio,
 };
 use holdfast_tests::{
     Holdfast, Scratch, binary, cgroups_of, edit_json, events_until, read_all, said, soon, status,
@@ -230,6 +231,9 @@ async fn a_stop_and_a_forced_deletion_cancel_the_start_of_a_further_run() {
     while container.info().status != Status::Creating {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    // The runtime is not asked for who is there: it knows no such container yet.
+    let refused = container.signal_all(SIGKILL).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WrongState, "{refused}");
     // A stop also cancels the start. A wait then returns the exit of the last run.
     let waiting = tokio::spawn({
         let container = container.clone();

@@ -57,6 +57,7 @@ use holdfast_daemon::api::{
     ContainerId, ContainerInfo, ContainerView, CreateRequest, Details, ExecRequest, ExitRecord,
     Incarnation, Info, KillRequest, Of, Started, WaitQuery,
 };
+use holdfast_sys::resource;
 use nix::sys::signal::Signal;
 
 use crate::args::{Args, Command, ContainerArgs, KillWord};
@@ -79,6 +80,8 @@ fn main() -> ExitCode {
     };
     let is_daemon = matches!(args.command, Command::Daemon(_));
     let mut builder = if is_daemon {
+        // Before there are threads. Without it, the first starts wait.
+        let _ = resource::make_room_for_files(resource::FILES_OF_A_DAEMON);
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()

@@ -89,6 +89,7 @@ fn main() -> anyhow::Result<()> {
     let nofile = resource::raise_open_files().inspect_err(|error| {
         tracing::warn!(%error, "limit of open files not raised");
     });
+    let _ = resource::make_room_for_files(resource::FILES_OF_A_DAEMON);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

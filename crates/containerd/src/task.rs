@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use holdfast_supervisor::{
     CheckpointOptions, Container, ContainerId, ContainerOptions, Error, ErrorKind, ExecInfo,
@@ -19,6 +19,7 @@ use holdfast_ttrpc::task::{
 use holdfast_ttrpc::types::{self, Any, ProcessDetails, ProcessInfo, RuncOptions, Timestamp};
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::call::Caller;
 use crate::exec::{self, Exec, Stage};
@@ -34,6 +35,10 @@ fn container(namespace: &Namespace, id: &str) -> Answer<Container> {
     let found = namespace.supervisor.get(&id);
     found.map_err(|_| not_found(format!("container {id} not created: not found")))
 }
+
+/// How long a signal waits for a container that is being created: a containerd that was killed in its `Create` and
+/// starts anew finds it so.
+const CREATION: Duration = Duration::from_secs(5);
 
 /// A process that a call names: the init process, or an exec.
 enum Named {
@@ -537,7 +542,16 @@ pub(crate) async fn kill(
 ) -> Answer<()> {
     let signal = i32::try_from(wanted.signal).ok().filter(|signal| (1..=64).contains(signal));
     let signal = signal.ok_or_else(|| invalid(format!("there is no signal {}", wanted.signal)))?;
-    let sent = match named(namespace, &wanted.id, &wanted.exec_id)? {
+    let named = named(namespace, &wanted.id, &wanted.exec_id)?;
+    if let Named::Init(container) = &named {
+        match timeout(CREATION, container.begun()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Error::Closed)) => return Err(of(&Error::Closed)),
+            Ok(Err(_)) => return Err(not_found("process already finished: not found")),
+            Err(_) => return Err(precondition("process not created")),
+        }
+    }
+    let sent = match named {
         Named::Init(container) if wanted.all => container.signal_all(signal).await,
         Named::Init(container) if signal == nix::libc::SIGKILL => container.kill().await,
         Named::Init(container) => container.signal(signal),

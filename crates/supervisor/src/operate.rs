@@ -176,15 +176,17 @@ impl Container {
     }
 
     /// Sends a signal to all processes of the container, those in its cgroup (without one of its own, in its pid
-    /// namespace), also to those that its init
-    /// process has left behind. A process that begins meanwhile may be missed.
+    /// namespace), also to those that its init process has left behind. A process that begins meanwhile may be missed.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if the container was deleted, [`Error::Io`] if its cgroups cannot be read, and
-    /// [`Error::Runtime`] if the init process has ended and the runtime fails.
+    /// [`Error::WrongState`] while the container is being created, [`Error::NotFound`] if it was deleted,
+    /// [`Error::Io`] if its cgroups cannot be read, and [`Error::Runtime`] if the init process has ended and the runtime fails.
     pub async fn signal_all(&self, signal: i32) -> Result<(), Error> {
         let Some(pid) = self.info().pid else {
+            if self.state.init().is_creating() {
+                return Err(self.wrong_state("a signal", "created or running"));
+            }
             // Nobody but the runtime knows the cgroup of a process that is gone.
             return self.state.runtime.signal_all(self.id(), signal, OPERATION_LIMIT).await;
         };

@@ -21,7 +21,7 @@ pub fn raise_open_files() -> io::Result<u64> {
 /// Makes room in the kernel's table of this process for so many open files, or as many as the limit allows.
 ///
 /// The table doubles when it is full. In a process with threads the kernel waits for a grace period each time, 10 to
-/// 30 ms, and no thread that needs more room gets a descriptor meanwhile.
+/// 30 ms, and no thread that needs more room gets a descriptor meanwhile. Before there are threads it waits for nothing.
 ///
 /// # Errors
 ///
@@ -33,6 +33,10 @@ pub fn make_room_for_files(count: usize) -> io::Result<()> {
     let last = fcntl(&any, FcntlArg::F_DUPFD_CLOEXEC((count - 1).max(0)))?;
     Ok(nix::unistd::close(last)?)
 }
+
+/// How many open files a daemon has room for from the beginning, in 8 KiB of the kernel's memory: those of the first
+/// 200 containers.
+pub const FILES_OF_A_DAEMON: usize = 1024;
 
 /// Sets the soft and the hard limit of a process for a resource, `RLIMIT_*` (`prlimit(2)`).
 pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {

@@ -176,7 +176,7 @@ fn restore_all(
     if names.len() >= MANY {
         let room = names.len().saturating_mul(FILES_EACH).saturating_add(MANY);
         // Nobody waits for this thread, and without it all goes on.
-        std::thread::spawn(move || resource::make_room_for_files(room));
+        let _ = std::thread::Builder::new().spawn(move || resource::make_room_for_files(room));
     }
     let threads = available_parallelism().map_or(1, NonZero::get).min(names.len());
     let mut all = Vec::new();
