@@ -223,7 +223,7 @@ impl Life {
             Step::Up => self.up().await,
             Step::Create => self.create().await,
             Step::Start => {
-                self.said(&["start", &id], "").await?;
+                self.said(&["start", &id], &format!("{id}\n")).await?;
                 if self.who == Who::Adopter { self.lose_shim().await } else { Ok(()) }
             }
             Step::Exec => {
@@ -255,10 +255,10 @@ impl Life {
             Step::Again => {
                 // The gate lets one script through each time. This may come before the script.
                 self.gate.open(STATUS);
-                self.said(&["start", &id], "").await?;
+                self.said(&["start", &id], &format!("{id}\n")).await?;
                 self.said(&["wait", &id], &format!("{STATUS}\n")).await
             }
-            Step::Delete => self.said(&["delete", &id], "").await,
+            Step::Delete => self.said(&["delete", &id], &format!("{id}\n")).await,
             Step::Down => self.down().await,
         }
     }
@@ -501,7 +501,7 @@ impl Life {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 "created" => {
-                    if let Err(error) = self.said(&["start", &id], "").await {
+                    if let Err(error) = self.said(&["start", &id], &format!("{id}\n")).await {
                         let now = self.info().await?;
                         // Its start had been begun, and meanwhile it is known to have come about.
                         let runs = now
@@ -542,7 +542,7 @@ impl Life {
                 return Err(format!("its log: {log:?}"));
             }
         }
-        self.said(&["delete", &id], "").await
+        self.said(&["delete", &id], &format!("{id}\n")).await
     }
 
     async fn force(&mut self) -> Result<(), String> {
