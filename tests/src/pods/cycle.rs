@@ -151,7 +151,16 @@ impl<'a> Cycle<'a> {
     /// Repeats a command until it has done what it is to do. `is_done` sees that an earlier one has,
     /// during which containerd was killed.
     fn until_done(&mut self, args: &[&str], is_done: impl Fn(&Said) -> bool) -> Result<(), String> {
-        let mut again = false;
+        self.until_done_by(args, false, is_done)
+    }
+
+    /// As [`until_done`](Self::until_done); with `again`, it may be done from the beginning.
+    fn until_done_by(
+        &mut self,
+        args: &[&str],
+        mut again: bool,
+        is_done: impl Fn(&Said) -> bool,
+    ) -> Result<(), String> {
         loop {
             let said = self.ctr(args);
             if !said.has_failed() || (again && is_done(&said)) {
@@ -208,7 +217,9 @@ impl<'a> Cycle<'a> {
         match task.as_ref().map(|(_, status)| status.as_str()) {
             Some("RUNNING" | "STOPPED" | "PAUSED") => Ok(true),
             Some(_) => {
-                self.until_done(&["task", "delete", "--force", &one.id], Said::found_nothing)?;
+                // What a start that was cut off has begun may be removed meanwhile.
+                let args = ["task", "delete", "--force", &one.id];
+                self.until_done_by(&args, true, Said::found_nothing)?;
                 Ok(false)
             }
             None => {
