@@ -5,7 +5,6 @@
 //! A keeper is killed only when it knows all monitors, and monitors are killed again only when the next one does: with
 //! both, nobody is left who could take over.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::keeper::Keeper;
-use crate::outcome::Outcome;
+use crate::outcome::{Counts, Outcome};
 use crate::podman::{HOLDFAST, Podman};
 use crate::torture::plan::Random;
 use crate::{Proc, Ran, processes, ran};
@@ -59,44 +58,34 @@ impl Seeds {
 /// What is counted.
 #[derive(Debug, Default)]
 pub struct Report {
-    counts: Mutex<BTreeMap<&'static str, usize>>,
+    counts: Counts,
 }
 
 impl Report {
     fn add(&self, what: &'static str, count: usize) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(what).or_default() += count;
+        self.counts.add(what, count);
     }
 
     /// How often that was counted.
     #[must_use]
     pub fn count(&self, what: &str) -> usize {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.get(what).copied().unwrap_or(0)
+        self.counts.of(what)
     }
 
     /// For a person.
     #[must_use]
     pub fn table(&self) -> String {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(what, count)| format!("{what:<64} {count:>7}\n")).collect()
+        self.counts.table()
     }
 
     /// For a program.
     #[must_use]
-    pub fn json(&self, seeds: Seeds, took: Duration, violations: &[String]) -> Value {
-        let release = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+    pub fn json(&self, seeds: Seeds, took: Duration) -> Value {
         json!({
             "what": "cargo xtask torture --podman",
-            "kernel": release,
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "seed": seeds.seed,
             "containersPlanned": seeds.containers,
-            "counts": &*self.counts.lock().unwrap_or_else(PoisonError::into_inner),
+            "counts": self.counts.json(),
             "seconds": took.as_secs_f64(),
-            "violations": violations,
         })
     }
 }

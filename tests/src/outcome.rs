@@ -1,10 +1,40 @@
 //! What a torture has shown, and how its program says so.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// Counts by their names, to which many threads add.
+#[derive(Debug, Default)]
+pub(crate) struct Counts(Mutex<BTreeMap<String, usize>>);
+
+impl Counts {
+    pub(crate) fn add(&self, what: impl Into<String>, count: usize) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(what.into()).or_default() += count;
+    }
+
+    /// How often that was counted.
+    pub(crate) fn of(&self, what: &str) -> usize {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(what).copied().unwrap_or(0)
+    }
+
+    /// For a person.
+    pub(crate) fn table(&self) -> String {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(what, count)| format!("{what:<64} {count:>7}\n")).collect()
+    }
+
+    /// For a program.
+    pub(crate) fn json(&self) -> Value {
+        json!(&*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// What came of a run.
 #[derive(Debug)]
@@ -31,7 +61,8 @@ pub struct Trial<'a> {
 }
 
 impl<R> Outcome<R> {
-    /// Prints the table, writes the JSON, and prints what was done and each violation. Fails if there is one.
+    /// Prints the table, writes the JSON of the report with the machine, the seed and the violations, and prints what
+    /// was done and each violation. Fails if there is one.
     #[must_use]
     pub fn tell(
         &self,
@@ -39,10 +70,17 @@ impl<R> Outcome<R> {
         took: Duration,
         done: &str,
         table: &str,
-        json: &Value,
+        mut json: Value,
     ) -> ExitCode {
         let Trial { program, again, seed, output } = trial;
         println!("{table}");
+        let release = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        json["kernel"] = release.into();
+        json["cores"] = std::thread::available_parallelism().map_or(0, usize::from).into();
+        json["seed"] = seed.into();
+        json["violations"] = json!(self.violations);
         if let Some(path) = output
             && let Err(error) = std::fs::write(path, format!("{json:#}\n"))
         {

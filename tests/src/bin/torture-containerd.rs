@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         seed: seeds.seed,
         output: output.as_deref(),
     };
-    let json = report.json(seeds, took, &outcome.violations);
+    let json = report.json(seeds, took);
     let done = format!("{} pods", report.pods());
-    outcome.tell(trial, took, &done, &report.table(), &json)
+    outcome.tell(trial, took, &done, &report.table(), json)
 }

@@ -48,8 +48,8 @@ async fn main() -> ExitCode {
         seed: seeds.seed,
         output: output.as_deref(),
     };
-    let json = report.json(seeds, took, &outcome.violations);
+    let json = report.json(seeds, took);
     let done = format!("{} containers", report.count("containers"));
-    let told = outcome.tell(trial, took, &done, &report.table(), &json);
+    let told = outcome.tell(trial, took, &done, &report.table(), json);
     if outcome.violations.is_empty() { told } else { ExitCode::FAILURE }
 }

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let report = &outcome.report;
     let trial =
         Trial { program: "torture-policies", again: &again, seed, output: output.as_deref() };
-    let json = report.json(seed, rounds, took, &outcome.violations);
+    let json = report.json(rounds, took);
     let done = format!("{} restarts", report.restarts());
-    outcome.tell(trial, took, &done, &report.table(), &json)
+    outcome.tell(trial, took, &done, &report.table(), json)
 }

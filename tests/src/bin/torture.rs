@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let report = &outcome.report;
     let trial =
         Trial { program: "torture", again: &again, seed: seeds.seed, output: output.as_deref() };
-    let json = report.json(seeds, took, &outcome.violations);
+    let json = report.json(seeds, took);
     let done = format!("{} exits", report.exits());
-    outcome.tell(trial, took, &done, &report.table(), &json)
+    outcome.tell(trial, took, &done, &report.table(), json)
 }

@@ -1,18 +1,17 @@
 //! What came of it: counts, and JSON.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::plan::Seeds;
+use crate::outcome::Counts;
 
 /// What is counted.
 #[derive(Debug, Default)]
 pub struct Report {
-    counts: Mutex<BTreeMap<String, usize>>,
+    counts: Counts,
     pods: AtomicUsize,
 }
 
@@ -22,8 +21,7 @@ impl Report {
     }
 
     pub(crate) fn add(&self, what: String, count: usize) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(what).or_default() += count;
+        self.counts.add(what, count);
     }
 
     pub(crate) fn pod(&self) {
@@ -39,27 +37,19 @@ impl Report {
     /// For a person.
     #[must_use]
     pub fn table(&self) -> String {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(what, count)| format!("{what:<64} {count:>7}\n")).collect()
+        self.counts.table()
     }
 
     /// For a program.
     #[must_use]
-    pub fn json(&self, seeds: Seeds, took: Duration, violations: &[String]) -> Value {
-        let release = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+    pub fn json(&self, seeds: Seeds, took: Duration) -> Value {
         json!({
             "what": "cargo xtask torture --containerd",
-            "kernel": release,
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "seed": seeds.seed,
             "cyclesPlanned": seeds.cycles,
             "frontsPlanned": seeds.fronts,
             "pods": self.pods(),
-            "counts": &*self.counts.lock().unwrap_or_else(PoisonError::into_inner),
+            "counts": self.counts.json(),
             "seconds": took.as_secs(),
-            "violations": violations,
         })
     }
 }

@@ -84,15 +84,9 @@ impl Report {
 
     /// For a program.
     #[must_use]
-    pub fn json(&self, seed: u64, rounds: usize, took: Duration, violations: &[String]) -> Value {
-        let release = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+    pub fn json(&self, rounds: usize, took: Duration) -> Value {
         json!({
             "what": "cargo xtask torture --policies",
-            "kernel": release,
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "seed": seed,
             "rounds": rounds,
             "containers": rounds * CONTAINERS,
             "restarts": self.restarts,
@@ -100,7 +94,6 @@ impl Report {
             "delays": self.delays,
             "ops": self.blows,
             "seconds": took.as_secs(),
-            "violations": violations,
         })
     }
 }

@@ -91,19 +91,13 @@ impl Report {
 
     /// For a program.
     #[must_use]
-    pub fn json(&self, seeds: Seeds, took: Duration, violations: &[String]) -> Value {
+    pub fn json(&self, seeds: Seeds, took: Duration) -> Value {
         let by_name = |all: &BTreeMap<Cell, BTreeMap<String, usize>>| {
             let named = Cell::ALL.map(|cell| (cell.name().to_owned(), json!(all.get(&cell))));
             Value::Object(named.into_iter().collect())
         };
-        let release = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
         json!({
             "what": "cargo xtask torture",
-            "kernel": release,
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "seed": seeds.seed,
             "exitsPlanned": seeds.exits,
             "exits": self.exits,
             "runcShare": seeds.runc_share,
@@ -116,7 +110,6 @@ impl Report {
             "consumerKilled": self.consumer_killed,
             "consumerGaps": self.consumer_gaps,
             "seconds": took.as_secs(),
-            "violations": violations,
         })
     }
 }
