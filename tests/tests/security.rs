@@ -307,9 +307,29 @@ fn is_unharmed(process: &Proc) -> bool {
     process.lives() && !matches!(process.state(), Some('T' | 't')) && untraced
 }
 
-/// Makes of each attack a test with runc and one with holdfast-oci.
+/// Makes of each attack a test with runc and one with holdfast-oci; of those in the first list also one as a user without
+/// root's rights, with both runtimes.
 macro_rules! attacks {
-    ($($name:ident)*) => { $(
+    (by_any_user { $($any:ident)* } by_root { $($root:ident)* }) => {
+        $(attacks! { $any })* $(attacks! { $root })*
+
+        mod without_root {
+            use super::{Ground, User, binary, in_path};
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $any() {
+                if !User::WithRanges.runs_this() {
+                    return;
+                }
+                for runtime in in_path("runc").into_iter().chain([binary("holdfast-oci")]) {
+                    let ground = Ground::of(&runtime).await;
+                    super::$any(&ground).await;
+                    ground.close().await;
+                }
+            })*
+        }
+    };
+    ($name:ident) => {
         mod $name {
             use super::{Ground, binary, in_path, skip};
 
@@ -328,90 +348,45 @@ macro_rules! attacks {
                 ground.close().await;
             }
         }
-    )* };
-}
-
-attacks! {
-    a_container_opens_no_device_of_the_host
-    a_container_reaches_no_cgroup_of_others
-    a_container_keeps_the_limits_of_its_cgroup
-    a_container_reads_no_key_of_the_host
-    a_container_makes_and_joins_no_namespaces
-    a_container_uses_no_interface_of_the_kernel_that_it_does_not_need
-    a_container_reads_no_kernel_messages
-    a_container_mounts_and_uncovers_nothing
-    a_container_changes_no_setting_of_the_host
-    a_container_reads_no_secret_of_the_host
-    a_container_opens_no_file_by_its_number
-    a_container_reaches_no_path_of_the_host
-    a_container_has_no_foreign_descriptor
-    a_container_does_nothing_to_processes_of_the_host
-    a_container_does_not_overwrite_the_runtime
-    a_container_gets_hold_of_no_process_that_enters_it
-    a_container_connects_to_no_socket_of_the_host
-    a_container_raises_no_limit_and_no_badness
-    a_container_types_into_no_terminal_of_the_host
-    a_container_makes_no_set_user_id_file_of_its_log
-    a_container_forges_nothing_in_top
-    a_container_forges_no_line_of_its_log
-    a_container_has_no_more_processes_than_it_may
-    a_container_has_no_more_memory_than_it_may
-    a_container_fills_no_disk
-    a_container_makes_no_files_without_end
-    a_container_fills_no_disk_by_its_log
-    a_root_with_links_at_its_mount_points_changes_nothing_of_the_host
-    a_container_that_locks_its_pipes_holds_nobody_up
-}
-
-/// Makes of each attack a test as a user without root's rights, with both runtimes.
-macro_rules! attacks_without_root {
-    ($($name:ident)*) => {
-        mod without_root {
-            use super::{Ground, User, binary, in_path};
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if !User::WithRanges.runs_this() {
-                    return;
-                }
-                for runtime in in_path("runc").into_iter().chain([binary("holdfast-oci")]) {
-                    let ground = Ground::of(&runtime).await;
-                    super::$name(&ground).await;
-                    ground.close().await;
-                }
-            })*
-        }
     };
 }
 
-// Not those on the limits of cgroups, which are refused there; and not the one on the cgroup of a victim, which
-// takes root to be made: see docs/security.md.
-attacks_without_root! {
-    a_container_opens_no_device_of_the_host
-    a_container_reads_no_key_of_the_host
-    a_container_makes_and_joins_no_namespaces
-    a_container_uses_no_interface_of_the_kernel_that_it_does_not_need
-    a_container_reads_no_kernel_messages
-    a_container_mounts_and_uncovers_nothing
-    a_container_changes_no_setting_of_the_host
-    a_container_reads_no_secret_of_the_host
-    a_container_opens_no_file_by_its_number
-    a_container_reaches_no_path_of_the_host
-    a_container_has_no_foreign_descriptor
-    a_container_does_nothing_to_processes_of_the_host
-    a_container_does_not_overwrite_the_runtime
-    a_container_gets_hold_of_no_process_that_enters_it
-    a_container_connects_to_no_socket_of_the_host
-    a_container_raises_no_limit_and_no_badness
-    a_container_types_into_no_terminal_of_the_host
-    a_container_makes_no_set_user_id_file_of_its_log
-    a_container_forges_nothing_in_top
-    a_container_forges_no_line_of_its_log
-    a_container_fills_no_disk
-    a_container_makes_no_files_without_end
-    a_container_fills_no_disk_by_its_log
-    a_root_with_links_at_its_mount_points_changes_nothing_of_the_host
-    a_container_that_locks_its_pipes_holds_nobody_up
+// By root alone: those on the limits of cgroups, which are refused without its rights; and the one on the cgroup of a
+// victim, which takes root to be made: see docs/security.md.
+attacks! {
+    by_any_user {
+        a_container_opens_no_device_of_the_host
+        a_container_reads_no_key_of_the_host
+        a_container_makes_and_joins_no_namespaces
+        a_container_uses_no_interface_of_the_kernel_that_it_does_not_need
+        a_container_reads_no_kernel_messages
+        a_container_mounts_and_uncovers_nothing
+        a_container_changes_no_setting_of_the_host
+        a_container_reads_no_secret_of_the_host
+        a_container_opens_no_file_by_its_number
+        a_container_reaches_no_path_of_the_host
+        a_container_has_no_foreign_descriptor
+        a_container_does_nothing_to_processes_of_the_host
+        a_container_does_not_overwrite_the_runtime
+        a_container_gets_hold_of_no_process_that_enters_it
+        a_container_connects_to_no_socket_of_the_host
+        a_container_raises_no_limit_and_no_badness
+        a_container_types_into_no_terminal_of_the_host
+        a_container_makes_no_set_user_id_file_of_its_log
+        a_container_forges_nothing_in_top
+        a_container_forges_no_line_of_its_log
+        a_container_fills_no_disk
+        a_container_makes_no_files_without_end
+        a_container_fills_no_disk_by_its_log
+        a_root_with_links_at_its_mount_points_changes_nothing_of_the_host
+        a_container_that_locks_its_pipes_holds_nobody_up
+    }
+    by_root {
+        a_container_reaches_no_cgroup_of_others
+        a_container_keeps_the_limits_of_its_cgroup
+        a_container_has_no_more_processes_than_it_may
+        a_container_has_no_more_memory_than_it_may
+    }
 }
 
 async fn a_container_opens_no_device_of_the_host(ground: &Ground) {
