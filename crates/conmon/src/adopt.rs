@@ -134,8 +134,8 @@ pub(crate) fn adopt(args: Args<'static>) -> io::Result<Box<Monitor>> {
         link: None,
         args,
     });
-    // A status that is recorded may have been read, and the container be another one by now: what its files and
-    // sockets are is none of ours any more.
+    // If the status is recorded, podman may have read it and have started the container again: its files and sockets
+    // then belong to the new monitor, and are not touched.
     if !matches!(phase, Phase::Recorded(_)) {
         monitor.take_over(&deposits, &mut handoff)?;
         if let Some((counter, known)) = facts.oom {

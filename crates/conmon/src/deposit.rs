@@ -1,8 +1,8 @@
 //! Descriptors that outlive the monitor: they wait in a message that nobody has received, in the queue of a socket
 //! of which the keeper has a copy.
 //!
-//! Who looks at the message gets copies of them, and it stays (`MSG_PEEK`, recv(2)). Who takes it out closes them,
-//! whoever else has the socket. So the monitor can let the input of its container end, and say that its work is
+//! A process that looks at the message gets copies of the descriptors, and the message stays (`MSG_PEEK`, recv(2)). A
+//! process that receives the message removes it for all that have the socket, and so closes the descriptors. So the monitor can let the input of its container end, and say that its work is
 //! done, without waiting for a keeper that does not answer.
 
 use std::io;

@@ -7,7 +7,7 @@
 //!          └──────── the connection ◀──── an adopter is started
 //! ```
 //!
-//! Of each monitor it has three or four descriptors, and reads nothing of what is deposited before it is needed.
+//! The keeper has three or four descriptors for each monitor. It reads a deposit only to start an adopter.
 
 use std::collections::HashMap;
 use std::io;
@@ -141,7 +141,7 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
     let (name, parent) = name.ok_or(io::ErrorKind::InvalidFilename)?;
     let dir = Directory::open(parent)?;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    // Who sees the name can connect.
+    // The socket gets its name last: a client that finds the name can connect.
     let new = format!("{name}.new");
     bind_in(&dir, &new, &listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
     listen(&listener, Backlog::new(BACKLOG)?)?;

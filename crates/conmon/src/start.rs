@@ -246,7 +246,8 @@ impl Draft {
             let oom = Oom::watch(process.pid, args.exec, dirs.collect());
             report::warn_of("OOM kills are not noted", oom).flatten()
         };
-        // Who is told of the container can rely on the keeper. Without one, who waits is told first.
+        // With a keeper, the container is left with it before podman is told of the container. Without one, podman
+        // is told first.
         let mut oom = args.keeper.and_then(|_| watch_oom());
         let link = args.keeper.and_then(|_| {
             let facts = adopt::facts(process.pid, timeout, oom.as_ref(), score);

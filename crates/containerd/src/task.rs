@@ -523,7 +523,7 @@ pub(crate) async fn wait(namespace: &Arc<Namespace>, wanted: &WaitRequest) -> An
         }
     };
     let exit = match exit {
-        // It was deleted before we were told.
+        // The container was deleted before this call learned of its exit.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let past = past(namespace, &wanted.id, &wanted.exec_id).await;
             past.ok_or_else(|| of(&error))?

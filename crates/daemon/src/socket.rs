@@ -31,7 +31,7 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// No request of a stranger is read beyond this.
 const REFUSED_LEN: u64 = 64 * 1024;
 
-/// Who may connect to a socket.
+/// The users that may connect to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Root and the user of this process, whatever the mode of the file becomes.

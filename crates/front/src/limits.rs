@@ -1,4 +1,4 @@
-//! What the kernel is told of a new front: its cgroup, and that it may go before containerd does.
+//! Sets the cgroup and the OOM score of a new front: when memory runs out, the kernel kills it before containerd.
 
 use std::path::Path;
 use std::{fs, io};

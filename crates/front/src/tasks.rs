@@ -1,6 +1,6 @@
 //! What a front knows of its containers, from the calls and answers that pass.
 //!
-//! It is what containerd is told while no supervisor answers, and why a front does not end.
+//! The front answers containerd from it while no supervisor answers, and does not end while it has containers.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};

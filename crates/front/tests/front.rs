@@ -365,7 +365,7 @@ fn delete_has_the_supervisor_clean_up_and_the_front_forget() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.stdout, answer.encode_to_vec());
     assert!(!place::cleanups(&rig.directory()).exists());
-    // It was told before `delete` ended, on another connection.
+    // The supervisor told the front on another connection, before `delete` ended.
     client.wait_until_unknown("a");
 }
 
