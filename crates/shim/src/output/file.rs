@@ -473,15 +473,18 @@ impl LogFile {
         Ok(())
     }
 
-    /// What was entered of a stream last, at one time. `None` if it can't be read back, or not from here.
-    pub(super) fn last_read(&self, stream: Stream) -> Option<io::Result<Last>> {
+    /// What was entered of a stream last. If it was entered again, then what was entered before it too: the shim
+    /// that did so may have been killed before it had entered all of it. `None` if it can't be read back, or not
+    /// from here.
+    pub(super) fn last_read(&self, stream: Stream) -> Option<io::Result<Vec<Last>>> {
         let takes_it = self.only.is_none_or(|only| only == stream);
         (self.format != Format::Raw && takes_it).then(|| self.try_last_read(stream))
     }
 
-    fn try_last_read(&self, stream: Stream) -> io::Result<Last> {
+    fn try_last_read(&self, stream: Stream) -> io::Result<Vec<Last>> {
         let directory = self.parent.open()?;
-        let (mut pieces, mut time, mut left) = (Vec::new(), String::new(), LIMIT);
+        let (mut all, mut pieces) = (Vec::new(), Vec::new());
+        let (mut time, mut mark, mut left) = (String::new(), Mark::Again, LIMIT);
         // A rotation that was cut short has left one out.
         let mut missing = 0;
         let aside = (1..).map(|number| logging::set_aside(&self.name, number));
@@ -501,14 +504,19 @@ impl LogFile {
                     |entry: &json_file::Entry| entry.stream == stream && entry.mark != Mark::Notice;
                 let Some(entry) = entry.filter(is_its) else { continue };
                 if !time.is_empty() && entry.time != time {
-                    return Ok(Last::of(pieces, false));
+                    all.push(Last::of(mem::take(&mut pieces), false));
+                    if mark != Mark::Again {
+                        return Ok(all);
+                    }
+                    lines.left = LIMIT;
                 }
-                time = entry.time;
+                (time, mark) = (entry.time, entry.mark);
                 pieces.push(entry.content);
             }
             left = lines.left;
         }
-        Ok(Last::of(pieces, self.max_size < u64::MAX))
+        all.push(Last::of(pieces, self.max_size < u64::MAX));
+        Ok(all)
     }
 
     fn decode(&self, line: &[u8]) -> Option<json_file::Entry> {
@@ -581,6 +589,41 @@ mod tests {
         file.take(Chunk { stream, mark: Mark::Plain, stamp: &stamp, bytes });
     }
 
+    fn only_last(file: &LogFile, stream: Stream) -> Last {
+        let mut all = file.last_read(stream).unwrap().unwrap();
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    /// Shims that are killed one after the other while they enter the same bytes, each after so many of them.
+    #[test]
+    fn what_was_entered_more_than_once_is_known_as_far_as_any_shim_had_come() {
+        let pipe: Vec<u8> = (0..20_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+        let pipe = &pipe[..READ_SIZE];
+        let stamp = |second| Stamp::Utc(time::format(UNIX_EPOCH + Duration::from_secs(second)));
+        for lengths in [[60_000, 10, 20_000], [20_000, 0, 100], [1, 1, 0], [READ_SIZE, 3, 50_000]] {
+            for spec in ["cri", "json-file", "cri,max-size=100k,max-files=200"] {
+                let temp = tempfile::tempdir().unwrap();
+                let mut file = open_of(temp.path(), spec);
+                take(&mut file, Stream::Stdout, b"before\n", 1);
+                let mut known = 0;
+                for (second, length) in (2..).zip(lengths) {
+                    let (mark, most) = match known {
+                        0 => (Mark::Plain, length),
+                        known => (Mark::Again, length.min(known)),
+                    };
+                    let (stamp, bytes) = (&stamp(second), &pipe[..most]);
+                    file.take(Chunk { stream: Stream::Stdout, mark, stamp, bytes });
+                    take(&mut file, Stream::Stderr, b"another\n", second);
+                    known = known.max(length);
+                    let all = file.last_read(Stream::Stdout).unwrap().unwrap();
+                    let found = all.iter().map(|last| last.end_in(pipe)).max();
+                    assert_eq!(found, Some(known), "{spec}, {lengths:?}");
+                }
+            }
+        }
+    }
+
     /// Whatever it was: short lines, which make most of the log, with others' between; over the end of a
     /// file, whose beginning is there or is gone.
     #[test]
@@ -597,11 +640,10 @@ mod tests {
             take(&mut file, Stream::Stdout, b"before\n", 1);
             take(&mut file, Stream::Stdout, &content, 2);
             take(&mut file, Stream::Stderr, b"another\n", 3);
-            let last = file.last_read(Stream::Stdout).unwrap().unwrap();
+            let last = only_last(&file, Stream::Stdout);
             assert_eq!(last.bytes.len(), content.len(), "{spec}");
             assert_eq!(last.end_in(&content), content.len(), "{spec}");
-            let other = file.last_read(Stream::Stderr).unwrap().unwrap();
-            assert_eq!(other.bytes, b"another\n");
+            assert_eq!(only_last(&file, Stream::Stderr).bytes, b"another\n");
             // A rotation that was cut short: before there was a new file, and before the old one went.
             for number in (0..200).rev() {
                 let name = |number| match number {
@@ -612,7 +654,7 @@ mod tests {
                 if number > 1 {
                     continue;
                 }
-                let last = file.last_read(Stream::Stdout).unwrap().unwrap();
+                let last = only_last(&file, Stream::Stdout);
                 assert_eq!(last.end_in(&content), content.len(), "{spec}: without {number}");
             }
         }
@@ -620,7 +662,7 @@ mod tests {
         let mut file = open_of(temp.path(), "cri,max-size=4096,max-files=1");
         let lines: Vec<u8> = (0..1000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
         take(&mut file, Stream::Stdout, &lines, 1);
-        let last = file.last_read(Stream::Stdout).unwrap().unwrap();
+        let last = only_last(&file, Stream::Stdout);
         assert!(last.bytes.len() < lines.len() && lines.ends_with(&last.bytes));
         assert_eq!(last.end_in(&lines), lines.len());
     }

@@ -152,8 +152,8 @@ impl Sinks {
     }
 
     /// What was logged of a stream last, where that can be read back.
-    pub(super) fn last_read(&self, stream: Stream) -> io::Result<Option<Last>> {
-        self.files.iter().find_map(|file| file.last_read(stream)).transpose()
+    pub(super) fn last_read(&self, stream: Stream) -> io::Result<Vec<Last>> {
+        self.files.iter().find_map(|file| file.last_read(stream)).unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Opens the logs anew by their names.

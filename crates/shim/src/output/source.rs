@@ -156,11 +156,11 @@ impl Source {
         // Mostly the pipe is empty, and the log need not be read.
         if let Some(mut seen) = scratch.look(fd, READ_SIZE)?
             && seen.left > 0
-            && let Some(last) = sinks.last_read(stream)?
         {
             let bytes = room.of(seen.left);
             seen.read(bytes)?;
-            *again = last.end_in(bytes);
+            let ends = sinks.last_read(stream)?.into_iter().map(|last| last.end_in(bytes));
+            *again = ends.max().unwrap_or(0);
         }
         Ok(())
     }
