@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_state::process_dir::StartError;
-use holdfast_state::{PastRun, Policies, ProcessDir};
+use holdfast_state::{PastRun, ProcessDir};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -65,7 +65,9 @@ pub(crate) async fn clear_away(
         own.remove_empty_below(process.container.as_str());
     }
     let done = if process.id.is_init() && process.run > 1 {
-        go_back(core, container, process, reason()).await
+        // A run that was never begun is none: its number is that of the next one.
+        let begun = !matches!(failure, Failure::NotBegun);
+        go_back(core, container, process, begun.then(reason)).await
     } else {
         remove::forget(core, container, process, Removal::OfItself).await
     };
@@ -80,12 +82,12 @@ async fn go_back(
     core: &Core,
     container: &ContainerState,
     process: &Arc<Process>,
-    reason: String,
+    failed: Option<String>,
 ) -> io::Result<()> {
     let (root, of) = (core.root.clone(), process.clone());
     let reverted = blocking(move || {
-        let failed = PastRun::failed(of.run, &reason);
-        of.dir(&root)?.revert_run(Some(failed))
+        let failed = failed.map(|reason| PastRun::failed(of.run, &reason));
+        of.dir(&root)?.revert_run(failed)
     });
     let (record, exit, started) = reverted.await?;
     let state = State::Stopped(exit);
@@ -127,8 +129,5 @@ fn explain(dir: &ProcessDir, process: &Process, timed_out: bool) -> Failure {
 /// Whether it is certain that no shim has begun.
 fn was_never_begun(dir: &ProcessDir) -> bool {
     let Ok(record) = dir.load() else { return false };
-    // A later run of a container goes back to the one before. An exec has one run, with the number of its
-    // container's.
-    let marks = |own: &Policies| own.marks_start && (own.run == 1 || record.exec);
-    record.holdfast.as_ref().is_some_and(marks) && dir.has_begun().is_ok_and(|it| !it)
+    record.holdfast.is_some_and(|own| own.marks_start) && dir.has_begun().is_ok_and(|it| !it)
 }
