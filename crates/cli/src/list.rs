@@ -322,6 +322,10 @@ fn is_confirmed(question: &str) -> bool {
     streams::write_errors(question.as_bytes());
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
+    if !answer.ends_with('\n') {
+        // What is said next begins a line.
+        streams::write_errors(b"\n");
+    }
     read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 

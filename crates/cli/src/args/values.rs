@@ -1,6 +1,6 @@
 //! Values as people type them: times, sizes, users, mounts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -130,6 +130,9 @@ pub(crate) fn parse_volume(text: &str) -> Result<Mounted, String> {
         [source, destination, options] => (source, destination, options),
         _ => return Err("it is SRC:DEST, SRC:DEST:ro or SRC:DEST:rw".to_owned()),
     };
+    if !source.contains('/') && !Path::new(source).exists() {
+        return Err(format!("{source} is not here, and Holdfast has no volumes: name a directory"));
+    }
     let (mut read_only, mut propagation) = (false, None);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {

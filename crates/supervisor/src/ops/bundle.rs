@@ -103,7 +103,10 @@ pub(crate) fn prepare(
     let root = root_of(&config, options, path);
     change(&mut config, options, configure, &root)
         .and_then(|()| rootless.map_or(Ok(()), |it| rootless::adapt(&mut config, it)))
-        .map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+        .map_err(|reason| match &options.source {
+            Source::Bundle(_) => Error::Bundle { path: path.to_owned(), reason },
+            _ => Error::InvalidOption(reason),
+        })?;
     check(&config, path).map_err(|reason| match &options.source {
         Source::Rootfs(rootfs) | Source::Overlay(rootfs) => {
             Error::Rootfs { path: rootfs.clone(), reason }
