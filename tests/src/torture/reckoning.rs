@@ -113,10 +113,10 @@ impl Controller<'_> {
                 format!("{outcome}: told {record}, expected {expected}, dead at the exit: {dead}"),
             ));
         }
-        self.judge_output(number, cell)
+        self.judge_output(number, cell, record)
     }
 
-    fn judge_output(&mut self, number: usize, cell: Cell) -> Result<(), Trouble> {
+    fn judge_output(&mut self, number: usize, cell: Cell, record: &Value) -> Result<(), Trouble> {
         let actor = &self.actors[number];
         // What a signal lets it come to is not known, and some take from their output what they like.
         if matches!(actor.role.end, End::Signal(_)) || actor.is_hostile() {
@@ -138,7 +138,7 @@ impl Controller<'_> {
         if complete || (actor.lost_shim && (actor.forsaken || cell == Cell::Both)) {
             return Ok(());
         }
-        Err(Trouble::of(number, format!("its output is {output:?}")))
+        Err(Trouble::of(number, format!("its output is {output:?}, its exit {record}")))
     }
 
     fn delete_all(&mut self, statuses: &[Value], consumer: Consumer) -> Result<Ledger, Trouble> {
