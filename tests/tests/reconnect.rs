@@ -208,6 +208,31 @@ async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_
     holdfast.close().await;
 }
 
+/// Whether a run was begun is known by its number, and its output is what follows that of the run before.
+#[tokio::test]
+async fn a_run_in_the_foreground_is_begun_once_and_shows_its_own_output_whenever_the_daemon_dies() {
+    let mut holdfast = Holdfast::start().await;
+    let bundle = bundle(&holdfast);
+    let shared = holdfast.scratch.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let volume = format!("{}:/tmp", shared.display());
+    let id = unique_id("reconnect").to_string();
+    let script = "echo x >> /tmp/runs; n=$(wc -l < /tmp/runs); echo run $n; echo err >&2; exit $n";
+    let options = ["--name", &id, "-v", &volume, "--bundle", &bundle, "--", "sh", "-c", script];
+    holdfast.ok(&[&["create"][..], &options].concat()).await;
+    for round in 1..=i32::try_from(KILLS).unwrap() {
+        let running = holdfast.begin(&["--reconnect", "20s", "start", "--attach", &id]);
+        // To meet another moment each time; a start takes some 30 ms.
+        tokio::time::sleep(Duration::from_millis(random(60))).await;
+        holdfast.kill_daemon().await;
+        holdfast.start_daemon().await;
+        let ran = running.end().await;
+        assert_eq!(ran.code, Some(round), "{ran:?}");
+        assert_eq!((ran.stdout, ran.stderr), (format!("run {round}\n"), "err\n".to_owned()));
+    }
+    holdfast.close().await;
+}
+
 /// A name that another container has is taken, however often one asks.
 #[tokio::test]
 async fn a_container_of_another_with_the_same_name_is_not_taken_for_ours() {

@@ -259,6 +259,57 @@ async fn a_stop_and_a_forced_deletion_cancel_the_start_of_a_further_run() {
 }
 
 #[tokio::test]
+async fn a_start_in_the_foreground_shows_this_run_and_returns_its_status() {
+    let holdfast = Holdfast::start().await;
+    let bundle = holdfast.scratch.bundle().display().to_string();
+    let create = async |options: &[&str], script: &str| {
+        let bundle = ["--bundle", &bundle, "--", "sh", "-c", script];
+        let id = holdfast.ok(&[&["create"], options, &bundle].concat()).await;
+        id.trim().to_owned()
+    };
+    let script = "read -r line; echo got $line; echo err >&2; exit 7";
+    for log in ["cri", "json-file", "cri,max-size=4096,max-files=2"] {
+        let id = create(&["-i", "--log", log], script).await;
+        for round in 0..3 {
+            let mut command = holdfast.command(&["start", "-ai", &id]);
+            let piped = std::process::Stdio::piped;
+            command.stdin(piped()).stdout(piped()).stderr(piped());
+            let mut child = command.spawn().expect("start");
+            let mut input = child.stdin.take().expect("the input");
+            let line = format!("{log} {round}\n");
+            soon("the input", input.write_all(line.as_bytes())).await.expect("it is read");
+            drop(input);
+            let ended = soon("the end", child.wait_with_output()).await.expect("its output");
+            assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+            assert_eq!(String::from_utf8_lossy(&ended.stdout), format!("got {line}"));
+            assert_eq!(String::from_utf8_lossy(&ended.stderr), "err\n");
+        }
+    }
+    // Such a log does not tell the streams apart.
+    let id = create(&["--log", "file"], "echo hi; echo err >&2; exit 5").await;
+    for _ in 0..2 {
+        let ran = holdfast.run(&["start", "-a", &id]).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(5), "hi\nerr\n"), "{ran:?}");
+    }
+    // Its output and its status are known though it is removed at once.
+    let id = create(&["--rm"], "echo hi; exit 3").await;
+    let ran = holdfast.run(&["start", "-a", &id]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), "hi\n"), "{ran:?}");
+    let id = create(&["--log", "none"], "echo hi; exit 4").await;
+    for _ in 0..2 {
+        let ran = holdfast.run(&["start", "-a", &id]).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(4), ""), "{ran:?}");
+    }
+    let id = create(&[], "exec sleep 100000").await;
+    holdfast.ok(&["start", &id]).await;
+    let said = holdfast.fails(125, &["start", "-a", &id]).await;
+    assert!(said.contains("running"), "{said}");
+    let said = holdfast.fails(125, &["start", "-a", &id, &id]).await;
+    assert!(said.contains("one container"), "{said}");
+    holdfast.close().await;
+}
+
+#[tokio::test]
 async fn the_command_line_stops_starts_and_restarts() {
     let holdfast = Holdfast::start().await;
     let id = unique_id("cli-again");

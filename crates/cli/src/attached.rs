@@ -9,10 +9,11 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_daemon::api::{
-    ContainerId, CreateRequest, ErrorKind, ExecRequest, ExitStatus, Message, ProcessId,
-    ResizeRequest, Started,
+    AttachQuery, ContainerId, ContainerInfo, CreateRequest, ErrorKind, ExecRequest, ExitStatus,
+    Message, PastRun, ProcessId, ResizeRequest, Started, Status,
 };
 use holdfast_daemon::frame::{Frame, OutputStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -76,9 +77,54 @@ pub(crate) async fn run(
         container,
         incarnation: Some(incarnation),
         process: ProcessId::init(),
+        is_repeatable: false,
         is_held: is_removed,
     };
-    live(client, forwarder, ask, Manner { input: Input::Given, keys, cidfile }).await
+    let manner = Manner { input: Input::Given, keys, cidfile };
+    live(client, forwarder, Link::new(client, ask), manner).await
+}
+
+/// Starts a container that is there, and lives this run of it along.
+pub(crate) async fn start(
+    client: &Client,
+    id: &ContainerId,
+    interactive: bool,
+    keys: Keys,
+) -> anyhow::Result<ExitCode> {
+    let container = find::container(client, id).await?;
+    let forwarder = Forwarder::begin(client, Signals::Forwarded, format!("container {container}"))?;
+    // The number of the run that we begin, and where the output of the run before ends.
+    let look = async || {
+        let info: ContainerInfo = client.get(&format!("/containers/{container}")).await?;
+        if info.status == Status::Created {
+            return Ok((info.incarnation, info.run, None));
+        }
+        let earlier: Vec<PastRun> = client.get(&format!("/containers/{container}/runs")).await?;
+        let last = earlier.iter().map(|past| past.run).fold(info.run, u32::max);
+        let end = follow::log_end(client, &container).await?;
+        Ok((info.incarnation, last.saturating_add(1), end))
+    };
+    let (incarnation, run, end) = client.again(look).await?;
+    let query = AttachQuery {
+        incarnation,
+        run: Some(run),
+        positions: true,
+        after: end.clone(),
+        ..AttachQuery::default()
+    };
+    let query = serde_urlencoded::to_string(query)?;
+    let ask = Ask::Start {
+        path: format!("/containers/{container}/start-attached?{query}"),
+        body: Bytes::new(),
+        container,
+        incarnation,
+        process: ProcessId::init(),
+        is_repeatable: true,
+        is_held: false,
+    };
+    let input = if interactive { Input::Given } else { Input::Kept };
+    let manner = Manner { input, keys, cidfile: None };
+    live(client, forwarder, Link::new(client, ask).after(end), manner).await
 }
 
 /// Runs a further process in a container, and lives its life along.
@@ -94,10 +140,11 @@ pub(crate) async fn exec(client: &Client, args: ExecArgs) -> anyhow::Result<Exit
         container,
         incarnation: None,
         process,
+        is_repeatable: false,
         is_held: true,
     };
     let manner = Manner { input: Input::Given, keys: args.keys.detach_keys, cidfile: None };
-    live(client, forwarder, ask, manner).await
+    live(client, forwarder, Link::new(client, ask), manner).await
 }
 
 /// Lives the life of a container along from now on.
@@ -110,16 +157,15 @@ pub(crate) async fn attach(
     let forwarder = Forwarder::begin(client, Signals::Forwarded, format!("container {id}"))?;
     let input = if no_stdin { Input::Kept } else { Input::Shared };
     let manner = Manner { input, keys, cidfile: None };
-    live(client, forwarder, Ask::Attach(id.clone()), manner).await
+    live(client, forwarder, Link::new(client, Ask::Attach(id.clone())), manner).await
 }
 
 async fn live(
     client: &Client,
     forwarder: Forwarder,
-    ask: Ask,
+    mut link: Link<'_>,
     mut manner: Manner,
 ) -> anyhow::Result<ExitCode> {
-    let mut link = Link::new(client, ask);
     let mut process: Option<Started> = None;
     let mut input_end = None;
     let mut raw = None;

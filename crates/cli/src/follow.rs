@@ -64,6 +64,8 @@ pub(crate) enum Ask {
         /// That of a container that we make.
         incarnation: Option<Incarnation>,
         process: ProcessId,
+        /// Whether the request may be made again, as it says which run it is about.
+        is_repeatable: bool,
         /// Whether its deletion waits until we have read all.
         is_held: bool,
     },
@@ -88,6 +90,12 @@ impl<'a> Link<'a> {
         Self { client, ask, was_asked: false, started: None, had: Had::default(), absence: None }
     }
 
+    /// With all that is in the log up to this position.
+    pub(crate) fn after(mut self, position: Option<String>) -> Self {
+        self.had.after = position;
+        self
+    }
+
     /// Notes a frame that was dealt with.
     pub(crate) fn note(&mut self, frame: &Frame) {
         if let Frame::Message(Message::Started(started)) = frame {
@@ -110,6 +118,7 @@ impl<'a> Link<'a> {
         let mut taken = None;
         loop {
             let resumes = match self.ask {
+                Ask::Start { is_repeatable: true, .. } => self.started.is_some(),
                 Ask::Start { .. } => self.was_asked,
                 // Before the first position, what comes from now on is what was asked for.
                 Ask::Attach(_) => self.had.after.is_some(),
@@ -214,6 +223,23 @@ pub(crate) fn named(
 pub(crate) fn named_exec(options: ExecOptions) -> anyhow::Result<(ExecOptions, ProcessId)> {
     let id: ProcessId = random_id()?.parse()?;
     Ok((options.id(id.clone()), id))
+}
+
+/// Finds out where the log of a container ends; `None` if that cannot be read.
+pub(crate) async fn log_end(client: &Client, id: &ContainerId) -> anyhow::Result<Option<String>> {
+    let query = LogQuery { tail: Some(0), positions: true, ..LogQuery::default() };
+    let path = format!("/containers/{id}/logs?{}", serde_urlencoded::to_string(query)?);
+    let body = match client.stream(Method::GET, &path, Bytes::new()).await {
+        Err(error) if is_away(&error) => return Err(error),
+        Err(_) => return Ok(None),
+        Ok(body) => body,
+    };
+    let mut had = Had::default();
+    let mut frames = frames(body);
+    while let Some(frame) = frames.next().await {
+        had.note(&frame.map_err(|_| Away::went("the daemon went away"))?);
+    }
+    Ok(had.after)
 }
 
 /// Prints the output of a container.

@@ -93,6 +93,7 @@ fn main() -> ExitCode {
     // The status of `run`, `exec` and `attach` belongs to the container, so their own failures are apart.
     let own_failure = match args.command {
         Command::Run { .. } | Command::Exec { .. } | Command::Attach { .. } => FAILED,
+        Command::Start { attach, interactive, .. } if attach || interactive => FAILED,
         _ => 1,
     };
     let code = match runtime.block_on(perform(args)) {
@@ -156,7 +157,11 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             return attached::run(&client, *container, keys.detach_keys).await;
         }
         Command::Create { container } => create(&client, *container, false).await?,
-        Command::Start { ids } => {
+        Command::Start { attach, interactive, keys, ids } if attach || interactive => {
+            let [id] = &ids[..] else { bail!("start attaches to one container") };
+            return attached::start(&client, id, interactive, keys.detach_keys).await;
+        }
+        Command::Start { ids, .. } => {
             each(&client, &ids, async |id| {
                 client.post(&format!("/containers/{id}/start"), &()).await
             })

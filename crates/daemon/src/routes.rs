@@ -10,15 +10,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, NoContent, Response};
 use axum::{Json, Router};
 use holdfast_policies::{HealthChecks, Restarts};
-use holdfast_supervisor::{Container, ContainerId, Error, ExecProcess, ProcessId, Supervisor};
+use holdfast_supervisor::{
+    Container, ContainerId, Error, ExecProcess, ProcessId, Status, Supervisor,
+};
 use nix::libc::SIGKILL;
 use serde::Deserialize;
 
 use crate::answer::{Created, Executed, Frames, Lines, Text};
 use crate::api::{
-    ContainerOptions, ContainerView, CreateRequest, Cursor, Details, ErrorKind, EventLine,
-    ExecRequest, ExitRecord, Incarnation, Info, InspectQuery, KillRequest, Of, PastRun, Problem,
-    ResizeRequest, StopRequest, WaitQuery,
+    AttachQuery, ContainerOptions, ContainerView, CreateRequest, Cursor, Details, ErrorKind,
+    EventLine, ExecRequest, ExitRecord, Incarnation, Info, InspectQuery, KillRequest, Of, PastRun,
+    Problem, ResizeRequest, StopRequest, WaitQuery,
 };
 use crate::body::{Input, give_back_soon};
 use crate::error::Failure;
@@ -80,6 +82,7 @@ requests! {
     delete "/v1/containers/{id}" delete, "Deletes a container; a running one only with `force`";
     get "/v1/containers/{id}/details" details, "Returns the OCI configuration, the record and the earlier runs";
     post "/v1/containers/{id}/start" start, "Starts a container that is created or stopped";
+    post "/v1/containers/{id}/start-attached" start_attached, "Starts a container unless this `run` of it has begun, and streams the output of the run until its exit";
     post "/v1/containers/{id}/stop" stop, "Stops a container, and waits for its exit";
     post "/v1/containers/{id}/restart" restart, "Stops a container and starts it again";
     get "/v1/containers/{id}/runs" runs, "Lists the earlier runs of a container, the oldest first";
@@ -302,6 +305,41 @@ async fn start(
 ) -> Answer<NoContent> {
     metrics.start(restarts.start(&find(&supervisor, &id)?)).await?;
     Ok(NoContent)
+}
+
+async fn start_attached(
+    State(Shared { supervisor, restarts, metrics, .. }): State<Shared>,
+    Path(id): Path<String>,
+    Asked(query): Asked<AttachQuery>,
+) -> Answer<Frames> {
+    if let Some(run) = query.run
+        && has_begun(&supervisor, &id, &query, run).await?
+    {
+        let query = AttachQuery { resume: true, ..query };
+        return output::attach(State(supervisor), Path(id), Asked(query)).await;
+    }
+    let container = find_incarnation(&supervisor, &id, query.incarnation)?;
+    let log = metrics.start(restarts.start_attached(&container)).await?;
+    Ok(output::life(Whose { container, exec: None }, log, query.positions).await)
+}
+
+/// Whether this run has begun, perhaps by an earlier daemon. A run of a container that was removed has.
+async fn has_begun(
+    supervisor: &Supervisor,
+    id: &str,
+    query: &AttachQuery,
+    run: u32,
+) -> Answer<bool> {
+    let container = match find_incarnation(supervisor, id, query.incarnation) {
+        Err(unknown) if unknown.body.kind == ErrorKind::NotFound => return Ok(true),
+        found => found?,
+    };
+    match container.begun().await {
+        Err(Error::NotBegun) => return Ok(false),
+        begun => begun?,
+    }
+    let info = container.info();
+    Ok(info.run > run || info.run == run && info.status != Status::Created)
 }
 
 async fn stop(

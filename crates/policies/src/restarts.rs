@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use holdfast_supervisor::{
-    Container, ContainerId, Error, ErrorKind, EventKind, ExitRecord, Incarnation, Status,
-    Supervisor,
+    Container, ContainerId, Error, ErrorKind, EventKind, ExitRecord, Incarnation, LogReader,
+    Status, Supervisor,
 };
 use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -106,15 +106,40 @@ impl Restarts {
     /// The errors of [`Container::start`], and of [`Container::set_labels`] if the container has a
     /// policy.
     pub async fn start(&self, container: &Container) -> Result<(), Error> {
-        if Marks::of(&container.labels()).is_none() {
-            return container.start().await;
-        }
+        self.for_user(container, |container| async move { container.start().await }).await
+    }
+
+    /// Does what [`start`](Self::start) does, and also returns a reader of the output; see
+    /// [`Container::start_attached`]. If the caller drops the future, the start continues in the
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Container::start_attached`], and of [`Container::set_labels`] if the container has a
+    /// policy.
+    pub async fn start_attached(&self, container: &Container) -> Result<LogReader, Error> {
+        self.for_user(container, |container| async move { container.start_attached().await }).await
+    }
+
+    /// Begins a run for a user, in the background if there is a policy to note it for.
+    async fn for_user<T: Send + 'static, F>(
+        &self,
+        container: &Container,
+        begin: impl FnOnce(Container) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let (shared, container) = (self.shared.clone(), container.clone());
+        let begun = begin(container.clone());
+        if Marks::of(&container.labels()).is_none() {
+            return begun.await;
+        }
         finish(async move {
             let lock = shared.lock(container.id()).await;
-            let started = shared.by_user(&container, container.start()).await;
+            let begun = shared.by_user(&container, begun).await;
             shared.unlock(lock);
-            started
+            begun
         })
         .await
     }
@@ -132,17 +157,8 @@ impl Restarts {
         signal: i32,
         grace: Duration,
     ) -> Result<(), Error> {
-        if Marks::of(&container.labels()).is_none() {
-            return container.restart(signal, grace).await;
-        }
-        let (shared, container) = (self.shared.clone(), container.clone());
-        finish(async move {
-            let lock = shared.lock(container.id()).await;
-            let restarted = shared.by_user(&container, container.restart(signal, grace)).await;
-            shared.unlock(lock);
-            restarted
-        })
-        .await
+        let restart = |container: Container| async move { container.restart(signal, grace).await };
+        self.for_user(container, restart).await
     }
 
     /// Stops a container for a user: its policy does not apply until a user starts it. This is on
@@ -267,11 +283,11 @@ impl Shared {
 
     /// Begins a run for a user. The labels are written first: a run that they name and that then does
     /// not begin is one that the policy may begin in place of the user.
-    pub(crate) async fn by_user(
+    pub(crate) async fn by_user<T>(
         &self,
         container: &Container,
-        begin: impl Future<Output = Result<(), Error>>,
-    ) -> Result<(), Error> {
+        begin: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let (info, labels) = (container.info(), container.labels());
         // A container that was never started begins the run that it has.
         if !matches!(info.status, Status::Created | Status::Creating) {

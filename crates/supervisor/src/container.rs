@@ -97,13 +97,39 @@ impl Container {
     /// containerd's 2016 shim.
     pub async fn start(&self) -> Result<(), Error> {
         let this = self.clone();
+        self.finish(async move { this.start_run().await }).await
+    }
+
+    /// Does what [`start`](Self::start) does, and also returns a reader of the output of this run that
+    /// misses nothing, however soon the container exits and is removed. If the caller drops the future,
+    /// the start continues in the background.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`start`](Self::start), and [`Error::Io`] if the log of the earlier runs cannot be
+    /// read.
+    pub async fn start_attached(&self) -> Result<LogReader, Error> {
+        let this = self.clone();
         self.finish(async move {
-            match this.state.init().state() {
-                State::Stopped(_) => again::start_again(&this.core, &this.state).await,
-                _ => this.start_now().await,
-            }
+            let (core, state) = (this.core.clone(), this.state.clone());
+            let opened = tokio::task::spawn_blocking(move || {
+                state.with_run(|init| LogReader::attached(&core, init, &LogOptions::new().tail(0)))
+            });
+            let mut log = Error::joined(opened.await)?;
+            // Now, as what is behind this place is of this run.
+            let located = log.locate().await;
+            located.map_err(Error::io(format!("read the log of container {}", this.id())))?;
+            this.start_run().await?;
+            Ok(log.of_process(&this.state.init()))
         })
         .await
+    }
+
+    async fn start_run(&self) -> Result<(), Error> {
+        match self.state.init().state() {
+            State::Stopped(_) => again::start_again(&self.core, &self.state).await,
+            _ => self.start_now().await,
+        }
     }
 
     /// Stops the container as [`stop`](Self::stop) does, if it has not stopped yet, and starts it

@@ -69,7 +69,7 @@ impl Container {
                 let begun = tokio::task::spawn_blocking(move || {
                     let job = layout::exec(&this.core, &this.state, &options)?;
                     this.state.execs().insert(job.process.id.clone(), job.process.clone());
-                    match LogReader::attached(&this.core, &job.process) {
+                    match LogReader::attached(&this.core, &job.process, &LogOptions::new()) {
                         Ok(log) => {
                             let begun = start::begin(&this.core, &this.state, &job);
                             Ok((job.process, begun, log))

@@ -16,7 +16,7 @@ use crate::builder::Builder;
 use crate::container::Container;
 use crate::core::Core;
 use crate::error::Error;
-use crate::log::reader::LogReader;
+use crate::log::reader::{LogOptions, LogReader};
 use crate::model::events::{EventStream, Events};
 use crate::model::info::ContainerInfo;
 use crate::model::keeper::Keeping;
@@ -273,7 +273,7 @@ impl Supervisor {
                         // No other container has this id here: the directory of the container did
                         // not exist before.
                         core.containers().insert(container.id.clone(), container.clone());
-                        match LogReader::attached(&core, &container.init()) {
+                        match LogReader::attached(&core, &container.init(), &LogOptions::new()) {
                             Ok(log) => {
                                 let begun = start::begin(&core, &container, &job);
                                 Ok((container, begun, log))

@@ -40,6 +40,11 @@ Examples:
   holdfast create --name job --rootfs DIR -- make
   holdfast start job";
 
+pub(super) const START: &str = "\
+Examples:
+  holdfast start web database
+  holdfast start -ai shell           this run in the foreground, as `run` does";
+
 pub(super) const STOP: &str = "\
 The signal is that of `run --stop-signal`, or SIGTERM. SIGKILL follows after the
 time of `run --stop-timeout`, or 10 seconds.

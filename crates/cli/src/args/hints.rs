@@ -50,7 +50,6 @@ fn of_flag(flag: &str) -> Option<&'static str> {
         "--log-driver" | "--log-opt" => "--log DRIVER[:PATH][,...], for example --log journald",
         "--gpus" | "--cdi" => "their tools change a config.json: --bundle DIR",
         "--health-start-interval" => "--health-interval holds in the start period too",
-        "-a" | "--attach" => "`holdfast attach ID` in another terminal, or before the start",
         _ => return None,
     })
 }
@@ -113,7 +112,6 @@ mod tests {
             ("holdfast run -p 80:80 --rootfs host true", "--network host"),
             ("holdfast run --rootfs host --privileged true", "--cap-add ALL"),
             ("holdfast run --rootfs host --memory-swap 1g true", "config.json"),
-            ("holdfast start -a web", "holdfast attach"),
         ] {
             let said = said(line);
             assert_eq!(said.matches("tip:").count(), 1, "{said}");

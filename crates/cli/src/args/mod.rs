@@ -76,7 +76,16 @@ pub(crate) enum Command {
         container: Box<ContainerArgs>,
     },
     /// Start containers that were created or have stopped
+    #[command(after_help = examples::START)]
     Start {
+        /// Attach to its output and signals, and return its status
+        #[arg(short, long)]
+        attach: bool,
+        /// Attach to its input too
+        #[arg(short, long)]
+        interactive: bool,
+        #[command(flatten)]
+        keys: KeyArgs,
         /// The containers
         #[arg(required = true, value_name = "ID")]
         ids: Vec<ContainerId>,

@@ -120,7 +120,11 @@ impl LogReader {
 
     /// Opens the log of a process that is about to be started. A log that can't be read back reads
     /// as empty.
-    pub(crate) fn attached(core: &Arc<Core>, process: &Arc<Process>) -> Result<Self, Error> {
+    pub(crate) fn attached(
+        core: &Arc<Core>,
+        process: &Arc<Process>,
+        options: &LogOptions,
+    ) -> Result<Self, Error> {
         let Some(spec) = process.log.readable() else {
             return Ok(Self::of(core, process, Vec::new()));
         };
@@ -131,7 +135,7 @@ impl LogReader {
             let flags = OFlag::O_RDONLY | OFlag::O_CREAT;
             dir.directory().open_file(own, flags).map_err(failed(process))?;
         }
-        match open_files(core, process, spec, &LogOptions::new(), None) {
+        match open_files(core, process, spec, options, None) {
             Ok(files) => Ok(Self::of(core, process, files)),
             Err(error) if own_name(spec).is_none() => {
                 // The path may be a device. If it can't be used at all, the shim will report that.
@@ -140,6 +144,11 @@ impl LogReader {
             }
             Err(error) => Err(failed(process)(error)),
         }
+    }
+
+    /// Follows this process, which continues the log.
+    pub(crate) fn of_process(self, process: &Arc<Process>) -> Self {
+        Self { process: process.clone(), ..self }
     }
 
     fn of(core: &Arc<Core>, process: &Arc<Process>, files: Files) -> Self {
