@@ -1,5 +1,8 @@
 //! A process whose shim dies gets a new one, and nothing of it is lost.
 
+use std::fs::{self, File};
+use std::time::{Duration, Instant};
+
 use holdfast_supervisor::{
     ContainerOptions, Cursor, EventKind, Evidence, ExecOptions, ExitStatus, Status, Stdin, Stdio,
     TerminalSize, UnknownReason,
@@ -7,7 +10,8 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
-    Output, Proc, Scratch, events_until, read_all, said, soon, status, unique_id,
+    Output, Proc, Scratch, events_until, eventually, executable, read_all, said, soon, status,
+    unique_id,
 };
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
@@ -81,6 +85,58 @@ async fn what_was_written_while_there_was_no_shim_is_in_the_log_though_the_conta
         assert_eq!(status(&container).await, ExitStatus::Code(3));
         assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
         soon("the delete", container.delete()).await.unwrap();
+    }
+    scratch.close(supervisor).await;
+}
+
+/// It has announced the process, and the supervisor has not heard of it: this thread is the supervisor's, too, and
+/// waits here. The process then ends before anybody adopts it.
+#[tokio::test]
+async fn a_shim_that_is_killed_behind_its_announcement_takes_no_output_along() {
+    let wait_here = |what: &str, condition: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited for {what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let scratch = Scratch::new();
+    let (asked, goes_on) = (scratch.path().join("asked"), scratch.path().join("goes-on"));
+    let slow = scratch.path().join("runtime");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--pid-file*) touch {}; \
+         while ! [ -e {} ]; do sleep 0.01; done;; esac\nexec {} \"$@\"\n",
+        asked.display(),
+        goes_on.display(),
+        holdfast_tests::runtime().display()
+    );
+    executable::script(&slow, &script);
+    let supervisor =
+        scratch.builder().runtime(slow.display().to_string()).open().await.expect("open");
+    for _ in 0..3 {
+        let (id, gate) = (unique_id("early"), scratch.gate());
+        let options = scratch.script(&gate.script("echo ready")).id(id.clone());
+        let starts = supervisor.clone();
+        let start = tokio::spawn(async move { starts.run(options).await });
+        eventually("the runtime", || asked.exists()).await;
+        let shim = shim_of(&scratch.root(), id.as_str(), "init");
+        let exit = scratch.root().join(id.as_str()).join("init/exit");
+        let exit = File::options().read(true).write(true).open(exit).expect("open the exit FIFO");
+        File::create(&goes_on).expect("let it go on");
+        wait_here("the announcement", &|| holdfast_sys::fd::readable_bytes(&exit).unwrap() > 0);
+        shim.signal(Signal::SIGKILL);
+        wait_here("the end of the shim", &|| !shim.lives());
+        drop(exit);
+        let container = soon("the start", start).await.unwrap().expect("it runs");
+        let process = Proc::of(container.info().pid.unwrap()).unwrap();
+        gate.open(3);
+        wait_here("the end of the process", &|| !process.lives());
+        assert_eq!(status(&container).await, ExitStatus::Code(3));
+        assert_eq!(read_all(container.logs().unwrap()).await, Output::of("ready\nafter\n"));
+        soon("the delete", container.delete()).await.unwrap();
+        for path in [&asked, &goes_on] {
+            fs::remove_file(path).expect("remove");
+        }
     }
     scratch.close(supervisor).await;
 }

@@ -39,7 +39,7 @@ impl Copies {
     /// Copies the descriptors of a shim with pidfd_getfd(2), and returns whether these are all. The
     /// shim takes no part in this; it may even be stopped. If it is being killed, some may be
     /// missing. The others are good: they may be all that keeps the content of a pipe.
-    pub(crate) fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<(Self, bool)> {
+    fn of_shim(shim: &ShimRecord, closer: &Arc<Closer>) -> io::Result<(Self, bool)> {
         let StdioFds { stdout, stderr, terminal } = shim.stdio;
         let mut copies = Self::none(closer);
         if shim.stdio.all().next().is_none() {
@@ -77,6 +77,28 @@ impl Copies {
                 let gone = || is_being_killed(shim.pid) || !held.is_alive();
                 Ok((copies, failed.is_none() && (all || !gone())))
             }
+        }
+    }
+
+    /// Copies the descriptors of a shim. If there is none, or it is being killed, `of_process` returns those
+    /// of the process itself, which replace what is missing.
+    pub(crate) fn of_shim_or(
+        shim: Option<&ShimRecord>,
+        closer: &Arc<Closer>,
+        of_process: impl FnOnce() -> Option<Self>,
+    ) -> Option<Self> {
+        let of_shim = match shim.map(|shim| Self::of_shim(shim, closer)) {
+            Some(Ok((copies, true))) => return Some(copies),
+            Some(Ok((copies, false))) => Some(copies),
+            Some(Err(error)) => {
+                tracing::debug!(?shim, %error, "no copies of the shim's pipes");
+                None
+            }
+            None => None,
+        };
+        match (of_shim, of_process()) {
+            (Some(of_shim), Some(of_process)) => Some(of_shim.or(of_process)),
+            (of_shim, of_process) => of_shim.or(of_process),
         }
     }
 

@@ -372,12 +372,11 @@ impl Process {
         *lock(&self.handle) = handle;
     }
 
-    /// Keeps copies, and of those that it has kept before the ones that are missing here: they refer to
-    /// the same pipes.
+    /// Keeps copies of what it has none of yet: all refer to the same pipes.
     pub(crate) fn keep_copies(&self, copies: Copies) {
         let mut kept = lock(&self.copies);
         *kept = Some(match kept.take() {
-            Some(before) => copies.or(before),
+            Some(before) => before.or(copies),
             None => copies,
         });
     }

@@ -307,18 +307,14 @@ fn take_up(
 
 /// Copies the descriptors that a shim reads from.
 fn take_copies(core: &Core, process: &Process, has_shim: bool, shim: Option<&ShimRecord>) {
-    if let Some(Ok((copies, all))) = shim.map(|shim| Copies::of_shim(shim, &core.closer)) {
+    let of_process = || {
+        make_up(core, process, has_shim).unwrap_or_else(|error| {
+            tracing::debug!(container = %process.container, %error, "no copies of the pipes of the process");
+            None
+        })
+    };
+    if let Some(copies) = Copies::of_shim_or(shim, &core.closer, of_process) {
         process.keep_copies(copies);
-        if all {
-            return;
-        }
-    }
-    match make_up(core, process, has_shim) {
-        Ok(Some(copies)) => process.keep_copies(copies),
-        Ok(None) => {}
-        Err(error) => {
-            tracing::debug!(container = %process.container, %error, "no copies of the shim's pipes");
-        }
     }
 }
 

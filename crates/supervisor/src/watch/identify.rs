@@ -33,7 +33,7 @@ pub(crate) async fn take_identity(
         process.set_handle(Some(handle.clone()));
         let recorded = record_shim(&process, &dir, shim.as_ref(), Some(&handle));
         if let Some(shim) = &shim {
-            copy_of_shim(&core, &process, shim);
+            take_copies(&core, &process, &dir, shim);
         }
         process.have_kept(&core.keeping);
         recorded
@@ -73,7 +73,7 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
     let recorded = blocking(move || {
         let dir = process.dir(&core.root)?;
         record_shim(&process, &dir, Some(&shim), None)?;
-        copy_of_shim(&core, &process, &shim);
+        take_copies(&core, &process, &dir, &shim);
         Ok(())
     });
     if let Err(error) = recorded.await {
@@ -100,13 +100,15 @@ fn record_shim(
     process.change_record(dir, change).map(drop)
 }
 
-/// Keeps copies of what a shim reads from.
-fn copy_of_shim(core: &Core, process: &Process, shim: &ShimRecord) {
-    match Copies::of_shim(shim, &core.closer) {
-        Ok((copies, _)) => process.keep_copies(copies),
-        // The process has ended already, or the shim was killed. The record is valid all the same.
-        Err(error) => {
-            tracing::debug!(container = %process.container, process = %process.id, %error, "no copies of the shim's pipes");
-        }
+/// Keeps copies of what a shim reads from. It may have been killed since it told us of that: the process has its
+/// pipes open, too, for as long as it runs.
+fn take_copies(core: &Core, process: &Process, dir: &ProcessDir, shim: &ShimRecord) {
+    let of_process = || {
+        let (handle, record) = (process.handle()?, dir.load().ok()?);
+        Some(Copies::of_process(&handle, &record, &core.closer))
+    };
+    // Without any, it has ended already. The record is valid all the same.
+    if let Some(copies) = Copies::of_shim_or(Some(shim), &core.closer, of_process) {
+        process.keep_copies(copies);
     }
 }
