@@ -225,8 +225,7 @@ impl<'a> Cycle<'a> {
             None => {
                 thread::sleep(PAUSE);
                 // One that runs to its end may also be deleted by then.
-                Ok(self.stage.bed.tap.history(&one.id).is_complete()
-                    && self.stage.bed.tap.history(&one.id).status() != Some(137))
+                Ok(self.stage.bed.tap.history(&one.id).is_complete())
             }
         }
     }

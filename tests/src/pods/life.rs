@@ -78,9 +78,12 @@ impl History {
         })
     }
 
-    /// Whether the container has ended, and was deleted after that.
+    /// Whether the container was started, has ended, and was deleted after that. What a start that was cut off has
+    /// created may have been deleted before.
     pub(crate) fn is_complete(&self) -> bool {
-        self.at() == At::Nothing && self.status().is_some()
+        let init = self.events.iter().rev().filter(|event| event.exec.is_none());
+        let mut last = init.take_while(|event| event.what != What::Create);
+        self.at() == At::Nothing && last.any(|event| event.what == What::Start)
     }
 
     /// What is not in order.
