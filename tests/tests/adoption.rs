@@ -1,6 +1,8 @@
 //! A process whose shim dies gets a new one, and nothing of it is lost.
 
 use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use holdfast_supervisor::{
@@ -10,8 +12,8 @@ use holdfast_supervisor::{
 use holdfast_tests::listen::in_words;
 use holdfast_tests::processes::shim_of;
 use holdfast_tests::{
-    Output, Proc, Scratch, events_until, eventually, executable, read_all, said, soon, status,
-    unique_id,
+    Holdfast, Output, Proc, Scratch, events_until, eventually, executable, read_all, said, soon,
+    status, unique_id,
 };
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
@@ -89,6 +91,31 @@ async fn what_was_written_while_there_was_no_shim_is_in_the_log_though_the_conta
     scratch.close(supervisor).await;
 }
 
+/// Makes a runtime that waits before it makes a process. Returns its path, that of a file that says that it waits, and
+/// that of a file for which it waits.
+fn slow_runtime(scratch: &Scratch) -> (PathBuf, [PathBuf; 2]) {
+    let [slow, asked, goes_on] =
+        ["runtime", "asked", "goes-on"].map(|name| scratch.path().join(name));
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--pid-file*) touch {}; \
+         while ! [ -e {} ]; do sleep 0.01; done;; esac\nexec {} \"$@\"\n",
+        asked.display(),
+        goes_on.display(),
+        holdfast_tests::runtime().display()
+    );
+    executable::script(&slow, &script);
+    (slow, [asked, goes_on])
+}
+
+fn open_exit_fifo(root: &Path, id: &str) -> File {
+    let exit = root.join(id).join("init/exit");
+    File::options().read(true).write(true).open(exit).expect("open the exit FIFO")
+}
+
+fn is_announced(exit: &File) -> bool {
+    holdfast_sys::fd::readable_bytes(exit).expect("look into the FIFO") > 0
+}
+
 /// It has announced the process, and the supervisor has not heard of it: this thread is the supervisor's, too, and
 /// waits here. The process then ends before anybody adopts it.
 #[tokio::test]
@@ -101,16 +128,7 @@ async fn a_shim_that_is_killed_behind_its_announcement_takes_no_output_along() {
         }
     };
     let scratch = Scratch::new();
-    let (asked, goes_on) = (scratch.path().join("asked"), scratch.path().join("goes-on"));
-    let slow = scratch.path().join("runtime");
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *--pid-file*) touch {}; \
-         while ! [ -e {} ]; do sleep 0.01; done;; esac\nexec {} \"$@\"\n",
-        asked.display(),
-        goes_on.display(),
-        holdfast_tests::runtime().display()
-    );
-    executable::script(&slow, &script);
+    let (slow, [asked, goes_on]) = slow_runtime(&scratch);
     let supervisor =
         scratch.builder().runtime(slow.display().to_string()).open().await.expect("open");
     for _ in 0..3 {
@@ -120,10 +138,9 @@ async fn a_shim_that_is_killed_behind_its_announcement_takes_no_output_along() {
         let start = tokio::spawn(async move { starts.run(options).await });
         eventually("the runtime", || asked.exists()).await;
         let shim = shim_of(&scratch.root(), id.as_str(), "init");
-        let exit = scratch.root().join(id.as_str()).join("init/exit");
-        let exit = File::options().read(true).write(true).open(exit).expect("open the exit FIFO");
+        let exit = open_exit_fifo(&scratch.root(), id.as_str());
         File::create(&goes_on).expect("let it go on");
-        wait_here("the announcement", &|| holdfast_sys::fd::readable_bytes(&exit).unwrap() > 0);
+        wait_here("the announcement", &|| is_announced(&exit));
         shim.signal(Signal::SIGKILL);
         wait_here("the end of the shim", &|| !shim.lives());
         drop(exit);
@@ -139,6 +156,44 @@ async fn a_shim_that_is_killed_behind_its_announcement_takes_no_output_along() {
         }
     }
     scratch.close(supervisor).await;
+}
+
+/// A daemon dies when it has read the announcement and written nothing of it. The process ends, its shim is stopped
+/// and does nothing, and is killed once the next daemon is there.
+#[tokio::test]
+async fn output_is_not_lost_with_a_daemon_that_had_read_where_it_is_and_the_shim() {
+    let mut holdfast = Holdfast::without_daemon();
+    let (slow, [asked, goes_on]) = slow_runtime(&holdfast.scratch);
+    holdfast.start_daemon_by(|daemon| _ = daemon.arg("--runtime").arg(&slow)).await;
+    let (id, gate) = (unique_id("unheard"), holdfast.scratch.gate());
+    let bundle = holdfast.scratch.bundle().display().to_string();
+    let script = gate.script("echo ready");
+    let options = ["--detach", "--name", id.as_str(), "--bundle", &bundle];
+    let start = [&["run"][..], &options, &["--", "sh", "-c", &script]].concat();
+    let start = holdfast.begin(&start);
+    eventually("the runtime", || asked.exists()).await;
+    let shim = shim_of(&holdfast.root(), id.as_str(), "init");
+    let exit = open_exit_fifo(&holdfast.root(), id.as_str());
+    holdfast.daemon().process().signal(Signal::SIGSTOP);
+    File::create(&goes_on).expect("let it go on");
+    eventually("the announcement", || is_announced(&exit)).await;
+    shim.signal(Signal::SIGSTOP);
+    shim.reaches('T').await;
+    let mut announced = [0; 256];
+    let length = (&exit).read(&mut announced).expect("read it");
+    assert!(announced[..length].starts_with(b"created "), "{announced:?}");
+    holdfast.kill_daemon().await;
+    let pid = fs::read_to_string(holdfast.root().join(id.as_str()).join("init/pid")).expect("pid");
+    let process = Proc::of(pid.trim().parse().expect("a pid")).expect("it runs");
+    gate.open(3);
+    process.ended().await;
+    drop(exit);
+    holdfast.start_daemon().await;
+    shim.signal(Signal::SIGKILL);
+    assert_eq!(holdfast.ok(&["wait", id.as_str()]).await, "3\n");
+    assert_eq!(holdfast.ok(&["logs", id.as_str()]).await, "ready\nafter\n");
+    assert_eq!(start.end().await.stdout, format!("{id}\n"));
+    holdfast.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

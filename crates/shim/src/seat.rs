@@ -10,13 +10,13 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use holdfast_state::ProcessDir;
-use holdfast_state::announce::{Announcement, Announcer, MAX_LINE};
+use holdfast_state::announce::{Announcement, Announcer, write_line};
 use holdfast_state::control::{self, Control};
 use holdfast_state::handoff::{FdName, Handoff};
 use holdfast_state::id::INIT;
@@ -121,6 +121,8 @@ impl Seat {
         seat.count_oom_kills(pid);
         seat.rest_later();
         let shim = seat.announcer();
+        // A full disk is no reason to leave the process to itself.
+        let _ = dir.begin_start(&shim);
         seat.announce(&match args.moved {
             Some(_) => Announcement::Created { pid, shim },
             None => Announcement::Adopted { shim },
@@ -355,13 +357,8 @@ impl Seat {
     }
 }
 
-fn announce(mut exit: &File, announcement: &Announcement) {
-    // On the stack: the smallest allocation can be the one that keeps a page.
-    let mut line = [0; MAX_LINE];
-    let mut rest = line.as_mut_slice();
-    let _ = write!(rest, "{announcement}");
-    let length = MAX_LINE - rest.len();
-    let _ = exit.write_all(&line[..length]);
+fn announce(exit: &File, announcement: &Announcement) {
+    let _ = write_line(exit, announcement);
 }
 
 fn log_failed_signal(signal: i32, sent: io::Result<()>) {

@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use holdfast_state::announce::Announcement;
+use holdfast_state::announce::{Announcement, Announcer};
 use holdfast_state::handoff::{FdName, Message};
 use holdfast_state::{ProcessDir, shim_options};
 use holdfast_sys::start::Arguments;
@@ -90,7 +90,8 @@ impl Start {
                 .then(|| ConsoleSocket::bind(dir.into_directory(), SOCKET))
                 .transpose()?;
             let path = console.as_ref().map(|(_, path)| &**path);
-            home.open()?.begin_start()?;
+            let shim = Announcer { pid: std::process::id().cast_signed(), stdio: stdio.fds() };
+            home.open()?.begin_start(&shim)?;
             let runtime = runtime::spawn(&args.runtime, args.cwd, path, container_ends)?;
             setup::renounce_new_privileges();
             Ok((home, control, stdio, console, runtime))
@@ -185,6 +186,10 @@ impl Start {
         seat.phase = Phase::Running { pid };
         seat.rest_later();
         let shim = seat.announcer();
+        if self.console.is_some() {
+            // It had no terminal when that was written down.
+            let _ = seat.home.open()?.begin_start(&shim);
+        }
         seat.announce(&Announcement::Created { pid, shim });
         // Afterwards: nobody waits for it.
         seat.count_oom_kills(pid);

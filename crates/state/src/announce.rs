@@ -2,6 +2,8 @@
 //! speaks of are complete, so a reader that was not there loses nothing by reading the files.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use holdfast_sys::Termination;
@@ -252,6 +254,28 @@ impl Announcement {
         };
         words.next().is_none().then_some(announcement)
     }
+}
+
+impl Announcer {
+    /// Reads what [`Display`](fmt::Display) writes; `None` if it makes no sense.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        announcer(&mut text.split(' '))
+    }
+}
+
+/// Writes a line of at most [`MAX_LINE`] bytes at once, without memory of its own.
+///
+/// # Errors
+///
+/// Those of write(2).
+pub fn write_line(mut to: &File, line: impl fmt::Display) -> io::Result<()> {
+    // On the stack: the smallest allocation can be the one that keeps a page.
+    let mut buffer = [0; MAX_LINE];
+    let mut rest = buffer.as_mut_slice();
+    let _ = write!(rest, "{line}");
+    let length = MAX_LINE - rest.len();
+    to.write_all(&buffer[..length])
 }
 
 fn announcer<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Announcer> {

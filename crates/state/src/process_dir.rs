@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
+use crate::announce::{Announcer, write_line};
 use crate::directory::is_damage;
 use crate::status::parse_status_file;
 use crate::{
@@ -237,13 +238,29 @@ impl ProcessDir {
         self.0.contains(ABANDONED)
     }
 
-    /// Writes down that the runtime is about to be run.
+    /// Writes down that the runtime is about to be run, or that a shim adopts the process; and who does so.
     ///
     /// # Errors
     ///
-    /// If that can't be written.
-    pub fn begin_start(&self) -> io::Result<()> {
-        self.0.append(BEGUN).map(drop)
+    /// If the first cannot be written.
+    pub fn begin_start(&self, shim: &Announcer) -> io::Result<()> {
+        let file = self.0.append(BEGUN)?;
+        // Only a supervisor that has not heard of the shim, as one has died meanwhile, has a need for it.
+        let _ = write_line(&file, format_args!("{shim}\n"));
+        Ok(())
+    }
+
+    /// Returns who wrote that down last. Shims of earlier builds did not.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be read.
+    pub fn last_shim(&self) -> io::Result<Option<Announcer>> {
+        let text = self.0.read(BEGUN, SMALL_LIMIT)?;
+        let text = String::from_utf8_lossy(&text);
+        // What follows the last line feed was not finished.
+        let lines = text.rsplit('\n').skip(1);
+        Ok(lines.filter_map(Announcer::parse).next())
     }
 
     /// Whether that was written down. Without it, nothing was run by a shim that writes it down
@@ -308,12 +325,33 @@ impl AsFd for ProcessDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::announce::StdioFds;
     use std::io::Read;
+    use std::io::Write;
 
     fn scratch() -> (tempfile::TempDir, ProcessDir) {
         let temp = tempfile::tempdir().unwrap();
         let dir = ProcessDir::open(temp.path()).unwrap();
         (temp, dir)
+    }
+
+    #[test]
+    fn the_last_shim_that_was_written_down_is_found_and_no_half_of_one() {
+        let (_temp, dir) = scratch();
+        assert!(dir.last_shim().is_err() && !dir.has_begun().unwrap());
+        // As an earlier build does.
+        dir.directory().append(BEGUN).unwrap();
+        assert_eq!(dir.last_shim().unwrap(), None);
+        let shim = |pid| Announcer {
+            pid,
+            stdio: StdioFds { stdout: Some("5:14.77".parse().unwrap()), ..StdioFds::default() },
+        };
+        for pid in [7, 8] {
+            dir.begin_start(&shim(pid)).unwrap();
+            assert_eq!(dir.last_shim().unwrap(), Some(shim(pid)));
+        }
+        dir.directory().append(BEGUN).unwrap().write_all(b"shim=9 stdout=5").unwrap();
+        assert_eq!(dir.last_shim().unwrap(), Some(shim(8)));
     }
 
     #[test]

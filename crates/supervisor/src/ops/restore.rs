@@ -37,8 +37,7 @@ use crate::ops::set_aside::{self, Trouble};
 use crate::os::tasks::blocking;
 use crate::runtime::command::Runtime;
 use crate::shim::exit_fifo::ExitFifo;
-use crate::watch::Watch;
-use crate::watch::change;
+use crate::watch::{Watch, change, shim_record};
 
 /// How many threads give descriptors to the keeper.
 const KEEPING: usize = 2;
@@ -313,7 +312,16 @@ fn take_copies(core: &Core, process: &Process, has_shim: bool, shim: Option<&Shi
             None
         })
     };
-    if let Some(copies) = Copies::of_shim_or(shim, &core.closer, of_process) {
+    // The supervisor before may have died before it had recorded this shim.
+    let of_another = || {
+        let noted = process.dir(&core.root).and_then(|dir| dir.last_shim()).ok().flatten();
+        let noted = noted.filter(|_| has_shim).and_then(shim_record);
+        if let Some(shim) = &noted {
+            process.note_shim(Some(shim.pid));
+        }
+        Copies::of_shim_or(noted.as_ref(), &core.closer, of_process)
+    };
+    if let Some(copies) = Copies::of_shim_or(shim, &core.closer, of_another) {
         process.keep_copies(copies);
     }
 }

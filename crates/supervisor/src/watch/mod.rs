@@ -459,7 +459,7 @@ impl Watch {
 }
 
 /// Returns the record of a shim for the disk, or `None` if the shim is gone already.
-fn shim_record(shim: Announcer) -> Option<ShimRecord> {
+pub(crate) fn shim_record(shim: Announcer) -> Option<ShimRecord> {
     // If the shim has died and its pid was reused, the start time of the other process is recorded.
     // Nothing is then found at the announced descriptors.
     let start_time = Stat::read(shim.pid).ok()?.start_time;
