@@ -238,19 +238,20 @@ impl ProcessDir {
         self.0.contains(ABANDONED)
     }
 
-    /// Writes down that the runtime is about to be run, or that a shim adopts the process; and who does so.
+    /// Writes down that the runtime is about to be run, or that the process is adopted; and by which shim, if
+    /// there is room for that.
     ///
     /// # Errors
     ///
-    /// If the first cannot be written.
+    /// If the file cannot be opened.
     pub fn begin_start(&self, shim: &Announcer) -> io::Result<()> {
         let file = self.0.append(BEGUN)?;
-        // Only a supervisor that has not heard of the shim, as one has died meanwhile, has a need for it.
+        // A supervisor needs it only if the one before had heard of the shim, and died.
         let _ = write_line(&file, format_args!("{shim}\n"));
         Ok(())
     }
 
-    /// Returns who wrote that down last. Shims of earlier builds did not.
+    /// Returns the shim that was written down last. Earlier builds wrote none.
     ///
     /// # Errors
     ///
@@ -259,8 +260,7 @@ impl ProcessDir {
         let text = self.0.read(BEGUN, SMALL_LIMIT)?;
         let text = String::from_utf8_lossy(&text);
         // What follows the last line feed was not finished.
-        let lines = text.rsplit('\n').skip(1);
-        Ok(lines.filter_map(Announcer::parse).next())
+        Ok(text.rsplit('\n').skip(1).find_map(Announcer::parse))
     }
 
     /// Whether that was written down. Without it, nothing was run by a shim that writes it down

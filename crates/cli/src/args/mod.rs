@@ -78,7 +78,7 @@ pub(crate) enum Command {
     /// Start containers that were created or have stopped
     #[command(after_help = examples::START)]
     Start {
-        /// Attach to its output and signals, and return its status
+        /// Attach to its output, and exit with its status
         #[arg(short, long)]
         attach: bool,
         /// Attach to its input too
