@@ -204,6 +204,10 @@ async fn requests_and_answers_of_the_real_daemon_are_as_the_openapi_document_say
     daemon.ok("post", &format!("{c}/close-stdin"), json!({})).await;
     daemon.ok("get", &format!("{c}/attach?resume=true&positions=true"), none()).await;
     daemon.ok("delete", c, none()).await;
+    let d = &daemon.run(json!({ "args": ["true"] })).await;
+    daemon.ok("get", &format!("{d}/wait"), none()).await;
+    daemon.ok("post", &format!("{d}/start-attached?run=2&positions=true"), none()).await;
+    daemon.ok("delete", d, none()).await;
     let attached = json!({
         "bundle": daemon.holdfast.scratch.bundle(), "args": ["sh", "-c", "echo a; echo b >&2"], "remove": true,
     });
