@@ -1,7 +1,7 @@
 //! A process whose shim dies gets a new one, and nothing of it is lost.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,17 @@ fn is_announced(exit: &File) -> bool {
     holdfast_sys::fd::readable_bytes(exit).expect("look into the FIFO") > 0
 }
 
+/// Takes the announcement out of the FIFO, and returns it with the shim that made it: one that starts a process for a
+/// group has handed it over by then.
+fn taken(exit: &mut File) -> (Vec<u8>, Proc) {
+    let mut room = [0; 256];
+    let length = exit.read(&mut room).expect("read the announcement");
+    let line = String::from_utf8_lossy(&room[..length]).into_owned();
+    let pid = line.split(' ').find_map(|word| word.strip_prefix("shim=")?.trim().parse().ok());
+    let shim = pid.and_then(Proc::of).unwrap_or_else(|| panic!("no shim: {line}"));
+    (line.into_bytes(), shim)
+}
+
 /// It has announced the process, and the supervisor has not heard of it: this thread is the supervisor's, too, and
 /// waits here. The process then ends before anybody adopts it.
 #[tokio::test]
@@ -137,10 +148,11 @@ async fn a_shim_that_is_killed_behind_its_announcement_takes_no_output_along() {
         let starts = supervisor.clone();
         let start = tokio::spawn(async move { starts.run(options).await });
         eventually("the runtime", || asked.exists()).await;
-        let shim = shim_of(&scratch.root(), id.as_str(), "init");
-        let exit = open_exit_fifo(&scratch.root(), id.as_str());
+        let mut exit = open_exit_fifo(&scratch.root(), id.as_str());
         File::create(&goes_on).expect("let it go on");
         wait_here("the announcement", &|| is_announced(&exit));
+        let (announcement, shim) = taken(&mut exit);
+        exit.write_all(&announcement).expect("put it back");
         shim.signal(Signal::SIGKILL);
         wait_here("the end of the shim", &|| !shim.lives());
         drop(exit);
@@ -172,16 +184,13 @@ async fn output_is_not_lost_with_a_daemon_that_had_read_where_it_is_and_the_shim
     let start = [&["run"][..], &options, &["--", "sh", "-c", &script]].concat();
     let start = holdfast.begin(&start);
     eventually("the runtime", || asked.exists()).await;
-    let shim = shim_of(&holdfast.root(), id.as_str(), "init");
-    let exit = open_exit_fifo(&holdfast.root(), id.as_str());
+    let mut exit = open_exit_fifo(&holdfast.root(), id.as_str());
     holdfast.daemon().process().signal(Signal::SIGSTOP);
     File::create(&goes_on).expect("let it go on");
     eventually("the announcement", || is_announced(&exit)).await;
+    let (_, shim) = taken(&mut exit);
     shim.signal(Signal::SIGSTOP);
     shim.reaches('T').await;
-    let mut announced = [0; 256];
-    let length = (&exit).read(&mut announced).expect("read it");
-    assert!(announced[..length].starts_with(b"created "), "{announced:?}");
     holdfast.kill_daemon().await;
     let pid = fs::read_to_string(holdfast.root().join(id.as_str()).join("init/pid")).expect("pid");
     let process = Proc::of(pid.trim().parse().expect("a pid")).expect("it runs");
