@@ -32,9 +32,7 @@ pub(crate) async fn take_identity(
         let handle = Arc::new(handle);
         process.set_handle(Some(handle.clone()));
         let recorded = record_shim(&process, &dir, shim.as_ref(), Some(&handle));
-        if let Some(shim) = &shim {
-            take_copies(&core, &process, &dir, shim);
-        }
+        take_copies(&core, &process, &dir, shim.as_ref());
         process.have_kept(&core.keeping);
         recorded
     });
@@ -73,7 +71,7 @@ pub(crate) async fn record_adopter(core: &Arc<Core>, process: &Arc<Process>, shi
     let recorded = blocking(move || {
         let dir = process.dir(&core.root)?;
         record_shim(&process, &dir, Some(&shim), None)?;
-        take_copies(&core, &process, &dir, &shim);
+        take_copies(&core, &process, &dir, Some(&shim));
         Ok(())
     });
     if let Err(error) = recorded.await {
@@ -100,15 +98,15 @@ fn record_shim(
     process.change_record(dir, change).map(drop)
 }
 
-/// Keeps copies of what a shim reads from. It may have been killed since it told us of that: the process has its
-/// pipes open, too, for as long as it runs.
-fn take_copies(core: &Core, process: &Process, dir: &ProcessDir, shim: &ShimRecord) {
+/// Keeps copies of what a shim reads from. It may have been killed since it told us of that, and be `None` by now: the
+/// process has its pipes open, too, for as long as it runs.
+fn take_copies(core: &Core, process: &Process, dir: &ProcessDir, shim: Option<&ShimRecord>) {
     let of_process = || {
         let (handle, record) = (process.handle()?, dir.load().ok()?);
         Some(Copies::of_process(&handle, &record, &core.closer))
     };
     // Without any, it has ended already. The record is valid all the same.
-    if let Some(copies) = Copies::of_shim_or(Some(shim), &core.closer, of_process) {
+    if let Some(copies) = Copies::of_shim_or(shim, &core.closer, of_process) {
         process.keep_copies(copies);
     }
 }
