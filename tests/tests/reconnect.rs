@@ -2,6 +2,7 @@
 //! right status.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -26,6 +27,14 @@ fn random(below: u64) -> u64 {
 
 fn bundle(holdfast: &Holdfast) -> String {
     holdfast.scratch.bundle().into_os_string().into_string().expect("a path in UTF-8")
+}
+
+/// Makes a directory that a container has as `/tmp`. Returns it, and the value of `-v` for it.
+fn shared(holdfast: &Holdfast) -> (PathBuf, String) {
+    let shared = holdfast.scratch.path().join("shared");
+    std::fs::create_dir(&shared).expect("make a directory");
+    let volume = format!("{}:/tmp", shared.display());
+    (shared, volume)
 }
 
 /// Kills the daemon at some moment, and starts the next one: `KILLS` times, and once in between it is
@@ -170,9 +179,7 @@ async fn replay(holdfast: &Holdfast, count: usize) -> Vec<Value> {
 async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_loses_nothing() {
     let mut holdfast = Holdfast::start().await;
     let bundle = bundle(&holdfast);
-    let shared = holdfast.scratch.path().join("shared");
-    std::fs::create_dir(&shared).unwrap();
-    let volume = format!("{}:/tmp", shared.display());
+    let (shared, volume) = shared(&holdfast);
     let waits = holdfast.run_detached(&["-v", &volume], &["sleep", "100000"]).await;
     let patient = ["--reconnect", "20s"];
     for round in 0..KILLS {
@@ -213,9 +220,7 @@ async fn a_daemon_that_dies_between_request_and_answer_starts_nothing_twice_and_
 async fn a_run_in_the_foreground_is_begun_once_and_shows_its_own_output_whenever_the_daemon_dies() {
     let mut holdfast = Holdfast::start().await;
     let bundle = bundle(&holdfast);
-    let shared = holdfast.scratch.path().join("shared");
-    std::fs::create_dir(&shared).unwrap();
-    let volume = format!("{}:/tmp", shared.display());
+    let (_, volume) = shared(&holdfast);
     let id = unique_id("reconnect").to_string();
     let script = "echo x >> /tmp/runs; n=$(wc -l < /tmp/runs); echo run $n; echo err >&2; exit $n";
     let options = ["--name", &id, "-v", &volume, "--bundle", &bundle, "--", "sh", "-c", script];

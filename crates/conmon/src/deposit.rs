@@ -2,8 +2,9 @@
 //! of which the keeper has a copy.
 //!
 //! A process that looks at the message gets copies of the descriptors, and the message stays (`MSG_PEEK`, recv(2)). A
-//! process that receives the message removes it for all that have the socket, and so closes the descriptors. So the monitor can let the input of its container end, and say that its work is
-//! done, without waiting for a keeper that does not answer.
+//! process that receives the message removes it for all that have the socket, and so closes the descriptors. So the
+//! monitor can let the input of its container end, and say that its work is done, without waiting for a keeper that
+//! does not answer.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

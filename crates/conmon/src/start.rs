@@ -246,8 +246,8 @@ impl Draft {
             let oom = Oom::watch(process.pid, args.exec, dirs.collect());
             report::warn_of("OOM kills are not noted", oom).flatten()
         };
-        // With a keeper, the container is left with it before podman is told of the container. Without one, podman
-        // is told first.
+        // A monitor with a keeper registers the container there before it sends podman the pid. A monitor without
+        // one sends the pid first.
         let mut oom = args.keeper.and_then(|_| watch_oom());
         let link = args.keeper.and_then(|_| {
             let facts = adopt::facts(process.pid, timeout, oom.as_ref(), score);

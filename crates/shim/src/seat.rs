@@ -122,7 +122,7 @@ impl Seat {
         seat.rest_later();
         let shim = seat.announcer();
         // A full disk is no reason to leave the process to itself.
-        let _ = dir.begin_start(&shim);
+        let _ = dir.note_shim(&shim);
         seat.announce(&match args.moved {
             Some(_) => Announcement::Created { pid, shim },
             None => Announcement::Adopted { shim },

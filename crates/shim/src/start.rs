@@ -91,7 +91,7 @@ impl Start {
                 .transpose()?;
             let path = console.as_ref().map(|(_, path)| &**path);
             let shim = Announcer { pid: std::process::id().cast_signed(), stdio: stdio.fds() };
-            home.open()?.begin_start(&shim)?;
+            home.open()?.note_shim(&shim)?;
             let runtime = runtime::spawn(&args.runtime, args.cwd, path, container_ends)?;
             setup::renounce_new_privileges();
             Ok((home, control, stdio, console, runtime))
@@ -188,7 +188,7 @@ impl Start {
         let shim = seat.announcer();
         if self.console.is_some() {
             // It had no terminal when that was written down.
-            let _ = seat.home.open()?.begin_start(&shim);
+            let _ = seat.home.open()?.note_shim(&shim);
         }
         seat.announce(&Announcement::Created { pid, shim });
         // Afterwards: nobody waits for it.

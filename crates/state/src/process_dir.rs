@@ -238,13 +238,13 @@ impl ProcessDir {
         self.0.contains(ABANDONED)
     }
 
-    /// Writes down that the runtime is about to be run, or that the process is adopted; and by which shim, if
-    /// there is room for that.
+    /// Writes down which shim has the process: before the runtime is run, so that the file says that a start has
+    /// begun, and at an adoption. On a full disk the file may lack the shim.
     ///
     /// # Errors
     ///
     /// If the file cannot be opened.
-    pub fn begin_start(&self, shim: &Announcer) -> io::Result<()> {
+    pub fn note_shim(&self, shim: &Announcer) -> io::Result<()> {
         let file = self.0.append(BEGUN)?;
         // A supervisor needs it only if the one before had heard of the shim, and died.
         let _ = write_line(&file, format_args!("{shim}\n"));
@@ -347,7 +347,7 @@ mod tests {
             stdio: StdioFds { stdout: Some("5:14.77".parse().unwrap()), ..StdioFds::default() },
         };
         for pid in [7, 8] {
-            dir.begin_start(&shim(pid)).unwrap();
+            dir.note_shim(&shim(pid)).unwrap();
             assert_eq!(dir.last_shim().unwrap(), Some(shim(pid)));
         }
         dir.directory().append(BEGUN).unwrap().write_all(b"shim=9 stdout=5").unwrap();

@@ -125,7 +125,7 @@ pub struct Policies {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
     /// Whether its shim writes down that it is about to run the runtime
-    /// ([`ProcessDir::begin_start`](crate::ProcessDir::begin_start)); that of an earlier build does not.
+    /// ([`ProcessDir::note_shim`](crate::ProcessDir::note_shim)); that of an earlier build does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks_start: bool,
     /// Whether its input ends with the first writer.

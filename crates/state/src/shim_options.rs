@@ -26,7 +26,7 @@ pub const IDENTIFY: &str = "--identify";
 /// | 0 | |
 /// | 1 | a descriptor is announced with what it is ([`ShimFd`](crate::announce::ShimFd)) |
 /// | 2 | an exit is announced with [`ExitDetails`](crate::announce::ExitDetails) |
-/// | 3 | a start is marked ([`begin_start`](crate::ProcessDir::begin_start)) |
+/// | 3 | a start is marked ([`note_shim`](crate::ProcessDir::note_shim)) |
 /// | 4 | [`CWD`]; the socket of a group has the number in its name |
 pub const PROTOCOL_OPTION: &str = "--protocol";
 /// The newest protocol of this build.

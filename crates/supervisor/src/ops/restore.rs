@@ -314,8 +314,8 @@ fn take_copies(core: &Core, process: &Process, has_shim: bool, shim: Option<&Shi
     };
     // The supervisor before may have died before it had recorded this shim.
     let of_another = || {
-        let noted = process.dir(&core.root).and_then(|dir| dir.last_shim()).ok().flatten();
-        let noted = noted.filter(|_| has_shim).and_then(shim_record);
+        let note = || process.dir(&core.root).and_then(|dir| dir.last_shim()).ok().flatten();
+        let noted = has_shim.then(note).flatten().and_then(shim_record);
         if let Some(shim) = &noted {
             process.note_shim(Some(shim.pid));
         }
