@@ -442,7 +442,8 @@ async fn a_signal_to_all_reaches_also_those_that_the_init_process_has_left() {
     let container = supervisor.run(scratch.script(&script).stdio(stdio)).await.unwrap();
     said(&container, "ready").await;
     let left = || marks.each_ref().map(|mark| with_command_line(&["sleep", mark]));
-    assert_eq!(left(), [1, 1]);
+    // The shell's children may not be sleep yet when the shell is ready.
+    eventually("both to be sleep", || left() == [1, 1]).await;
     // A signal that nobody minds is sent to all and ends none.
     container.signal_all(Signal::SIGCHLD as i32).await.unwrap();
     assert_eq!(left(), [1, 1]);
