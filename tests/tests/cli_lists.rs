@@ -149,6 +149,31 @@ async fn inspect_knows_the_configuration_the_record_and_the_runs() {
     let template = "{{.Exit.Status.Code}} {{json .config.process.cwd}}";
     let line = holdfast.ok(&["inspect", "-f", template, &id]).await;
     assert_eq!(line, "3 \"/\"\n");
+    // What is typed after docker's is understood.
+    let docker = |template: &'static str| {
+        let (holdfast, id) = (&holdfast, &id);
+        async move { holdfast.ok(&["inspect", "-f", template, id]).await }
+    };
+    let state = "{{.State.Status}} {{.State.Running}} {{.State.Pid}} {{.State.ExitCode}} {{.RestartCount}}";
+    assert_eq!(docker(state).await, "exited false 0 3 0\n");
+    let config = "{{.Name}} {{.Path}} {{.Config.User}} {{.Config.Tty}} {{.Config.WorkingDir}} {{json .Config.Cmd}}";
+    let line = format!("{id} sh 0:0 false / [\"sh\",\"-c\",\"exit 3\"]\n");
+    assert_eq!(docker(config).await, line);
+    assert!(docker("{{json .Config.Env}}").await.contains("\"A=b\""));
+    assert_eq!(docker("{{json .Config.process.cwd}}").await, "\"/\"\n");
+    assert!(docker("{{.LogPath}}").await.contains(&id));
+    let text = docker("{{.State.StartedAt}} {{.State.FinishedAt}} {{.State.Error}}|").await;
+    assert_eq!(text.split(' ').filter(|time| time.contains('T')).count(), 2, "{text}");
+    // They are not in the JSON.
+    assert_eq!(info["State"], json!(null));
+    holdfast.ok(&["rm", &id]).await;
+    let id = holdfast.run_detached(&["--name", &name()], &["sleep", "100000"]).await;
+    let pid = holdfast.inspect(&id).await["pid"].to_string();
+    let state = "{{.State.Status}} {{.State.Paused}} {{.State.Pid}} {{.State.ExitCode}}";
+    let line = holdfast.ok(&["inspect", "-f", state, &id]).await;
+    assert_eq!(line, format!("running false {pid} 0\n"));
+    let message = holdfast.fails(1, &["inspect", "-f", "{{.State.Image}}", &id]).await;
+    assert!(message.contains("no field Image") && message.contains("StartedAt"), "{message}");
     holdfast.close().await;
 }
 

@@ -12,7 +12,7 @@
 //! | `forward` | signals and the end of input, on their way to it |
 //! | `detach` | the keys that leave it to itself |
 //! | `terminal`, `signals` | what comes from our own terminal |
-//! | `list`, `events`, `wait`, `stats`, `top`, `copy` | those commands |
+//! | `list`, `inspect`, `events`, `wait`, `stats`, `top`, `copy` | those commands |
 //! | `bulk` | the same for many containers |
 //! | `init` | the init of a container |
 //! | `images` | what is no root file system |
@@ -37,6 +37,7 @@ mod follow;
 mod forward;
 mod images;
 mod init;
+mod inspect;
 mod list;
 mod places;
 mod show;
@@ -54,8 +55,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 use holdfast_daemon::api::{
-    ContainerId, ContainerInfo, ContainerView, CreateRequest, Details, ExecRequest, ExitRecord,
-    Incarnation, Info, KillRequest, Of, Started, WaitQuery,
+    ContainerId, ContainerInfo, CreateRequest, ExecRequest, ExitRecord, Incarnation, Info,
+    KillRequest, Of, Started, WaitQuery,
 };
 use holdfast_sys::resource;
 use nix::sys::signal::Signal;
@@ -65,7 +66,6 @@ use crate::cidfile::CidFile;
 use crate::client::{Client, RequestError};
 use crate::find::Target;
 use crate::streams::{OutputError, complain, print};
-use crate::template::Format;
 use crate::wait::TimeIsOver;
 
 /// Holdfast itself failed, as container tools have it; a container's own status is below.
@@ -193,7 +193,9 @@ async fn perform(args: Args) -> anyhow::Result<ExitCode> {
             })?;
         }
         Command::Ps(ps) => list::ps(&client, ps).await?,
-        Command::Inspect { ids, json, format } => inspect(&client, &ids, json, format).await?,
+        Command::Inspect { ids, json, format } => {
+            inspect::inspect(&client, &ids, json, format).await?;
+        }
         Command::Wait(args) => {
             let wait = each_typed(&args.ids, async |id| wait::wait(&client, id, &args).await);
             streams::while_read(wait).await?;
@@ -407,41 +409,6 @@ async fn was_made(
         Err(error) if RequestError::is_not_found(&error) => Ok(false),
         ended => ended.map(|_| true),
     }
-}
-
-async fn inspect(
-    client: &Client,
-    ids: &[ContainerId],
-    json: bool,
-    format: Option<Format>,
-) -> anyhow::Result<()> {
-    each_typed(ids, async |id| {
-        let Target { container, process } = find::target(client, id).await?;
-        let view: ContainerView = client.get(&format!("/containers/{container}")).await?;
-        let value = match process {
-            None => {
-                let path = format!("/containers/{container}/details");
-                let details: Details = client.get(&path).await?;
-                let mut value = serde_json::to_value(view)?;
-                value["config"] = details.config;
-                value["record"] = details.record;
-                value["runs"] = serde_json::to_value(details.runs)?;
-                value
-            }
-            Some(process) => {
-                let exec = view.info.execs.into_iter().find(|exec| exec.id == process);
-                let mut value = serde_json::to_value(exec)?;
-                value["container"] = container.as_str().into();
-                value
-            }
-        };
-        match &format {
-            Some(format) => format.print(&value),
-            None if json => show::json(&value),
-            None => show::pretty_json(&value),
-        }
-    })
-    .await
 }
 
 /// Where this process stands, for paths that the daemon must understand.
