@@ -22,7 +22,9 @@ pub enum User {
 }
 
 impl User {
-    fn name(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::WithRanges => "holdfast-ranges",
             Self::WithOneId => "holdfast-one-id",
@@ -60,13 +62,18 @@ impl User {
         );
         assert!(stdout.contains("1 passed"), "as {}: no test {test}:\n{stdout}", self.name());
         if let Some(line) = stderr.lines().find_map(|line| line.strip_prefix("skipped: ")) {
-            skip(line);
+            // The name of the test is said by `skip`.
+            skip(line.strip_prefix(&format!("{test}: ")).unwrap_or(line));
         }
         false
     }
 
     /// Makes the user, if there is none yet, or says why it can do nothing here.
-    fn ready(self) -> Result<(), String> {
+    ///
+    /// # Errors
+    ///
+    /// The reason.
+    pub fn ready(self) -> Result<(), String> {
         if !nix::unistd::geteuid().is_root() {
             return Err("it takes root to become another user".to_owned());
         }
@@ -101,7 +108,8 @@ impl User {
     }
 
     /// A command of this user's, with little more of an environment than a login gives.
-    fn command(self, program: &Path) -> Command {
+    #[must_use]
+    pub fn command(self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         let name = self.name();
         command.args(["--reuid", name, "--regid", name, "--init-groups", "--"]).arg(program);

@@ -154,7 +154,8 @@ async fn inspect_knows_the_configuration_the_record_and_the_runs() {
         let (holdfast, id) = (&holdfast, &id);
         async move { holdfast.ok(&["inspect", "-f", template, id]).await }
     };
-    let state = "{{.State.Status}} {{.State.Running}} {{.State.Pid}} {{.State.ExitCode}} {{.RestartCount}}";
+    let state =
+        "{{.State.Status}} {{.State.Running}} {{.State.Pid}} {{.State.ExitCode}} {{.RestartCount}}";
     assert_eq!(docker(state).await, "exited false 0 3 0\n");
     let config = "{{.Name}} {{.Path}} {{.Config.User}} {{.Config.Tty}} {{.Config.WorkingDir}} {{json .Config.Cmd}}";
     let line = format!("{id} sh 0:0 false / [\"sh\",\"-c\",\"exit 3\"]\n");

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use holdfast_supervisor::{EventKind, ExitStatus, TerminalSize};
 use holdfast_tests::processes::{shim_of, shims};
@@ -16,6 +16,7 @@ use holdfast_tests::{
 };
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -51,6 +52,8 @@ as_users!(
     the_shim_of_a_group_has_them_all_and_is_replaced_too,
     ids_in_a_container_are_those_of_the_user_and_of_its_ranges,
     what_takes_a_cgroup_is_refused_with_the_reason,
+    a_cgroup_of_the_users_systemd_gives_limits_pause_and_statistics,
+    a_cgroup_of_the_users_systemd_counts_kills_and_goes_with_its_container,
     each_kind_of_root_and_network_works,
     the_state_is_in_the_users_own_directories,
     a_bundle_with_mappings_of_its_own_keeps_them,
@@ -300,7 +303,16 @@ async fn ids_in_a_container_are_those_of_the_user_and_of_its_ranges(user: User) 
     }
 }
 
+/// Why a machine has no cgroups for a user's containers; `None` if it has.
+async fn no_cgroups(holdfast: &Holdfast) -> Option<String> {
+    let info = holdfast.json(&["info", "--json"]).await;
+    info["rootless"]["noCgroups"].as_str().map(str::to_owned)
+}
+
 async fn what_takes_a_cgroup_is_refused_with_the_reason(_: User) {
+    if no_cgroups(&with_daemon("auto").await).await.is_none() {
+        return holdfast_tests::skip("containers have cgroups here");
+    }
     let reason = "no cgroup is delegated to this user";
     for runtime in runtimes() {
         let holdfast = with_daemon(&runtime).await;
@@ -330,6 +342,102 @@ async fn what_takes_a_cgroup_is_refused_with_the_reason(_: User) {
         let all = holdfast.run(&["kill", "--signal", "KILL", &id]).await;
         assert_eq!(all.code, Some(0), "{all:?}");
         assert_eq!(holdfast.ok(&["wait", &id]).await, "137\n", "{runtime}");
+        close(holdfast).await;
+    }
+}
+
+/// The directory of a process's cgroup, of version 2.
+fn cgroup_of(pid: &Value) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("read the cgroup");
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("version 2");
+    Path::new("/sys/fs/cgroup").join(path)
+}
+
+/// What a file of a cgroup says.
+fn says(cgroup: &Path, name: &str) -> String {
+    let path = cgroup.join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    text.trim_end().to_owned()
+}
+
+async fn a_cgroup_of_the_users_systemd_gives_limits_pause_and_statistics(_: User) {
+    if let Some(reason) = no_cgroups(&with_daemon("auto").await).await {
+        return holdfast_tests::skip(&reason);
+    }
+    for runtime in runtimes() {
+        let mut holdfast = with_daemon(&runtime).await;
+        let limits = ["--memory", "64m", "--pids-limit", "20", "--cpus", "0.5"];
+        let id = holdfast.run_detached(&limits, &["sleep", "100000"]).await;
+        let cgroup = cgroup_of(&holdfast.inspect(&id).await["pid"]);
+        assert!(cgroup.to_string_lossy().contains("/holdfast-"), "{runtime}: {cgroup:?}");
+        let limited = |memory: &str| {
+            let found = ["memory.max", "pids.max", "cpu.max"].map(|name| says(&cgroup, name));
+            assert_eq!(found, [memory, "20", "50000 100000"], "{runtime}");
+        };
+        limited("67108864");
+        // systemd writes again what it has been told.
+        let mut reload = Command::new("systemctl");
+        reload.args(["--user", "daemon-reload"]);
+        assert_eq!(ran(reload).await.code, Some(0));
+        limited("67108864");
+        let resources = holdfast.scratch.path().join("resources.json");
+        fs::write(&resources, r#"{"memory":{"limit":33554432}}"#).expect("write a file");
+        let resources = resources.to_str().expect("a path in UTF-8");
+        holdfast.ok(&["update", "--resources", resources, &id]).await;
+        limited("33554432");
+        // What is begun later is in it too.
+        let exec = holdfast.ok(&["exec", "-d", &id, "--", "sleep", "4321"]).await;
+        let commands = holdfast.ok(&["top", &id]).await;
+        assert!(commands.contains("sleep 100000") && commands.contains("sleep 4321"), "{commands}");
+        assert_eq!(says(&cgroup, "cgroup.procs").lines().count(), 2, "{runtime}: {exec}");
+        holdfast.ok(&["pause", &id]).await;
+        assert_eq!(holdfast.inspect(&id).await["status"], "paused");
+        assert!(says(&cgroup, "cgroup.events").contains("frozen 1"), "{runtime}");
+        // The next daemon knows all of it.
+        holdfast.kill_daemon().await;
+        restart(&mut holdfast, &runtime).await;
+        assert_eq!(holdfast.inspect(&id).await["status"], "paused");
+        holdfast.ok(&["unpause", &id]).await;
+        assert!(says(&cgroup, "cgroup.events").contains("frozen 0"), "{runtime}");
+        let stats = holdfast.json(&["stats", "--json", &id]).await;
+        for field in ["memoryBytes", "cpuNanos", "pids"] {
+            let text = stats.to_string();
+            let is_there = text.contains(field) && !text.contains(&format!("\"{field}\":null"));
+            assert!(is_there, "{runtime}: no {field}: {stats}");
+        }
+        // A limit by default, and one that is not to be had.
+        let other = holdfast.run_detached(&[], &["sleep", "100000"]).await;
+        let pid = holdfast.inspect(&other).await["pid"].clone();
+        assert_eq!(says(&cgroup_of(&pid), "pids.max"), "2048", "{runtime}");
+        fs::write(resources, r#"{"cpu":{"cpus":"0"}}"#).expect("write a file");
+        if !holdfast.ok(&["info"]).await.contains("cpuset") {
+            let error = holdfast.fails(1, &["update", "--resources", resources, &id]).await;
+            assert!(error.contains("controller cpuset is not delegated"), "{runtime}: {error}");
+        }
+        close(holdfast).await;
+    }
+}
+
+async fn a_cgroup_of_the_users_systemd_counts_kills_and_goes_with_its_container(_: User) {
+    if let Some(reason) = no_cgroups(&with_daemon("auto").await).await {
+        return holdfast_tests::skip(&reason);
+    }
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let id = holdfast.run_detached(&["--memory", "16m"], &["sleep", "100000"]).await;
+        let cgroup = cgroup_of(&holdfast.inspect(&id).await["pid"]);
+        let killed = holdfast.run(&["exec", &id, "--", "tail", "/dev/zero"]).await;
+        assert_eq!(killed.code, Some(137), "{runtime}: {killed:?}");
+        let is_counted = async || holdfast.inspect(&id).await["oomKilled"] == true;
+        soon("the kill to be counted", async { while !is_counted().await {} }).await;
+        // All that is in it ends with its container.
+        holdfast.ok(&["kill", "-s", "KILL", &id]).await;
+        holdfast.ok(&["wait", &id]).await;
+        holdfast.ok(&["start", &id]).await;
+        let again = cgroup_of(&holdfast.inspect(&id).await["pid"]);
+        assert_eq!(says(&again, "memory.max"), "16777216", "{runtime}");
+        holdfast.ok(&["rm", "-f", &id]).await;
+        eventually("no cgroup to be left", || !cgroup.exists() && !again.exists()).await;
         close(holdfast).await;
     }
 }
@@ -430,4 +538,61 @@ async fn a_bundle_with_mappings_of_its_own_keeps_them(_: User) {
         assert_eq!(words, ["0", &uid.to_string(), "1"], "{runtime}");
         close(holdfast).await;
     }
+}
+
+/// A container without a cgroup of its own is in that of the supervisor that has started it, and stays there when
+/// another follows that is elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_does_not_stand_for_what_else_is_in_its_supervisors_cgroup() {
+    let user = User::WithRanges;
+    if let Err(reason) = user.ready() {
+        return holdfast_tests::skip(&reason);
+    }
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let base = if unified { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    let cgroup = Path::new(base).join(unique_id("cgroup").as_str());
+    fs::create_dir(&cgroup).expect("make a cgroup");
+    let procs = cgroup.join("cgroup.procs");
+    // Begins in that cgroup, and goes on as the user.
+    let within = |command: std::process::Command| {
+        let mut outer = Command::new("sh");
+        outer.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(&procs);
+        outer.arg(command.get_program()).args(command.get_args()).env_clear();
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        outer.envs(set).current_dir("/");
+        outer
+    };
+    let dir = runtime_dir();
+    let mut chown = Command::new("chown");
+    chown.arg(user.name()).arg(dir.path());
+    assert_eq!(ran(chown).await.code, Some(0));
+    let root = dir.path().join("state").display().to_string();
+    let holdfast = |args: &[&str]| {
+        let mut command = user.command(&binary("holdfast"));
+        command.args(["--root", &root]).args(args);
+        command
+    };
+    let (oci, mark) = (binary("holdfast-oci"), std::process::id().to_string());
+    let daemon = ["daemon", "--runtime", oci.to_str().expect("a path in UTF-8")];
+    let sleep = |seconds: &str| format!("sleep {seconds}.{mark}");
+    let mut other = user.command(Path::new("sleep"));
+    other.arg(format!("4004.{mark}"));
+    let mut other = within(other).kill_on_drop(true).spawn().expect("start sleep");
+
+    let first = Daemon::start(within(holdfast(&daemon))).await;
+    let seconds = format!("4005.{mark}");
+    let run = ["run", "-d", "--name", "a", "--rootfs", "host", "--", "sleep", &seconds];
+    let started = ran(holdfast(&run).into()).await;
+    assert_eq!(started.code, Some(0), "{started:?}");
+    first.end(Signal::SIGKILL).await;
+    let second = Daemon::start(holdfast(&daemon).into()).await;
+    let listed = ran(holdfast(&["top", "a"]).into()).await.stdout;
+    assert!(listed.contains(&sleep("4005")) && !listed.contains(&sleep("4004")), "{listed}");
+
+    let removed = ran(holdfast(&["rm", "-f", "a"]).into()).await;
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    assert_eq!(second.end(Signal::SIGTERM).await.code(), Some(0));
+    other.kill().await.expect("kill sleep");
+    let is_removed = || fs::remove_dir(&cgroup).is_ok();
+    eventually("the cgroup to be empty", is_removed).await;
 }

@@ -7,7 +7,7 @@
 //! | `image` | kernel, initramfs and root disk, made once; the payload disk, made for each run |
 //! | `machine` | one machine from power on to power off, and what it says |
 //! | `checks` | boots whose guest makes checks by itself, and the table of them |
-//! | `hostile` | a boot whose guest runs the tests that attack containers from inside |
+//! | `tests` | tests of `tests/tests`, built for a boot whose guest runs them |
 //! | `power` | boots whose power is cut, and what must still be true afterwards |
 //! | `ledger` | what the guest said that it had done, against what there is |
 //!
@@ -17,11 +17,11 @@
 //! was written on, and where it works it changes nothing but the time.
 
 mod checks;
-mod hostile;
 mod image;
 mod ledger;
 mod machine;
 mod power;
+mod tests;
 mod tools;
 
 use std::path::PathBuf;
@@ -39,9 +39,9 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// Of the part `hostile`, only the attacks whose names contain this
+    /// Of the parts `hostile` and `rootless`, only the tests whose names contain this
     #[arg(long, value_name = "TEXT")]
-    attack: Option<String>,
+    test: Option<String>,
     /// More power cuts
     #[arg(long)]
     long: bool,
@@ -70,6 +70,8 @@ enum Part {
     Containerd,
     /// With systemd and dist/holdfast.service
     Systemd,
+    /// As users with a systemd of their own, which makes the containers' cgroups
+    Rootless,
     /// Attacks from inside containers, under cgroup v2
     Hostile,
     /// The load whose power is cut
@@ -93,7 +95,7 @@ impl Options {
         }
         match self.power_cuts {
             Some(_) if !self.long => vec![Part::Power],
-            _ => vec![Part::Scenarios, Part::Containerd, Part::Systemd, Part::Hostile, Part::Power],
+            _ => Part::value_variants().to_vec(),
         }
     }
 
@@ -116,19 +118,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let qemu = tools::qemu(&home)?;
     let base = image::base(&home)?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(&home)?;
-    let attacks =
-        if options.parts().contains(&Part::Hostile) { Some(hostile::build()?) } else { None };
-    let payload = image::payload(scratch.path(), attacks.as_deref())?;
+    let parts = options.parts();
+    let needed = [(Part::Hostile, "security"), (Part::Rootless, "rootless")];
+    let needed = needed.into_iter().filter(|(part, _)| parts.contains(part));
+    let tests: anyhow::Result<Vec<_>> =
+        needed.map(|(_, name)| Ok((name, tests::build(name)?))).collect();
+    let payload = image::payload(scratch.path(), &tests?)?;
     let host = machine::Host { qemu, base, payload, scratch: scratch.path().to_owned() };
 
     let mut failed = Vec::new();
-    for part in options.parts() {
+    for part in parts {
         let began = Instant::now();
         let outcome = match part {
             Part::Scenarios => checks::run(&host, &checks::SCENARIOS, ""),
             Part::Containerd => checks::run(&host, &checks::CONTAINERD, ""),
             Part::Systemd => checks::run(&host, &checks::SYSTEMD, ""),
-            Part::Hostile => checks::run(&host, &checks::HOSTILE, &attacks_wanted(options)),
+            Part::Rootless => checks::run(&host, &checks::ROOTLESS, &tests_wanted(options)),
+            Part::Hostile => checks::run(&host, &checks::HOSTILE, &tests_wanted(options)),
             Part::Power => power::run(&host, &power_options(options)),
         };
         // One part that breaks off does not keep the others from being tried.
@@ -145,8 +151,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn attacks_wanted(options: &Options) -> String {
-    options.attack.as_ref().map(|text| format!("holdfast.attack={text}")).unwrap_or_default()
+fn tests_wanted(options: &Options) -> String {
+    options.test.as_ref().map(|text| format!("holdfast.test={text}")).unwrap_or_default()
 }
 
 fn power_options(options: &Options) -> power::Options {

@@ -1,9 +1,11 @@
 //! The daemon itself: its flags, its configuration file, its own log.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use anyhow::{anyhow, bail};
 use holdfast_daemon::api::{GroupName, LogSpec};
@@ -90,6 +92,7 @@ fn parse_format(text: &str) -> Result<LogFormat, String> {
 /// Runs the daemon until a signal ends it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Command::Daemon(flags) = &args.command else { bail!("not the daemon's command") };
+    leave_session();
     let loaded = load(flags.config.as_deref())?;
     let file = loaded.as_ref().map_or_else(File::default, |loaded| loaded.file.clone());
     let variable = std::env::var(LEVEL_VARIABLE).ok().filter(|level| !level.is_empty());
@@ -130,6 +133,32 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // As a text: it says its causes itself, and `fail` would say them again.
     holdfast_daemon::serve(config).await.map_err(|error| anyhow!("{error}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts this program over among those of the user's systemd, if a user has started it after a login: only there
+/// containers can have cgroups. Where that fails, it goes on in the session.
+fn leave_session() {
+    let uid = nix::unistd::geteuid();
+    // On a machine with cgroups of version 1, this is not the first line.
+    let session = format!("0::/user.slice/user-{uid}.slice/session-");
+    let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if uid.is_root() || !cgroup.starts_with(&session) {
+        return;
+    }
+    let in_scope = |program: &OsStr| {
+        let mut command = process::Command::new("systemd-run");
+        command.args(["--user", "--scope", "--quiet", "--collect", "--no-ask-password", "--"]);
+        command.arg(program);
+        command
+    };
+    let null = process::Stdio::null;
+    let tried = in_scope("true".as_ref()).stdin(null()).stdout(null()).stderr(null()).status();
+    if let (Ok(status), Ok(program)) = (tried, std::env::current_exe())
+        && status.success()
+    {
+        // It returns only if it fails.
+        let _ = in_scope(program.as_os_str()).args(std::env::args_os().skip(1)).exec();
+    }
 }
 
 /// Returns an address on TCP, if there is one. It needs a token.

@@ -61,8 +61,15 @@ fn describe(info: &Info, to: &mut impl std::io::Write) -> std::io::Result<()> {
         if let Some(reason) = &rootless.single_id {
             writeln!(to, "          no user ids but 0: {reason}")?;
         }
-        let reason = &rootless.no_cgroups;
-        writeln!(to, "          no limits, no pause, no statistics: {reason}")?;
+        match &rootless.no_cgroups {
+            Some(reason) => {
+                writeln!(to, "          no limits, no pause, no statistics: {reason}")?;
+            }
+            None => {
+                let controllers = rootless.controllers.join(", ");
+                writeln!(to, "          cgroups by the user's systemd, with {controllers}")?;
+            }
+        }
     }
     match &info.definitions {
         Some(path) => writeln!(to, "reboot    definitions in {}", path.display())?,

@@ -45,6 +45,15 @@ pub(crate) struct Global {
     /// A descriptor of the directory with the console socket; see `rootless`.
     #[arg(long, hide = true)]
     pub(crate) console_dir: Option<i32>,
+    /// This process is in a scope, and this is a descriptor of this program; see `scope`.
+    #[arg(long, hide = true)]
+    pub(crate) in_scope: Option<i32>,
+    /// The container's cgroup; see `scope`.
+    #[arg(long, hide = true)]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// A descriptor of that; see `scope`.
+    #[arg(long, hide = true)]
+    pub(crate) cgroup_dir: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -240,7 +240,7 @@ pub(crate) fn of_memory(dirs: &[PathBuf], pid: i32) -> Option<PathBuf> {
 }
 
 /// The cgroup of a process in the unified hierarchy, whatever cgroup namespace it is in.
-fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
+pub(crate) fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = path.filter(|path| !path.is_empty() && !path.contains(".."));

@@ -13,6 +13,7 @@
 //! | `limits` | limits that a container gets once it is made |
 //! | `explain` | the field by which a container could not be made |
 //! | `rootless` | who is root: that of the container's user namespace, if not the machine's |
+//! | `scope` | the cgroup that the user's systemd makes then |
 //! | `program` | the last steps inside the container |
 //! | `confine`, `seccomp` | what its process gives up: capabilities, and system calls by the profile |
 //! | `cgroup`, `hierarchy` | a container's cgroups, and which hierarchies there are |
@@ -52,6 +53,7 @@ mod peers;
 mod program;
 mod record;
 mod rootless;
+mod scope;
 mod sealed;
 mod seccomp;
 mod spec;

@@ -23,7 +23,8 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 use serde_json::Value;
 
 use crate::args::{Global, MapIds, Remove, Run, Verb};
-use crate::record::Dir;
+use crate::record::{Dir, Status};
+use crate::scope;
 use crate::sealed::start_over;
 use crate::spec::read_json;
 
@@ -45,14 +46,29 @@ pub(crate) fn become_root_for(global: &Global, verb: &Verb) -> anyhow::Result<()
         _ => return Ok(()),
     };
     let console_dir = socket.as_deref().map(open_console_dir).transpose()?;
+    let mut scope = None;
     match verb {
         Verb::Create(create) | Verb::Run(Run { create, .. }) => {
             let mut config = read_json(&create.bundle.join("config.json"))?;
-            Users::take(&mut config).context("config.json")?.enter_new()?;
+            let users = Users::take(&mut config).context("config.json")?;
+            match global.in_scope {
+                Some(program) => scope = Some(scope::enter(program, &create.id, &config)?),
+                None if scope::is_asked_for(global)? => {
+                    return scope::start_over(&create.id, &config);
+                }
+                None => {}
+            }
+            users.enter_new()?;
         }
         Verb::Exec(exec) => {
-            let record = Dir::of(&global.root, &exec.id)?.record()?;
+            let dir = Dir::of(&global.root, &exec.id)?;
+            let record = dir.record()?;
+            if dir.status(&record) == Status::Paused {
+                // This process would be suspended in the container's cgroup.
+                bail!("cannot exec in a paused container");
+            }
             let process = record.process().context("cannot exec in a stopped container")?;
+            scope::join(&record.cgroup)?;
             setns(process, CloneFlags::CLONE_NEWUSER)
                 .context("enter the container's user namespace")?;
             become_root()?;
@@ -63,6 +79,9 @@ pub(crate) fn become_root_for(global: &Global, verb: &Verb) -> anyhow::Result<()
     let mut args = vec!["--is-inside".to_owned()];
     if let Some(dir) = &console_dir {
         args.extend(["--console-dir".to_owned(), dir.as_raw_fd().to_string()]);
+    }
+    if let Some(scope) = &scope {
+        args.extend(scope.args()?);
     }
     start_over(in_this_namespace(program, &path)?, &args)
 }

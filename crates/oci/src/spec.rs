@@ -18,7 +18,8 @@ use crate::hierarchy::Hierarchy;
 use crate::limits::Late;
 use crate::mounts::Plan;
 use crate::rootless::{self, Users};
-use crate::{cgroup, check, devices, explain, inside, options};
+use crate::scope::Scope;
+use crate::{cgroup, check, devices, explain, inside, options, scope};
 
 /// A value of HOME that stands for none. libcontainer would look for one with getpwuid(3), which
 /// executes libraries that it finds in the container; so it must find it set.
@@ -45,14 +46,18 @@ pub(crate) struct Config {
     pub(crate) capabilities: Value,
     /// What its first process gives up.
     pub(crate) confinement: Confinement,
-    /// Whether this process is root in the container's new user namespace, and has no cgroups to give.
+    /// Whether this process is root in the container's new user namespace.
     is_inside: bool,
+    /// The cgroup that such a process has to give.
+    pub(crate) scope: Option<Scope>,
 }
 
 impl Config {
     /// Reads a bundle.
     pub(crate) fn load(global: &Global, bundle: &Path, id: &str) -> anyhow::Result<Self> {
-        let (systemd, is_inside) = (global.systemd_cgroup, global.is_inside);
+        let is_inside = global.is_inside;
+        let systemd = global.systemd_cgroup && !is_inside;
+        let scope = Scope::passed_on(global)?;
         let bundle =
             bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
         let path = bundle.join("config.json");
@@ -68,8 +73,13 @@ impl Config {
         if is_inside {
             Users::take(&mut json).context("config.json")?;
             rootless::check_user(&json["process"]).context("config.json: process")?;
-            rootless::refuse_limits(&mut json["linux"]["resources"])
-                .context("config.json: linux.resources")?;
+            let resources = &mut json["linux"]["resources"];
+            match &scope {
+                Some(_) => scope::keep_late(resources),
+                None => {
+                    rootless::refuse_limits(resources).context("config.json: linux.resources")?;
+                }
+            }
         }
         if json["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
             json["linux"]["cgroupsPath"] =
@@ -108,6 +118,7 @@ impl Config {
             capabilities,
             confinement,
             is_inside,
+            scope,
         };
         config.check()?;
         Ok(config)
@@ -130,7 +141,9 @@ impl Config {
         hierarchies: &[Hierarchy],
     ) -> anyhow::Result<Cgroup> {
         if self.is_inside {
-            return Ok(Cgroup::default());
+            // Until the container's process is there, this one is all that is in it.
+            let made = member.and(self.scope.as_ref());
+            return Ok(made.map_or_else(Cgroup::default, Scope::cgroup));
         }
         Cgroup::new(&self.cgroup, systemd, member, hierarchies)
     }

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::container::Container;
 use crate::error::Error;
 use crate::model::lifecycle::{Activity, Change, Input, State};
+use crate::ops::rootless;
 use crate::os::cgroup::{Cgroups, Stats};
 use crate::os::pid_namespace;
 use crate::os::tasks::blocking;
@@ -77,7 +78,7 @@ impl Container {
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
-            this.needs_cgroup(verb)?;
+            this.needs_cgroup(verb).await?;
             change::make(&this.core, &this.state, change, verb, needed).await
         })
         .await
@@ -92,12 +93,15 @@ impl Container {
     /// deleted, [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails,
     /// and [`Error::Io`] if the limits cannot be written to a file for it.
     pub async fn update(&self, resources: &serde_json::Value) -> Result<(), Error> {
-        let content = resources.to_string();
+        let (content, resources) = (resources.to_string(), resources.clone());
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
             this.needs_process("update")?;
-            this.needs_cgroup("update")?;
+            this.needs_cgroup("update").await?;
+            if let Some(rootless) = &this.core.rootless {
+                rootless::check_resources(&resources, rootless).map_err(Error::InvalidOption)?;
+            }
             // The limits are passed in a file, because not every runtime reads its standard input.
             let dir = this.core.root.container(this.id());
             let written = {
@@ -212,14 +216,19 @@ impl Container {
         stats.map_err(Error::io(format!("read the cgroups of container {}", self.id())))
     }
 
-    /// Refuses what cannot be done without a cgroup.
-    fn needs_cgroup(&self, operation: &'static str) -> Result<(), Error> {
-        match &self.core.rootless {
-            None => Ok(()),
-            Some(rootless) => {
-                Err(Error::NoCgroup { operation, reason: rootless.no_cgroups.clone() })
-            }
+    /// Refuses what cannot be done without a cgroup. A container keeps the one that it was started with, or none.
+    async fn needs_cgroup(&self, operation: &'static str) -> Result<(), Error> {
+        let (Some(rootless), Some(pid)) = (&self.core.rootless, self.info().pid) else {
+            return Ok(());
+        };
+        if blocking(move || Ok(!Cgroups::of(pid)?.is_empty())).await.unwrap_or(true) {
+            return Ok(());
         }
+        let reason = match &rootless.no_cgroups {
+            Some(reason) => reason.clone(),
+            None => "it was started when there was none".to_owned(),
+        };
+        Err(Error::NoCgroup { operation, reason })
     }
 
     /// Returns the pid of the init process.

@@ -38,6 +38,13 @@ pub(super) const SYSTEMD: Suite = Suite {
     limit: Duration::from_secs(1200),
 };
 
+/// The tests of `tests/tests/rootless.rs`, each of which is a check, as users with a systemd of their own.
+pub(super) const ROOTLESS: Suite = Suite {
+    init: "/opt/holdfast/guest/systemd-init.sh",
+    part: "rootless",
+    limit: Duration::from_secs(3600),
+};
+
 /// The tests of `tests/tests/security.rs`, each of which is a check.
 pub(super) const HOSTILE: Suite = Suite {
     init: "/opt/holdfast/guest/init.sh",

@@ -16,7 +16,7 @@ const SUITE: &str = "bookworm";
 /// The package whose dependency is the newest kernel of its kind.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What is in the root file system besides what Debian can't do without.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 17] = [
     "runc",
     "containerd",
     "crun",
@@ -31,6 +31,11 @@ const PACKAGES: [&str; 13] = [
     "iptables",
     "strace",
     "jq",
+    // A user with a systemd of its own, and ranges of ids.
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "uidmap",
 ];
 /// Our own programs, in the payload.
 pub(super) const PROGRAMS: [&str; 7] = [
@@ -170,17 +175,17 @@ fn initramfs(dir: &Path, root: &Path, version: &str, initramfs: &Path) -> anyhow
     Ok(fs::remove_dir_all(tree)?)
 }
 
-/// Makes the disk with what is tested, and with the tests of attacks if there are any.
-pub(super) fn payload(scratch: &Path, attacks: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// Makes the disk with what is tested, and with these tests.
+pub(super) fn payload(scratch: &Path, tests: &[(&str, PathBuf)]) -> anyhow::Result<PathBuf> {
     let tree = scratch.join("payload");
     let bin = tree.join("bin");
     fs::create_dir_all(&bin)?;
     for name in PROGRAMS {
         fs::copy(crate::executables("release").join(name), bin.join(name))?;
     }
-    if let Some(attacks) = attacks {
+    for (name, path) in tests {
         // A test finds the programs beside itself.
-        fs::copy(attacks, bin.join("security"))?;
+        fs::copy(path, bin.join(name))?;
     }
     let workspace = crate::workspace();
     for unit in ["holdfast.service", "holdfast.socket"] {

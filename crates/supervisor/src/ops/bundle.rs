@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::error::Error;
 use crate::model::config::check_process;
 use crate::model::options::{ContainerOptions, Source, TerminalSize, UPPER};
-use crate::ops::default_config::{TMPFS_FILES, default_config, mount, nofile};
+use crate::ops::default_config::{TMPFS_FILES, default_config, mount, nofile, unique_name};
 use crate::ops::default_seccomp::default_seccomp;
 use crate::ops::{rootless, users};
 use crate::os::rootless::Rootless;
@@ -56,9 +56,9 @@ pub(crate) fn prepare(
     let nofile = nofile(soft_nofile).map_err(Error::io("read the limit of open files"))?;
     let default = |rootfs: &Path, mounts| {
         let mut config = default_config(id, &options.args, rootfs, mounts, nofile);
-        if rootless.is_some() {
+        if let Some(rootless) = rootless {
             // The default limit of processes too: `Supervisor::rootless` says so.
-            rootless::without_cgroup(&mut config);
+            rootless::without_missing_controllers(&mut config, rootless);
         }
         config
     };
@@ -102,7 +102,9 @@ pub(crate) fn prepare(
     let path = given.as_ref().map_or(place.own, |(bundle, _)| bundle.as_path());
     let root = root_of(&config, options, path);
     change(&mut config, options, configure, &root)
-        .and_then(|()| rootless.map_or(Ok(()), |it| rootless::adapt(&mut config, it)))
+        .and_then(|()| {
+            rootless.map_or(Ok(()), |it| rootless::adapt(&mut config, it, &unique_name(id)))
+        })
         .map_err(|reason| match &options.source {
             Source::Bundle(_) => Error::Bundle { path: path.to_owned(), reason },
             _ => Error::InvalidOption(reason),

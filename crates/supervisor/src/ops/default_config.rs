@@ -65,6 +65,12 @@ pub(crate) fn nofile(soft: Option<u64>) -> io::Result<(u64, u64)> {
     Ok((soft.unwrap_or(own).min(hard), hard))
 }
 
+/// Returns the name of a container's cgroup. The random part makes it unlikely that this is the cgroup of an
+/// earlier container, which a crash may have left.
+pub(crate) fn unique_name(id: &ContainerId) -> String {
+    format!("{id}.{}", random_hex(4))
+}
+
 /// Returns the default configuration: a read-only root; private mount, pid, ipc, uts and network
 /// namespaces, and a private cgroup namespace where the kernel supports it; a cgroup of its own, which
 /// allows the usual devices only.
@@ -79,9 +85,7 @@ pub(crate) fn default_config(
     let mut mounts = mounts();
     mounts.extend(further_mounts);
     let hostname: String = id.as_str().chars().take(63).collect();
-    // The random part makes it unlikely that this is the cgroup of an earlier container, which a
-    // crash may have left.
-    let cgroup = format!("/holdfast/{id}.{}", random_hex(4));
+    let cgroup = format!("/holdfast/{}", unique_name(id));
     let mut namespaces = vec!["mount", "pid", "ipc", "uts", "network"];
     if Path::new("/proc/self/ns/cgroup").exists() {
         namespaces.push("cgroup");

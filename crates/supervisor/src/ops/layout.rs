@@ -30,6 +30,9 @@ use crate::ops::users;
 use crate::os::limits;
 use crate::runtime::checkpoint;
 
+/// The option of runtimes that have systemd make the cgroup.
+const SYSTEMD_CGROUP: &str = "--systemd-cgroup";
+
 /// What is needed to start a process by a shim.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -51,10 +54,11 @@ pub(crate) fn container(
 ) -> Result<(Arc<ContainerState>, Job), Error> {
     options.stdio.log.check()?;
     let timeout = options.start_timeout.unwrap_or(core.start_timeout);
+    let runtime_args = runtime_args(core, options);
     let runtime = core
         .runtimes
         .find(options.runtime.as_ref().unwrap_or(&core.runtime))?
-        .with_args(&options.runtime_args);
+        .with_args(&runtime_args);
     let id = match &options.id {
         Some(id) => id.clone(),
         None => random_hex(12).parse()?,
@@ -86,7 +90,7 @@ pub(crate) fn container(
         root_gid: bundle.root_ids.1,
         checkpoint: checkpoint.map(text).unwrap_or_default(),
         no_pivot_root: options.no_pivot_root,
-        runtime_args: options.runtime_args.clone(),
+        runtime_args,
         root: text(home.join(init.as_str())),
         holdfast: Some(Policies {
             bundle: bundle.path.clone(),
@@ -126,6 +130,17 @@ pub(crate) fn container(
     let process = Arc::new(process);
     let container = Arc::new(ContainerState::new(id, runtime, process.clone()));
     Ok((container, Job { process, dir, record, command, timeout }))
+}
+
+/// Returns the runtime's arguments before its command. Where the user's systemd makes the cgroups, runtimes have to
+/// be told.
+fn runtime_args(core: &Core, options: &ContainerOptions) -> Vec<String> {
+    let mut args = options.runtime_args.clone();
+    let by_systemd = core.rootless.as_ref().is_some_and(|it| it.no_cgroups.is_none());
+    if by_systemd && !args.iter().any(|it| it == SYSTEMD_CGROUP) {
+        args.push(SYSTEMD_CGROUP.to_owned());
+    }
+    args
 }
 
 /// Makes the directory of a stopped container that of its next run.

@@ -3,27 +3,26 @@
 
 use serde_json::{Value, json};
 
-use crate::os::rootless::{IdMapping, Rootless};
+use crate::os::rootless::{IdMapping, Rootless, scope};
 
-/// What `linux.resources` may say without a cgroup. Rules for devices are of no use in a user namespace, where
-/// nobody can make a device: the container has those that are mounted for it.
-const WITHOUT_CGROUP: &str = "devices";
+/// What of `linux.resources` is left out. Rules for devices are of no use in a user namespace, where nobody can make
+/// a device: the container has those that are mounted for it.
+const DEVICES: &str = "devices";
 
-/// Takes the settings out of a default configuration that only a cgroup gives.
-pub(crate) fn without_cgroup(config: &mut Value) {
-    if let Some(linux) = config["linux"].as_object_mut() {
-        linux.remove("cgroupsPath");
-        linux.remove("resources");
+/// Takes those settings out of a default configuration that its cgroup cannot have.
+pub(crate) fn without_missing_controllers(config: &mut Value, rootless: &Rootless) {
+    if let Some(resources) = config["linux"]["resources"].as_object_mut() {
+        resources.retain(|name, value| refusal(name, value, rootless).is_none());
     }
 }
 
-/// Changes a configuration such that it needs no root, or says why that is not possible.
-pub(crate) fn adapt(config: &mut Value, rootless: &Rootless) -> Result<(), String> {
+/// Changes a configuration such that it needs no root, or says why that is not possible. `unique` is a part of the
+/// name of its cgroup, if it gets one.
+pub(crate) fn adapt(config: &mut Value, rootless: &Rootless, unique: &str) -> Result<(), String> {
     if !config["linux"].is_object() {
         config["linux"] = json!({});
     }
-    refuse_resources(&config["linux"]["resources"], &rootless.no_cgroups)?;
-    without_cgroup(config);
+    settle_cgroup(&mut config["linux"], rootless, unique)?;
     map_ids(&mut config["linux"], rootless)?;
     let gids = config["linux"]["gidMappings"].clone();
     let own_network = has_new_network(&config["linux"]);
@@ -44,16 +43,68 @@ pub(crate) fn adapt(config: &mut Value, rootless: &Rootless) -> Result<(), Strin
     Ok(())
 }
 
-/// Refuses limits that no cgroup is there for.
-fn refuse_resources(resources: &Value, reason: &str) -> Result<(), String> {
-    let fields = resources.as_object().into_iter().flatten();
-    let mut asked = fields
-        .filter(|(name, value)| *name != WITHOUT_CGROUP && is_set(value))
-        .map(|(name, _)| name);
-    match asked.next() {
-        Some(name) => Err(format!("limits of {name} cannot be set: {reason}")),
-        None => Ok(()),
+/// Refuses limits that the cgroup of a container cannot have.
+pub(crate) fn check_resources(resources: &Value, rootless: &Rootless) -> Result<(), String> {
+    let all = resources.as_object().into_iter().flatten();
+    let mut refused = all.filter_map(|(name, value)| refusal(name, value, rootless));
+    refused.next().map_or(Ok(()), Err)
+}
+
+/// Names the cgroup that the user's systemd makes.
+fn settle_cgroup(linux: &mut Value, rootless: &Rootless, unique: &str) -> Result<(), String> {
+    check_resources(&linux["resources"], rootless)?;
+    let Some(linux) = linux.as_object_mut() else { return Ok(()) };
+    if rootless.no_cgroups.is_some() {
+        linux.remove("cgroupsPath");
+        linux.remove("resources");
+        return Ok(());
     }
+    linux.insert("cgroupsPath".to_owned(), json!(scope(unique)));
+    if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
+        resources.remove(DEVICES);
+    }
+    Ok(())
+}
+
+/// Returns why the cgroup of a container cannot have a setting of `linux.resources`.
+fn refusal(name: &str, value: &Value, rootless: &Rootless) -> Option<String> {
+    if name == DEVICES || !is_set(value) {
+        return None;
+    }
+    if let Some(reason) = &rootless.no_cgroups {
+        return Some(format!("limits of {name} cannot be set: {reason}"));
+    }
+    let missing = controllers(name, value)
+        .into_iter()
+        .find(|controller| !rootless.controllers.iter().any(|it| it == controller))?;
+    Some(format!(
+        "limits of {name} cannot be set: the controller {missing} is not delegated to this user, only {}",
+        rootless.controllers.join(", ")
+    ))
+}
+
+/// Returns the controllers of cgroup version 2 that a setting takes (cgroups(7)).
+fn controllers(name: &str, value: &Value) -> Vec<String> {
+    let has = |fields: &[&str]| fields.iter().any(|field| is_set(&value[*field]));
+    let named: &[&str] = match name {
+        "cpu" => {
+            match (has(&["cpus", "mems"]), has(&["shares", "quota", "period", "burst", "idle"])) {
+                (true, true) => &["cpuset", "cpu"],
+                (true, false) => &["cpuset"],
+                (false, _) => &["cpu"],
+            }
+        }
+        "blockIO" => &["io"],
+        "hugepageLimits" => &["hugetlb"],
+        "unified" => {
+            let files = value.as_object().into_iter().flat_map(|fields| fields.keys());
+            let of_file = |file: &String| Some(file.split_once('.')?.0.to_owned());
+            // The files of every cgroup take no controller.
+            return files.filter_map(of_file).filter(|controller| controller != "cgroup").collect();
+        }
+        other => &[other],
+    };
+    named.iter().map(|it| (*it).to_owned()).collect()
 }
 
 /// Returns whether a value asks for something: zero and less, and false, are no limits.
@@ -137,7 +188,8 @@ mod tests {
             uid_mappings: ids.clone(),
             gid_mappings: ids,
             single_id: None,
-            no_cgroups: "there are none".to_owned(),
+            controllers: Vec::new(),
+            no_cgroups: Some("there are none".to_owned()),
         }
     }
 
@@ -160,7 +212,7 @@ mod tests {
     #[test]
     fn a_user_namespace_is_added_and_what_only_root_can_have_is_left_out() {
         let mut changed = config(&["network"]);
-        assert_eq!(adapt(&mut changed, &one_id()), Ok(()));
+        assert_eq!(adapt(&mut changed, &one_id(), "a"), Ok(()));
         let ids = json!([{ "containerID": 0, "hostID": 1001, "size": 1 }]);
         let linux = json!({
             "namespaces": [{ "type": "network" }, { "type": "user" }],
@@ -173,7 +225,7 @@ mod tests {
         assert_eq!(mounts[0]["type"], "sysfs");
         assert_eq!(mounts[1]["options"], json!(["mode=0620"]));
         let again = changed.clone();
-        assert_eq!(adapt(&mut changed, &one_id()), Ok(()));
+        assert_eq!(adapt(&mut changed, &one_id(), "a"), Ok(()));
         assert_eq!(changed, again);
     }
 
@@ -181,7 +233,7 @@ mod tests {
     fn a_group_that_is_mapped_stays_and_the_hosts_sys_is_bound_in_its_network() {
         let mut changed = config(&[]);
         let ranges = rootless(vec![mapping(0, 1001, 1), mapping(1, 100_000, 10)]);
-        assert_eq!(adapt(&mut changed, &ranges), Ok(()));
+        assert_eq!(adapt(&mut changed, &ranges, "a"), Ok(()));
         assert_eq!(changed["mounts"][0]["source"], "/sys");
         assert_eq!(changed["mounts"][1]["options"], json!(["mode=0620", "gid=5"]));
     }
@@ -194,7 +246,7 @@ mod tests {
         joined["linux"]["namespaces"] = json!([{ "type": "user", "path": "/proc/7/ns/user" }]);
         for mut changed in [own, joined] {
             let before = changed.clone();
-            assert_eq!(adapt(&mut changed, &one_id()), Ok(()));
+            assert_eq!(adapt(&mut changed, &one_id(), "a"), Ok(()));
             for field in ["namespaces", "uidMappings", "gidMappings"] {
                 assert_eq!(changed["linux"][field], before["linux"][field], "{field}");
             }
@@ -216,7 +268,49 @@ mod tests {
                 Some(name) => Err(format!("limits of {name} cannot be set: there are none")),
                 None => Ok(()),
             };
-            assert_eq!(adapt(&mut changed, &one_id()), expected);
+            assert_eq!(adapt(&mut changed, &one_id(), "a"), expected);
         }
+    }
+
+    #[test]
+    fn a_cgroup_of_the_users_systemd_has_the_limits_of_its_controllers() {
+        let with = Rootless {
+            controllers: ["cpu", "memory", "pids"].map(str::to_owned).to_vec(),
+            no_cgroups: None,
+            ..one_id()
+        };
+        let missing = |name: &str| {
+            format!("the controller {name} is not delegated to this user, only cpu, memory, pids")
+        };
+        for (resources, refused) in [
+            (
+                json!({ "memory": { "limit": 5 }, "cpu": { "quota": 5 }, "pids": { "limit": 1 } }),
+                None,
+            ),
+            (json!({ "unified": { "memory.high": "1", "cgroup.max.depth": "1" } }), None),
+            (json!({ "cpu": { "cpus": "0" } }), Some("cpuset")),
+            (json!({ "unified": { "io.weight": "default 1" } }), Some("io")),
+            (json!({ "blockIO": { "weight": 10 } }), Some("io")),
+            (json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 1 }] }), Some("hugetlb")),
+            (json!({ "rdma": { "a": { "hcaHandles": 3 } } }), Some("rdma")),
+        ] {
+            let mut changed = config(&[]);
+            changed["linux"]["resources"] = resources.clone();
+            changed["linux"]["resources"]["devices"] = json!([{ "allow": true }]);
+            let done = adapt(&mut changed, &with, "a.0f");
+            match refused {
+                Some(name) => assert!(done.unwrap_err().contains(&missing(name)), "{resources}"),
+                None => {
+                    assert_eq!(done, Ok(()));
+                    assert_eq!(changed["linux"]["cgroupsPath"], "user.slice:holdfast:a.0f");
+                    assert_eq!(changed["linux"]["resources"], resources);
+                }
+            }
+        }
+        let mut default = json!({ "linux": { "resources": { "pids": { "limit": 5 } } } });
+        without_missing_controllers(&mut default, &with);
+        assert_eq!(default["linux"]["resources"]["pids"]["limit"], 5);
+        without_missing_controllers(&mut default, &Rootless { controllers: vec![], ..with });
+        assert_eq!(default["linux"]["resources"], json!({}));
     }
 }

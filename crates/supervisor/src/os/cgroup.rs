@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use holdfast_sys::PidFd;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::network;
+use super::{network, rootless};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -90,7 +91,8 @@ const OPERATIONS: [File; 2] =
 
 impl Cgroups {
     /// Returns the cgroups of a process that belong to its container alone. A cgroup that it shares
-    /// with this process gives no information about the container.
+    /// with this process gives no information about the container. Without root's rights, a container without a
+    /// cgroup of its own may be in that of an earlier supervisor, with whatever else its user does.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let (own, theirs) = (own_lines(), lines(&pid.to_string())?);
         // A shortcut for a process without any cgroup of its own.
@@ -99,7 +101,10 @@ impl Cgroups {
         }
         let mut found = parse(&theirs, Path::new(MOUNT));
         let own = parse(own, Path::new(MOUNT));
-        found.0.retain(|controller, path| own.0.get(controller) != Some(path));
+        let is_root = geteuid().is_root();
+        found.0.retain(|controller, path| {
+            own.0.get(controller) != Some(path) && (is_root || rootless::is_scope(path))
+        });
         Ok(found)
     }
 

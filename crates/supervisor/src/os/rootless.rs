@@ -1,8 +1,8 @@
 //! What a process without root's rights can give its containers: the ids that it may map in a user
-//! namespace (user_namespaces(7)), and a cgroup where one was delegated to it.
+//! namespace (user_namespaces(7)), and cgroups where the user's systemd makes them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,14 @@ pub struct Rootless {
     /// Why a container has no ids but 0; `None` if it has more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub single_id: Option<String>,
-    /// Why containers have no cgroups of their own, and so no limits, no pause and no statistics.
-    pub no_cgroups: String,
+    /// The controllers of the containers' cgroups (cgroups(7)), each of which is a scope that the user's
+    /// systemd makes; empty if containers have no cgroups of their own.
+    #[serde(default)]
+    pub controllers: Vec<String>,
+    /// Why containers have no cgroups of their own, and so no limits, no pause and no statistics; `None` if
+    /// they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_cgroups: Option<String>,
 }
 
 /// A range of ids, in the words of the OCI runtime specification.
@@ -58,12 +64,20 @@ impl Rootless {
             }
             Err(reason) => (only(uid.as_raw()), only(gid.as_raw()), Some(reason)),
         };
-        let no_cgroups = match is_delegated() {
-            true => "cgroups that are delegated to a user are not supported yet",
-            false => "no cgroup is delegated to this user",
+        let (controllers, no_cgroups) = match delegated(uid.as_raw()) {
+            Ok(controllers) => (controllers, None),
+            Err(reason) => {
+                (Vec::new(), Some(format!("no cgroup is delegated to this user: {reason}")))
+            }
         };
-        let no_cgroups = no_cgroups.to_owned();
-        Some(Self { uid: uid.as_raw(), uid_mappings, gid_mappings, single_id, no_cgroups })
+        Some(Self {
+            uid: uid.as_raw(),
+            uid_mappings,
+            gid_mappings,
+            single_id,
+            controllers,
+            no_cgroups,
+        })
     }
 
     /// Says it once, in the log.
@@ -71,17 +85,64 @@ impl Rootless {
         if let Some(reason) = &self.single_id {
             tracing::warn!(reason, "containers have the user and group id 0 alone");
         }
-        let reason = &self.no_cgroups;
-        tracing::warn!(reason, "containers have no limits, no pause and no statistics");
+        if let Some(reason) = &self.no_cgroups {
+            tracing::warn!(reason, "containers have no limits, no pause and no statistics");
+        }
     }
 }
 
-/// Returns whether this process may put others into a cgroup below its own. On version 1, nobody but root may.
-fn is_delegated() -> bool {
+/// Where cgroups of version 2 are, if the machine has no others.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Returns the controllers that the user's systemd has for the user's own cgroups, or why it makes none for
+/// containers.
+///
+/// A process is moved by who may write to the cgroup that both of its cgroups are in. So that a runtime can move
+/// a process of an exec into its container's cgroup, this process has to be among those of the user's systemd.
+fn delegated(uid: u32) -> Result<Vec<String>, String> {
+    let cgroups = Path::new(CGROUPS);
+    if !cgroups.join("cgroup.controllers").exists() {
+        return Err("the machine has cgroups of version 1".to_owned());
+    }
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let procs = own.map(|own| Path::new("/sys/fs/cgroup").join(own).join("cgroup.procs"));
-    procs.is_some_and(|path| access(&path, AccessFlags::W_OK).is_ok())
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let manager = manager_of(Path::new(own), uid).map(|path| cgroups.join(path));
+    let manager =
+        manager.filter(|path| access(&path.join("cgroup.procs"), AccessFlags::W_OK).is_ok());
+    let Some(manager) = manager else {
+        return Err(format!(
+            "this process is not one of the user's own systemd: start it as a unit of the user, or by \
+             `systemd-run --user --scope` (its cgroup is /{own})"
+        ));
+    };
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
+    for (name, package) in [("systemd/private", "systemd"), ("bus", "dbus-user-session")] {
+        if !dir.join(name).exists() {
+            let path = dir.join(name);
+            return Err(format!("no {}; Debian has it in the package {package}", path.display()));
+        }
+    }
+    let path = manager.join("cgroup.controllers");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Returns the cgroup of a user's systemd, if a cgroup is below it.
+fn manager_of(cgroup: &Path, uid: u32) -> Option<&Path> {
+    let name = format!("user@{uid}.service");
+    cgroup.ancestors().find(|path| path.file_name().is_some_and(|it| it == name.as_str()))
+}
+
+/// Returns whether a cgroup is one that [`scope`] names.
+pub(crate) fn is_scope(cgroup: &Path) -> bool {
+    let name = cgroup.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("holdfast-") && name.ends_with(".scope")
+}
+
+/// Returns the `cgroupsPath` by which systemd makes a container's cgroup: its slice, and the two parts of its
+/// name. `unique` is different for each container.
+pub(crate) fn scope(unique: &str) -> String {
+    format!("user.slice:holdfast:{unique}")
 }
 
 /// A range of `/etc/subuid` or `/etc/subgid`: its first id, and the number of ids.
@@ -163,6 +224,24 @@ mod tests {
         assert_eq!(parse(text, 1001, Some("ann")), [(100_000, 65_536), (300_000, 10)]);
         assert_eq!(parse(text, 1001, None), [(300_000, 10)]);
         assert_eq!(parse(text, 5, Some("eve")), []);
+    }
+
+    #[test]
+    fn the_cgroup_of_a_users_systemd_is_above_those_of_its_units() {
+        let manager = "user.slice/user-7.slice/user@7.service";
+        for (cgroup, found) in [
+            (format!("{manager}/app.slice/a.service"), true),
+            (manager.to_owned(), true),
+            ("user.slice/user-7.slice/session-3.scope".to_owned(), false),
+            ("user.slice/user-8.slice/user@8.service/a.scope".to_owned(), false),
+            (String::new(), false),
+        ] {
+            let expected = found.then_some(Path::new(manager));
+            assert_eq!(manager_of(Path::new(&cgroup), 7), expected, "{cgroup}");
+        }
+        let path = format!("{manager}/user.slice/holdfast-a.0f.scope");
+        assert!(is_scope(Path::new(&path)) && scope("a.0f") == "user.slice:holdfast:a.0f");
+        assert!(!is_scope(Path::new("user.slice/user-7.slice/session-3.scope")));
     }
 
     #[test]

@@ -64,6 +64,29 @@ run_checks() {
     tell DONE
 }
 
+# Those tests of a program that the kernel's command line asks for: `holdfast.test=TEXT` is a part of the name.
+tests_of() {
+    wanted=
+    for word in $(cat /proc/cmdline); do
+        case $word in holdfast.test=*) wanted=${word#holdfast.test=} ;; esac
+    done
+    "$1" --list 2> /dev/null | sed -n 's/: test$//p' | grep -F -- "$wanted"
+}
+
+# one_test COMMAND...: a test by itself. What it prints is shown if it fails; one that skips itself says so in a line.
+one_test() {
+    rm -f /tmp/skipped
+    install -m 666 /dev/null /tmp/skipped
+    HOLDFAST_TEST_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 "$@" --test-threads 1 --nocapture 2>&1 \
+        | cut -c 1-3000 > /tmp/test.log
+    if [ -s /tmp/skipped ]; then
+        skip "$(cut -f 2 /tmp/skipped)"
+    fi
+    cat /tmp/test.log
+    grep -q '^test result: ok. 1 passed' /tmp/test.log \
+        || fail "$(grep -A 1 'panicked at' /tmp/test.log | tail -n 1 | cut -c 1-300)"
+}
+
 # Ends a check that can't be made here.
 skip() {
     echo "$*"

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Users without root's rights, each with a systemd of its own: each test of tests/tests/rootless.rs by itself, and what
+# the daemon does that is started after a login.
+LIMIT=${LIMIT:-400}
+. /opt/holdfast/guest/lib.sh
+
+# The users that the tests would make, with their systemd running without a login.
+prepare() {
+    for name in holdfast-ranges holdfast-one-id; do
+        useradd --system --create-home --user-group --shell /bin/sh $name
+        loginctl enable-linger $name
+    done
+    usermod --add-subuids 700000000-700065535 --add-subgids 700000000-700065535 holdfast-ranges
+    for name in holdfast-ranges holdfast-one-id; do
+        soon 120 test -S "/run/user/$(id -u $name)/systemd/private" -a -S "/run/user/$(id -u $name)/bus"
+    done
+}
+
+# as_user NAME COMMAND...: in a scope of that user's systemd.
+as_user() {
+    user=$1
+    shift
+    setpriv --reuid "$user" --regid "$user" --init-groups -- env -i PATH="$PATH" HOME="/home/$user" \
+        XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" HOLDFAST_TEST_USER="$user" \
+        HOLDFAST_TEST_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 \
+        systemd-run --user --scope --quiet --collect -- "$@"
+}
+
+# After a login, the daemon leaves the session, and its containers have cgroups.
+login() {
+    su --login holdfast-ranges --command 'cat /proc/self/cgroup; exec setsid holdfast daemon' > /tmp/login 2>&1 < /dev/null &
+    soon 60 answers
+    grep -q '/session-' /tmp/login || fail "no session: $(head -n 1 /tmp/login)"
+    note "$(as_them holdfast info | grep -A 2 '^rootless' | tr -s ' \n' ' ')"
+    as_them holdfast run --detach --name limited --memory 32m --rootfs host -- sleep 1000
+    pid=$(as_them holdfast inspect --format '{{.pid}}' limited)
+    is 'the memory limit' "$(cat "/sys/fs/cgroup/$(cut -d : -f 3 "/proc/$pid/cgroup")/memory.max")" 33554432
+    as_them holdfast rm --force limited
+    as_them pkill -TERM -x holdfast
+}
+
+as_them() {
+    as_user holdfast-ranges "$@"
+}
+
+answers() {
+    as_them holdfast info
+}
+
+if [ $# -eq 0 ]; then
+    open_results
+    prepare
+    run_checks "$0" login $(tests_of rootless)
+    exit
+fi
+case $1 in
+    login) set -e; login ;;
+    with_ranges::*) one_test as_user holdfast-ranges rootless --exact "$1" ;;
+    with_one_id::*) one_test as_user holdfast-one-id rootless --exact "$1" ;;
+    # As root, who becomes the user.
+    *) one_test rootless --exact "$1" ;;
+esac
