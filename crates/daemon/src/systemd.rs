@@ -134,11 +134,10 @@ pub(crate) async fn check_kill_mode() {
     if !Path::new("/run/systemd/system").exists() {
         return;
     }
-    let Some(unit) = std::fs::read_to_string("/proc/self/cgroup").ok().as_deref().and_then(unit)
-    else {
-        return;
-    };
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok();
+    let Some((unit, manager)) = own.as_deref().and_then(unit) else { return };
     let mut command = Command::new("systemctl");
+    command.arg(manager);
     command.args(["show", "--property=KillMode", "--value", "--", &unit]);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let shown = tokio::time::timeout(SYSTEMCTL_LIMIT, command.output()).await;
@@ -153,15 +152,19 @@ pub(crate) async fn check_kill_mode() {
     }
 }
 
-/// The service whose control group this is, in `/proc/PID/cgroup`.
-fn unit(cgroups: &str) -> Option<String> {
+/// The service whose control group this is, in `/proc/PID/cgroup`, and the option for its manager. A scope is stopped
+/// by nobody but with what is in it.
+fn unit(cgroups: &str) -> Option<(String, &'static str)> {
     let path = cgroups
         .lines()
         .find_map(|line| line.split_once(":name=systemd:").or_else(|| line.split_once("0::")))
         .map(|(_, path)| path)?;
     // The daemon may be in a control group below that of its unit.
-    let unit = path.split('/').rfind(|name| name.ends_with(".service"))?;
-    Some(unit.to_owned())
+    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    let mut units = path.split('/').filter(is_unit).rev();
+    let unit = units.next().filter(|unit| unit.ends_with(".service"))?;
+    let of_user = units.any(|outer| outer.starts_with("user@"));
+    Some((unit.to_owned(), if of_user { "--user" } else { "--system" }))
 }
 
 #[cfg(test)]
@@ -171,15 +174,23 @@ mod tests {
     #[test]
     fn the_unit_is_the_innermost_service() {
         for (cgroups, expected) in [
-            ("0::/system.slice/holdfast.service\n", Some("holdfast.service")),
-            ("5:devices:/x\n1:name=systemd:/system.slice/a.service\n0::/\n", Some("a.service")),
-            ("0::/system.slice/holdfast.service/daemon\n", Some("holdfast.service")),
-            ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service\n", Some("x.service")),
+            ("0::/system.slice/holdfast.service\n", Some(("holdfast.service", "--system"))),
+            (
+                "5:devices:/x\n1:name=systemd:/system.slice/a.service\n0::/\n",
+                Some(("a.service", "--system")),
+            ),
+            ("0::/system.slice/holdfast.service/daemon\n", Some(("holdfast.service", "--system"))),
+            (
+                "0::/user.slice/user-7.slice/user@7.service/app.slice/x.service\n",
+                Some(("x.service", "--user")),
+            ),
+            ("0::/user.slice/user-7.slice/user@7.service/app.slice/run-r5.scope\n", None),
             ("0::/user.slice/user-0.slice/session-1.scope\n", None),
             ("0::/\n", None),
             ("", None),
         ] {
-            assert_eq!(unit(cgroups).as_deref(), expected, "{cgroups}");
+            let expected = expected.map(|(unit, manager)| (unit.to_owned(), manager));
+            assert_eq!(unit(cgroups), expected, "{cgroups}");
         }
     }
 }

@@ -255,6 +255,9 @@ fn hide_cgroups() -> anyhow::Result<()> {
     let none = None::<&str>;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).context("/")?;
+    // On a machine of version 2 that file system is mounted there, and Linux mounts none twice at the same place.
+    mount(Some("tmpfs"), DEFAULT_CGROUP_ROOT, Some("tmpfs"), flags, none)
+        .with_context(|| format!("mount tmpfs at {DEFAULT_CGROUP_ROOT}"))?;
     mount(Some("cgroup2"), DEFAULT_CGROUP_ROOT, Some("cgroup2"), flags, none)
         .with_context(|| format!("mount cgroup2 at {DEFAULT_CGROUP_ROOT}"))?;
     // Of this mount alone: the file system is one for all.

@@ -38,9 +38,10 @@ const PACKAGES: [&str; 17] = [
     "uidmap",
 ];
 /// Our own programs, in the payload.
-pub(super) const PROGRAMS: [&str; 7] = [
+pub(super) const PROGRAMS: [&str; 8] = [
     "holdfast",
     "holdfast-shim",
+    "holdfast-init",
     "holdfast-oci",
     "holdfast-containerd",
     "containerd-shim-holdfast-v2",
