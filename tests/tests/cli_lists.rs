@@ -184,7 +184,11 @@ async fn logs_end_before_a_time_and_take_all_or_some_lines() {
     let script = "echo one; echo err >&2; read x; echo two; sleep 100000";
     let options = ["--name", &name(), "-i"];
     let id = holdfast.run_detached(&options, &["sh", "-c", script]).await;
-    holdfast.said(&id, "one").await;
+    let both = async || {
+        let ran = holdfast.run(&["logs", &id]).await;
+        ran.stdout == "one\n" && ran.stderr == "err\n"
+    };
+    soon("both lines", async { while !both().await {} }).await;
     let until = now();
     let stdin = holdfast.root().join(&id).join("init/stdin");
     std::fs::write(stdin, "\n").unwrap();
