@@ -51,9 +51,9 @@ pub(crate) struct Global {
     /// The container's cgroup; see `scope`.
     #[arg(long, hide = true)]
     pub(crate) cgroup: Option<PathBuf>,
-    /// A descriptor of that; see `scope`.
+    /// A descriptor of its limit of processes; see `scope`.
     #[arg(long, hide = true)]
-    pub(crate) cgroup_dir: Option<i32>,
+    pub(crate) pids_max: Option<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

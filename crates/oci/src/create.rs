@@ -20,7 +20,6 @@ use crate::hierarchy::{self, Hierarchy, Visit};
 use crate::log::Log;
 use crate::program::{Kind, Program};
 use crate::record::{Dir, Record, Status, write_atomic};
-use crate::scope::Scope;
 use crate::spec::Config;
 use crate::{confine, delete, devices, hooks, mounts, rootless, stdio};
 
@@ -141,8 +140,7 @@ fn build(
         let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;
         devices::enforce(config.device_rules(), dir)?;
     }
-    let own = config.scope.as_ref().map_or_else(|| record.cgroup.clone(), Scope::here);
-    config.late.apply(pid.as_raw(), &own, &args.id)?;
+    config.late.apply(pid.as_raw(), &record.cgroup, config.scope.as_ref(), &args.id)?;
     // The word by which libcontainer allows `exec`; what really is the case, we find out.
     container.set_status(ContainerStatus::Running).save()?;
     dir.save(record)?;

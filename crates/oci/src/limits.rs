@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxPidsBuilder, LinuxResourcesBuilder, PosixRlimit, Po
 use serde_json::Value;
 
 use crate::cgroup::{Cgroup, is_unified};
+use crate::scope::Scope;
 
 /// The limits of a configuration.
 #[derive(Debug, Default)]
@@ -46,7 +47,13 @@ impl Late {
     }
 
     /// Applies them to the process that waits for `start`.
-    pub(crate) fn apply(&self, pid: i32, cgroup: &Cgroup, id: &str) -> anyhow::Result<()> {
+    pub(crate) fn apply(
+        &self,
+        pid: i32,
+        cgroup: &Cgroup,
+        scope: Option<&Scope>,
+        id: &str,
+    ) -> anyhow::Result<()> {
         for limit in &self.rlimits {
             let typ = limit.typ();
             let (soft, hard) = (limit.soft(), limit.hard());
@@ -60,7 +67,11 @@ impl Late {
             done.with_context(|| format!("process.rlimits: {typ}: set {soft} and {hard}"))?;
         }
         self.apply_to_cgroup(cgroup)?;
-        self.apply_pids(cgroup, id).context("pids.limit")
+        match (scope, self.pids) {
+            (Some(scope), Some(limit)) => scope.limit_pids(limit),
+            _ => self.apply_pids(cgroup, id),
+        }
+        .context("pids.limit")
     }
 
     /// Those that an update of resources may change, beside what libcgroups does. What is not named stays.

@@ -4,7 +4,7 @@
 //! systemd-run, which becomes this program again. What the scope's own cgroup is limited to is for systemd to say,
 //! who says it again whenever it is reloaded; the container is in a cgroup below, which is delegated.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use holdfast_sys::fd;
 use libcgroups::common::{CgroupManager, ControllerOpt};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::unistd::close;
+use nix::unistd::{close, write};
 use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
 
@@ -63,7 +65,7 @@ pub(crate) fn enter(program: i32, id: &str, config: &Value) -> anyhow::Result<Sc
     let scope = unified_dir(i32::try_from(std::process::id())?)?;
     let dir = scope.join(NAME);
     make(&scope, &dir).with_context(|| format!("make the cgroup {}", dir.display()))?;
-    let scope = Scope { fd: open_dir(&dir)?, dir };
+    let scope = Scope { pids_max: open_pids_max(&dir)?, dir };
     scope.limit(id, &config["linux"]["resources"]).context("config.json: linux.resources")?;
     Ok(scope)
 }
@@ -92,28 +94,31 @@ pub(crate) fn join(cgroup: &Cgroup) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A container's cgroup. Its path leads nowhere for the root of the container's user namespace, who has a descriptor.
+/// A container's cgroup. For the root of the container's user namespace its path leads nowhere, and its limits are out
+/// of reach: the kernel asks in which cgroup namespace a file was opened (`nsdelegate` in cgroups(7)).
 #[derive(Debug)]
 pub(crate) struct Scope {
     dir: PathBuf,
-    fd: OwnedFd,
+    /// Its limit of processes, open for writing; `None` if it has none.
+    pids_max: Option<OwnedFd>,
 }
 
 impl Scope {
     /// Takes what an earlier start of this program has passed on.
-    pub(crate) fn passed_on(global: &Global) -> anyhow::Result<Option<Self>> {
-        let (Some(dir), Some(fd)) = (&global.cgroup, global.cgroup_dir) else { return Ok(None) };
-        // One that no other program inherits.
-        let own = File::open(through(fd)).context("open the container's cgroup")?;
-        close(fd).context("close the descriptor of the container's cgroup")?;
-        Ok(Some(Self { dir: dir.clone(), fd: own.into() }))
+    pub(crate) fn passed_on(global: &Global) -> Option<Self> {
+        let dir = global.cgroup.clone()?;
+        let pids_max = global.pids_max.and_then(|number| fd::inherited(number, 1)?.pop());
+        Some(Self { dir, pids_max })
     }
 
     /// The arguments by which it is passed on.
-    pub(crate) fn args(&self) -> anyhow::Result<[String; 4]> {
+    pub(crate) fn args(&self) -> anyhow::Result<Vec<String>> {
         let dir = self.dir.to_str().context("the path of the cgroup is no text")?;
-        let fd = self.fd.as_raw_fd().to_string();
-        Ok(["--cgroup".to_owned(), dir.to_owned(), "--cgroup-dir".to_owned(), fd])
+        let mut args = vec!["--cgroup".to_owned(), dir.to_owned()];
+        if let Some(file) = &self.pids_max {
+            args.extend(["--pids-max".to_owned(), file.as_raw_fd().to_string()]);
+        }
+        Ok(args)
     }
 
     /// As it is recorded.
@@ -126,9 +131,12 @@ impl Scope {
         }
     }
 
-    /// As this process can write to it.
-    pub(crate) fn here(&self) -> Cgroup {
-        Cgroup { dirs: vec![through(self.fd.as_raw_fd())], ..Cgroup::default() }
+    /// Sets the limit of processes, once this program needs no more of them.
+    pub(crate) fn limit_pids(&self, limit: i64) -> anyhow::Result<()> {
+        let file = self.pids_max.as_ref().context("the cgroup has no pids.max")?;
+        let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
+        write(file, value.as_bytes()).with_context(|| format!("write {value} to pids.max"))?;
+        Ok(())
     }
 
     /// Sets all limits but that of processes, which this program would need to exceed.
@@ -149,17 +157,16 @@ impl Scope {
     }
 }
 
-fn through(fd: i32) -> PathBuf {
-    Path::new("/proc/self/fd").join(fd.to_string())
+/// Opens the limit of processes for the program that this one becomes.
+fn open_pids_max(dir: &Path) -> anyhow::Result<Option<OwnedFd>> {
+    let path = dir.join("pids.max");
+    match open(&path, OFlag::O_WRONLY, Mode::empty()) {
+        Err(Errno::ENOENT) => Ok(None),
+        opened => Ok(Some(opened.with_context(|| format!("open {}", path.display()))?)),
+    }
 }
 
-/// Opens a directory for the program that this one becomes.
-fn open_dir(dir: &Path) -> anyhow::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    open(dir, flags, Mode::empty()).with_context(|| format!("open {}", dir.display()))
-}
-
-/// Leaves what this process can apply by itself: the limit of processes.
+/// Leaves what is still to be applied: the limit of processes.
 pub(crate) fn keep_late(resources: &mut Value) {
     if let Some(resources) = resources.as_object_mut() {
         resources.retain(|name, _| name == "pids");

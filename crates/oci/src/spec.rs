@@ -57,7 +57,7 @@ impl Config {
     pub(crate) fn load(global: &Global, bundle: &Path, id: &str) -> anyhow::Result<Self> {
         let is_inside = global.is_inside;
         let systemd = global.systemd_cgroup && !is_inside;
-        let scope = Scope::passed_on(global)?;
+        let scope = Scope::passed_on(global);
         let bundle =
             bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
         let path = bundle.join("config.json");

@@ -133,10 +133,10 @@ fn manager_of(cgroup: &Path, uid: u32) -> Option<&Path> {
     cgroup.ancestors().find(|path| path.file_name().is_some_and(|it| it == name.as_str()))
 }
 
-/// Returns whether a cgroup is one that [`scope`] names.
+/// Returns whether a cgroup is one that [`scope`] names, or below it, as `holdfast-oci` has it.
 pub(crate) fn is_scope(cgroup: &Path) -> bool {
-    let name = cgroup.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with("holdfast-") && name.ends_with(".scope")
+    let is_ours = |name: &str| name.starts_with("holdfast-") && name.ends_with(".scope");
+    cgroup.ancestors().any(|it| it.file_name().and_then(|name| name.to_str()).is_some_and(is_ours))
 }
 
 /// Returns the `cgroupsPath` by which systemd makes a container's cgroup: its slice, and the two parts of its
@@ -240,7 +240,8 @@ mod tests {
             assert_eq!(manager_of(Path::new(&cgroup), 7), expected, "{cgroup}");
         }
         let path = format!("{manager}/user.slice/holdfast-a.0f.scope");
-        assert!(is_scope(Path::new(&path)) && scope("a.0f") == "user.slice:holdfast:a.0f");
+        assert!(is_scope(Path::new(&path)) && is_scope(&Path::new(&path).join("container")));
+        assert_eq!(scope("a.0f"), "user.slice:holdfast:a.0f");
         assert!(!is_scope(Path::new("user.slice/user-7.slice/session-3.scope")));
     }
 
