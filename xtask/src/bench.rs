@@ -195,15 +195,7 @@ pub(crate) fn build_of(revision: &str) -> anyhow::Result<PathBuf> {
 
 /// The programs of this tree, built as they are released.
 fn build() -> anyhow::Result<Programs> {
-    println!("building (release)");
-    crate::run(
-        crate::build()
-            .args(["--release", "--bins"])
-            .args(["--package", "holdfast", "--package", "holdfast-shim"])
-            .args(["--package", "holdfast-oci", "--package", "holdfast-tests"])
-            .args(["--package", "holdfast-front", "--package", "holdfast-containerd"])
-            .args(["--package", "holdfast-conmon"]),
-    )?;
+    crate::build_release(&[])?;
     Ok(Programs { name: "holdfast".to_owned(), dir: crate::executables("release") })
 }
 

@@ -108,6 +108,20 @@ fn build() -> Command {
     command
 }
 
+/// Builds programs as they are released; all, if none is named. It is always from the same packages: with others their
+/// dependencies would have other features, and be built anew.
+fn build_release(programs: &[&str]) -> anyhow::Result<()> {
+    println!("building (release)");
+    let mut build = build();
+    build.arg("--release").args(["--package", "holdfast-tests"]);
+    build.args(dist::PACKAGES.iter().flat_map(|package| ["--package", package]));
+    match programs {
+        [] => build.arg("--bins"),
+        some => build.args(some.iter().flat_map(|program| ["--bin", program])),
+    };
+    run(&mut build)
+}
+
 /// git, in the workspace.
 fn git() -> Command {
     let mut command = Command::new("git");

@@ -65,19 +65,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         needed.extend([SETPRIV, UIDMAP]);
     }
     setup::ensure(&needed)?;
-    println!("building (release)");
-    let mut build = crate::build();
-    build.args(["--release", "--bins"]);
-    build.args(["--package", "holdfast", "--package", "holdfast-shim"]);
-    build.args(["--package", "holdfast-tests"]);
-    if options.podman.is_some() {
-        build.args(["--package", "holdfast-conmon"]);
-    }
-    if options.containerd {
-        build.args(["--package", "holdfast-front", "--package", "holdfast-containerd"]);
-        build.args(["--package", "holdfast-oci"]);
-    }
-    crate::run(&mut build)?;
+    crate::build_release(&[])?;
     let (program, result) = match options {
         Options { containerd: true, .. } => ("torture-containerd", "torture-containerd.json"),
         Options { podman: Some(_), .. } => ("torture-podman", "torture-podman.json"),

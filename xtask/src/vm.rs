@@ -106,14 +106,8 @@ impl Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[MMDEBSTRAP, MKE2FS, SETPRIV, DPKG_DEB])?;
-    println!("building (release)");
-    let mut build = crate::build();
-    build.arg("--release");
-    build.args(dist::PACKAGES.iter().flat_map(|package| ["--package", package]));
-    build.args(["--package", "holdfast-tests"]);
-    let programs = dist::programs().chain(image::PROGRAMS);
-    build.args(programs.flat_map(|program| ["--bin", program]));
-    crate::run(&mut build)?;
+    let programs: Vec<_> = dist::programs().chain(image::PROGRAMS).collect();
+    crate::build_release(&programs)?;
     let home = crate::target().join("vm");
     let qemu = tools::qemu(&home)?;
     let base = image::base(&home)?;
