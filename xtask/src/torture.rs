@@ -67,6 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&needed)?;
     crate::build_release(&[])?;
     let (program, result) = match options {
+        Options { replace: Some(_), .. } => ("torture-containerd", "torture-replace.json"),
         Options { containerd: true, .. } => ("torture-containerd", "torture-containerd.json"),
         Options { podman: Some(_), .. } => ("torture-podman", "torture-podman.json"),
         Options { policies: true, .. } => ("torture-policies", "torture-policies.json"),

@@ -36,6 +36,13 @@ login() {
     pid=$(as_them holdfast inspect --format '{{.pid}}' limited)
     is 'the memory limit' "$(cat "/sys/fs/cgroup/$(cut -d : -f 3 "/proc/$pid/cgroup")/memory.max")" 33554432
     as_them holdfast rm --force limited
+    # systemd removes the cgroup, and with it the count, when the last process has ended.
+    counted=0
+    for number in 1 2 3 4 5; do
+        as_them holdfast run --name "oom$number" --memory 16m --rootfs host -- tail /dev/zero > /dev/null 2>&1 || true
+        [ "$(as_them holdfast inspect --format '{{.oomKilled}}' "oom$number")" = false ] || counted=$((counted + 1))
+    done
+    note "of 5 containers whose first process ran out of memory, it is known of $counted"
     as_them pkill -TERM -x holdfast
 }
 
