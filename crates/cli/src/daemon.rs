@@ -136,7 +136,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Starts this program over among those of the user's systemd, if a user has started it after a login: only there
-/// containers can have cgroups. Where that fails, it goes on in the session.
+/// containers can have cgroups. That systemd has to outlast the session, as the containers do. Where this fails, the
+/// daemon goes on in the session.
 fn leave_session() {
     let uid = nix::unistd::geteuid();
     // On a machine with cgroups of version 1, this is not the first line.
@@ -145,16 +146,22 @@ fn leave_session() {
     if uid.is_root() || !cgroup.starts_with(&session) {
         return;
     }
+    let quiet = |command: &mut process::Command| {
+        command.stdin(process::Stdio::null()).stderr(process::Stdio::null()).output()
+    };
+    let mut lingers = process::Command::new("loginctl");
+    lingers.args(["show-user", &uid.to_string(), "--property=Linger", "--value"]);
+    if !quiet(&mut lingers).is_ok_and(|output| output.stdout == b"yes\n") {
+        return;
+    }
     let in_scope = |program: &OsStr| {
         let mut command = process::Command::new("systemd-run");
         command.args(["--user", "--scope", "--quiet", "--collect", "--no-ask-password", "--"]);
         command.arg(program);
         command
     };
-    let null = process::Stdio::null;
-    let tried = in_scope("true".as_ref()).stdin(null()).stdout(null()).stderr(null()).status();
-    if let (Ok(status), Ok(program)) = (tried, std::env::current_exe())
-        && status.success()
+    if quiet(&mut in_scope("true".as_ref())).is_ok_and(|output| output.status.success())
+        && let Ok(program) = std::env::current_exe()
     {
         // It returns only if it fails.
         let _ = in_scope(program.as_os_str()).args(std::env::args_os().skip(1)).exec();

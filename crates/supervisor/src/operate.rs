@@ -53,7 +53,7 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::WrongState`] if the container does not run, [`Error::NotFound`] if it was deleted,
-    /// and [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails.
+    /// [`Error::NoCgroup`] if it has no cgroup of its own, and [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails.
     pub async fn pause(&self) -> Result<(), Error> {
         self.change(Change::Pause, "pause", "running").await
     }
@@ -90,7 +90,8 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::WrongState`] if the container has no process, [`Error::NotFound`] if it was
-    /// deleted, [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails,
+    /// deleted, [`Error::NoCgroup`] if it has no cgroup of its own, [`Error::InvalidOption`] if its cgroup has no
+    /// controller for a limit, [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails,
     /// and [`Error::Io`] if the limits cannot be written to a file for it.
     pub async fn update(&self, resources: &serde_json::Value) -> Result<(), Error> {
         let (content, resources) = (resources.to_string(), resources.clone());
