@@ -141,9 +141,7 @@ impl Config {
         hierarchies: &[Hierarchy],
     ) -> anyhow::Result<Cgroup> {
         if self.is_inside {
-            // Until the container's process is there, this one is all that is in it.
-            let made = member.and(self.scope.as_ref());
-            return Ok(made.map_or_else(Cgroup::default, Scope::cgroup));
+            return Ok(self.scope.as_ref().map_or_else(Cgroup::default, Scope::cgroup));
         }
         Cgroup::new(&self.cgroup, systemd, member, hierarchies)
     }
