@@ -314,7 +314,23 @@ macro_rules! attacks {
         $(attacks! { $any })* $(attacks! { $root })*
 
         mod without_root {
-            use super::{Ground, User, binary, in_path};
+            use super::{Ground, User, binary, in_path, skip};
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn a_container_keeps_the_limits_that_the_users_systemd_gives() {
+                if !User::WithRanges.runs_this() {
+                    return;
+                }
+                for runtime in in_path("runc").into_iter().chain([binary("holdfast-oci")]) {
+                    let ground = Ground::of(&runtime).await;
+                    let info = ground.holdfast.json(&["info", "--json"]).await;
+                    match info["rootless"]["noCgroups"].as_str() {
+                        Some(reason) => skip(reason),
+                        None => super::keeps_limits_by_systemd(&ground).await,
+                    }
+                    ground.close().await;
+                }
+            }
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $any() {
@@ -351,7 +367,7 @@ macro_rules! attacks {
     };
 }
 
-// By root alone: those on the limits of cgroups, which are refused without its rights; and the one on the cgroup of a
+// By root alone: those on the limits of cgroups, which takes other steps where the user's systemd makes them; and the one on the cgroup of a
 // victim, which takes root to be made: see docs/security.md.
 attacks! {
     by_any_user {
@@ -448,6 +464,24 @@ async fn a_container_keeps_the_limits_of_its_cgroup(ground: &Ground) {
         ground.succeeds_with(&options, &["cgroup-limits"], "limits of the own cgroup").await;
     }
     ground.succeeds_if_privileged(&["cgroup-limits"], "limits of the own cgroup").await;
+}
+
+async fn keeps_limits_by_systemd(ground: &Ground) {
+    let limits = ["--pids-limit", "64", "--memory", "64m"];
+    let id = ground.detached(&limits, &["sleep", "1000"]).await;
+    let pid = ground.holdfast.inspect(&id).await["pid"].clone();
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("read the cgroup");
+    let own = text.trim_end().strip_prefix("0::/").expect("version 2").to_owned();
+    let cgroup = Path::new("/sys/fs/cgroup").join(own);
+    let seen = || ["pids.max", "memory.max"].map(|name| fs::read_to_string(cgroup.join(name)).ok());
+    let set = ["64\n", "67108864\n"].map(|limit| Some(limit.to_owned()));
+    assert_eq!(seen(), set);
+    let ran = ground.holdfast.run(&["exec", &id, "--", "hostile", "cgroup-limits"]).await;
+    assert_eq!(seen(), set, "{}: {ran:?}", ground.runtime);
+    ground.judge("an exec", &ran);
+    ground.holds(&limits, &["cgroup-limits"]).await;
+    // In namespaces of its own it mounts the hierarchy, and the kernel keeps the limits.
+    ground.holds(&[&UNCONFINED, &limits[..]].concat(), &["cgroup-limits"]).await;
 }
 
 /// The options of the hierarchy of version 2. Who mounts it again in the first cgroup namespace, as a

@@ -113,10 +113,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let base = image::base(&home)?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(&home)?;
     let parts = options.parts();
-    let needed = [(Part::Hostile, "security"), (Part::Rootless, "rootless")];
-    let needed = needed.into_iter().filter(|(part, _)| parts.contains(part));
+    let (hostile, rootless) = (parts.contains(&Part::Hostile), parts.contains(&Part::Rootless));
+    let needed = [("security", hostile || rootless), ("rootless", rootless)];
+    let needed = needed.into_iter().filter(|(_, is_needed)| *is_needed);
     let tests: anyhow::Result<Vec<_>> =
-        needed.map(|(_, name)| Ok((name, tests::build(name)?))).collect();
+        needed.map(|(name, _)| Ok((name, tests::build(name)?))).collect();
     let payload = image::payload(scratch.path(), &tests?)?;
     let host = machine::Host { qemu, base, payload, scratch: scratch.path().to_owned() };
 

@@ -38,7 +38,8 @@ pub(super) const SYSTEMD: Suite = Suite {
     limit: Duration::from_secs(1200),
 };
 
-/// The tests of `tests/tests/rootless.rs`, each of which is a check, as users with a systemd of their own.
+/// The tests of `tests/tests/rootless.rs` and attacks of `tests/tests/security.rs`, each of which is a check, as users
+/// with a systemd of their own.
 pub(super) const ROOTLESS: Suite = Suite {
     init: "/opt/holdfast/guest/systemd-init.sh",
     part: "rootless",

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Users without root's rights, each with a systemd of its own: each test of tests/tests/rootless.rs by itself, and what
-# the daemon does that is started after a login.
+# Users without root's rights, each with a systemd of its own: each test of tests/tests/rootless.rs by itself, those
+# attacks of tests/tests/security.rs that are made by such a user, and what the daemon does that is started after a login.
 LIMIT=${LIMIT:-400}
 . /opt/holdfast/guest/lib.sh
 
@@ -57,12 +57,13 @@ answers() {
 if [ $# -eq 0 ]; then
     open_results
     prepare
-    run_checks "$0" login $(tests_of rootless)
+    run_checks "$0" login $(tests_of rootless) $(tests_of security | grep '^without_root::')
     exit
 fi
 case $1 in
     login) set -e; login ;;
     with_ranges::*) one_test as_user holdfast-ranges rootless --exact "$1" ;;
+    without_root::*) one_test as_user holdfast-ranges security --exact "$1" ;;
     with_one_id::*) one_test as_user holdfast-one-id rootless --exact "$1" ;;
     # As root, who becomes the user.
     *) one_test rootless --exact "$1" ;;
