@@ -54,6 +54,7 @@ tests_with! {
     holdfast_alone, super::HOLDFAST,
     a_log_file_is_complete_when_its_task_is_deleted,
     containers_and_execs_outlive_the_supervisor,
+    what_ends_as_its_front_is_killed_keeps_its_status,
 }
 
 const SIZE: TerminalSize = TerminalSize { width: 101, height: 33 };
@@ -639,6 +640,35 @@ async fn containers_and_execs_outlive_the_supervisor(containerd: &mut Containerd
     assert_eq!(exit.exit_code(), 6);
     assert_eq!(containerd.ended("a").await, 6);
     assert_eq!(fs::read_to_string(&log).expect("read the log"), "before\nafter\n");
+}
+
+/// containerd then has `delete` called, and tells what that says. Whoever answers it may not have heard of the end.
+async fn what_ends_as_its_front_is_killed_keeps_its_status(containerd: &mut Containerd) {
+    let mut events = containerd.events().await;
+    let ids: Vec<String> = (0..20).map(|round| format!("a{round}")).collect();
+    for id in &ids {
+        let gate = containerd.gate();
+        containerd.run_detached(id, &gate.script("true")).await;
+        let task = containerd.task(id).await.expect("a task");
+        let process = Proc::of(task.pid).expect("its process");
+        let fronts = containerd.shims();
+        gate.open(9);
+        process.ended().await;
+        fronts[0].signal(Signal::SIGKILL);
+        let is_gone = async || containerd.task(id).await.is_none();
+        soon("the end of the task", async { while !is_gone().await {} }).await;
+        containerd.done(&["container", "delete", id]).await;
+    }
+    assert_eq!(ran(script(containerd, "last", "exit 3")).await.code, Some(3));
+    let all = events.until("/tasks/exit", "last").await;
+    let of = |id: &str| -> Vec<i64> {
+        let exits = all.iter().filter(|it| it.topic == "/tasks/exit" && it.process() == id);
+        exits.map(Event::exit_code).collect()
+    };
+    for id in &ids {
+        let codes = of(id);
+        assert!(!codes.is_empty() && codes.iter().all(|code| *code == 9), "{id}: {codes:?}");
+    }
 }
 
 async fn a_container_has_a_user_namespace(containerd: &mut Containerd) {

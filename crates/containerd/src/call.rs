@@ -117,6 +117,7 @@ pub(crate) async fn call(
 
 /// Removes what is left of a container whose shim containerd has lost, and says how it ended.
 pub(crate) async fn cleanup(namespace: &Arc<Namespace>, wanted: &Cleanup) -> DeleteResponse {
+    let there = task::container(namespace, &wanted.id).ok();
     let before = task::ended(namespace, &wanted.id).await;
     let removal = {
         let (namespace, wanted) = (namespace.clone(), wanted.clone());
@@ -127,10 +128,15 @@ pub(crate) async fn cleanup(namespace: &Arc<Namespace>, wanted: &Cleanup) -> Del
     match before {
         Some(response) if response.exited_at.is_some() => response,
         before => {
-            // It was running, so it ends by the signal of its removal.
+            // It may have ended by itself when the removal began, and nobody knew.
+            let exit = there.and_then(|container| container.info().exit);
             let pid = before.map_or(0, |response| response.pid);
-            let exited_at = Some(SystemTime::now().into());
-            DeleteResponse { pid, exit_status: 128 + 9, exited_at }
+            exit.map_or_else(|| killed(pid), |exit| task::deleted(pid, Some(&exit)))
         }
     }
+}
+
+/// Of a process that ends by the signal of its removal.
+fn killed(pid: u32) -> DeleteResponse {
+    DeleteResponse { pid, exit_status: 128 + 9, exited_at: Some(SystemTime::now().into()) }
 }

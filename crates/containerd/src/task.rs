@@ -29,7 +29,7 @@ use crate::options;
 use crate::rootfs;
 use crate::stdio::{self, Place, Wanted, Way};
 
-fn container(namespace: &Namespace, id: &str) -> Answer<Container> {
+pub(crate) fn container(namespace: &Namespace, id: &str) -> Answer<Container> {
     let id: ContainerId =
         id.parse().map_err(|_| not_found(format!("container {id:?} not created")))?;
     let found = namespace.supervisor.get(&id);
@@ -427,7 +427,7 @@ pub(crate) async fn delete(
     }
 }
 
-fn deleted(pid: u32, exit: Option<&ExitRecord>) -> DeleteResponse {
+pub(crate) fn deleted(pid: u32, exit: Option<&ExitRecord>) -> DeleteResponse {
     let exit_status = exit.map_or(0, |exit| u32::from(exit.status.as_number()));
     DeleteResponse { pid, exit_status, exited_at: exit.and_then(time_of) }
 }
