@@ -478,7 +478,10 @@ async fn dialog(mut pty: Pty) {
     })
     .await;
     pty.types("41\r");
-    assert_eq!(pty.shows("got 41\r").await.replace('\r', ""), "\n41\n");
+    let echo = pty.shows("got 41\r").await.replace('\r', "");
+    // Of the signals more than one may have been heard.
+    let rest: Vec<_> = echo.lines().filter(|line| !["", "size 22 77"].contains(line)).collect();
+    assert_eq!(rest, ["41"], "{echo:?}");
     pty.types("end\r");
     // `ctr` 1.6 may end before it has copied the last lines of a terminal, whatever the shim.
     assert_eq!(pty.end().await.0, Some(41));
