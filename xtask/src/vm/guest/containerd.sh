@@ -131,7 +131,8 @@ killed() {
     [ "$1" = holdfast ] || skip 'containerd-shim-runc-v2 ends its container'
     begin holdfast killed
     pkill -KILL -f /holdfast-containerd
-    pkill -KILL -f 'holdfast-shim --dir'
+    # The shim of a pod is that of a group.
+    pkill -KILL -f 'holdfast-shim --group'
     is 'state' "$(state killed)" RUNNING
     is 'output of an exec' "$(ctr task exec --exec-id more killed echo there)" there
     end killed
@@ -141,7 +142,10 @@ checkpoint() {
     load_criu_modules
     ctr_run "$1" --detach -- frozen sh -c 'i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1; done'
     soon 30 counts_beyond frozen 3
-    ctr container checkpoint --rw --image --task frozen localhost/checkpoint:one
+    if ! ctr container checkpoint --rw --image --task frozen localhost/checkpoint:one; then
+        tail -n 20 /tmp/ctd-checkpoint*/criu.work/dump.log
+        fail "CRIU: $(grep -h Error /tmp/ctd-checkpoint*/criu.work/dump.log | head -n 1)"
+    fi
     end frozen
     # With the runtime that the checkpoint names.
     ctr container restore --rw --live thawed localhost/checkpoint:one
@@ -169,7 +173,7 @@ nothing_left() {
 }
 
 no_process() {
-    ! pgrep -f 'containerd-shim|holdfast-shim --dir'
+    ! pgrep -f 'containerd-shim|holdfast-shim --(dir|group)'
 }
 
 if [ $# -eq 0 ]; then
