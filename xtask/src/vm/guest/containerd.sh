@@ -130,9 +130,9 @@ exec_in() {
 killed() {
     [ "$1" = holdfast ] || skip 'containerd-shim-runc-v2 ends its container'
     begin holdfast killed
-    pkill -KILL -f /holdfast-containerd
-    # The shim of a pod is that of a group.
-    pkill -KILL -f 'holdfast-shim --group'
+    # By the names that the kernel shows, of 15 characters.
+    pkill -KILL -x holdfast-contai || fail 'there is no supervisor'
+    pkill -KILL -x holdfast-shim || fail 'there is no shim'
     is 'state' "$(state killed)" RUNNING
     is 'output of an exec' "$(ctr task exec --exec-id more killed echo there)" there
     end killed
@@ -142,10 +142,14 @@ checkpoint() {
     load_criu_modules
     ctr_run "$1" --detach -- frozen sh -c 'i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1; done'
     soon 30 counts_beyond frozen 3
+    # ctr removes the log of CRIU with all else if that fails.
+    while sleep 0.1; do cp /tmp/ctd-checkpoint*/criu.work/dump.log /tmp/dump.log 2> /dev/null; done &
+    copying=$!
     if ! ctr container checkpoint --rw --image --task frozen localhost/checkpoint:one; then
-        tail -n 20 /tmp/ctd-checkpoint*/criu.work/dump.log
-        fail "CRIU: $(grep -h Error /tmp/ctd-checkpoint*/criu.work/dump.log | head -n 1)"
+        tail -n 20 /tmp/dump.log
+        fail "CRIU: $(grep Error /tmp/dump.log | head -n 1)"
     fi
+    kill $copying
     end frozen
     # With the runtime that the checkpoint names.
     ctr container restore --rw --live thawed localhost/checkpoint:one
