@@ -36,17 +36,19 @@ enum Way {
 }
 
 /// What podman does with conmon, without podman: conmon says on a pipe that runc has made the
-/// container, and closes it when the container has ended and its status is written.
+/// container, and starts a command when the container has ended and its status is written.
 pub(super) const CONMON_SCRIPT: &str = r#"
     dir=$1/$2 root=$1/runc
+    mkfifo "$dir/ended"
     _OCI_SYNCPIPE=3 "${CONMON:-conmon}" --api-version 1 -c "$2" -u "$2" -n "$2" -r "$RUNC" \
         --runtime-arg "--root=$root" -b "$dir" -p "$dir/pid" -l "k8s-file:$dir/log" \
         --conmon-pidfile "$dir/conmon.pid" --exit-dir "$dir" --socket-dir-path "$dir" \
+        --exit-command /bin/sh --exit-command-arg -c --exit-command-arg ": >'$dir/ended'" \
         3>"$dir/sync" &
     exec 3<"$dir/sync"
     read -r made <&3
     runc --root "$root" start "$2"
-    read -r ended <&3 || :
+    read -r ended <"$dir/ended" || :
     read -r status <"$dir/$2" || :
     runc --root "$root" delete "$2"
     exit "$status"
