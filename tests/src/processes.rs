@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -232,6 +232,18 @@ fn stat(pid: i32) -> Option<Stat> {
         parent: fields.get(1)?.parse().ok()?,
         start_time: (*fields.get(19)?).to_owned(),
     })
+}
+
+/// The directory of a process's cgroup, of version 2.
+///
+/// # Panics
+///
+/// If there is no such process, or it has none.
+#[must_use]
+pub fn unified_cgroup_of(pid: &Value) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("read the cgroup");
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("version 2");
+    Path::new("/sys/fs/cgroup").join(path)
 }
 
 /// How many processes have exactly this command line.

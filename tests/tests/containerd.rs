@@ -479,7 +479,7 @@ async fn dialog(mut pty: Pty) {
     .await;
     pty.types("41\r");
     let echo = pty.shows("got 41\r").await.replace('\r', "");
-    // Of the signals more than one may have been heard.
+    // The shell prints its size for each signal that it has handled.
     let rest: Vec<_> = echo.lines().filter(|line| !["", "size 22 77"].contains(line)).collect();
     assert_eq!(rest, ["41"], "{echo:?}");
     pty.types("end\r");

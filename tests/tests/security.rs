@@ -28,7 +28,7 @@ use std::process::{Child, Command};
 
 use holdfast_supervisor::TerminalSize;
 use holdfast_sys::probe;
-use holdfast_tests::processes::shim_of;
+use holdfast_tests::processes::{shim_of, unified_cgroup_of};
 use holdfast_tests::runtime::in_path;
 use holdfast_tests::user::User;
 use holdfast_tests::victim::Victim;
@@ -367,8 +367,8 @@ macro_rules! attacks {
     };
 }
 
-// By root alone: those on the limits of cgroups, which takes other steps where the user's systemd makes them; and the one on the cgroup of a
-// victim, which takes root to be made: see docs/security.md.
+// By root alone: those on the limits of cgroups, for which a user has a test of its own above; and the one on the
+// cgroup of a victim, which takes root to be made: see docs/security.md.
 attacks! {
     by_any_user {
         a_container_opens_no_device_of_the_host
@@ -470,9 +470,7 @@ async fn keeps_limits_by_systemd(ground: &Ground) {
     let limits = ["--pids-limit", "64", "--memory", "64m"];
     let id = ground.detached(&limits, &["sleep", "1000"]).await;
     let pid = ground.holdfast.inspect(&id).await["pid"].clone();
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("read the cgroup");
-    let own = text.trim_end().strip_prefix("0::/").expect("version 2").to_owned();
-    let cgroup = Path::new("/sys/fs/cgroup").join(own);
+    let cgroup = unified_cgroup_of(&pid);
     let seen = || ["pids.max", "memory.max"].map(|name| fs::read_to_string(cgroup.join(name)).ok());
     let set = ["64\n", "67108864\n"].map(|limit| Some(limit.to_owned()));
     assert_eq!(seen(), set);

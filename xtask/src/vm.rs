@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// Of the parts `hostile` and `rootless`, only the tests whose names contain this
+    /// In the parts `hostile` and `rootless`, run only the tests whose names contain this text
     #[arg(long, value_name = "TEXT")]
     test: Option<String>,
     /// More power cuts

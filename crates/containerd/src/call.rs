@@ -118,25 +118,24 @@ pub(crate) async fn call(
 /// Removes what is left of a container whose shim containerd has lost, and says how it ended.
 pub(crate) async fn cleanup(namespace: &Arc<Namespace>, wanted: &Cleanup) -> DeleteResponse {
     let there = task::container(namespace, &wanted.id).ok();
-    let before = task::ended(namespace, &wanted.id).await;
+    let pid = there.as_ref().map_or(0, |container| namespace.pid_of_init(container));
+    let past = match there {
+        Some(_) => None,
+        None => task::past(namespace, &wanted.id, "").await,
+    };
     let removal = {
         let (namespace, wanted) = (namespace.clone(), wanted.clone());
         // It goes on, if containerd can't wait for it.
         tokio::spawn(async move { namespace.cleanup(&wanted.id, &wanted.bundle).await })
     };
     let _ = timeout(CLEANUP, removal).await;
-    match before {
-        Some(response) if response.exited_at.is_some() => response,
-        before => {
-            // It may have ended by itself when the removal began, and nobody knew.
-            let exit = there.and_then(|container| container.info().exit);
-            let pid = before.map_or(0, |response| response.pid);
-            exit.map_or_else(|| killed(pid), |exit| task::deleted(pid, Some(&exit)))
+    // Only now: the process may have ended by itself when the removal began, and nobody knew.
+    let exit = there.map_or(past, |container| container.info().exit);
+    match exit {
+        Some(exit) => task::deleted(pid, Some(&exit)),
+        // It ends by the signal of its removal.
+        None => {
+            DeleteResponse { pid, exit_status: 128 + 9, exited_at: Some(SystemTime::now().into()) }
         }
     }
-}
-
-/// Of a process that ends by the signal of its removal.
-fn killed(pid: u32) -> DeleteResponse {
-    DeleteResponse { pid, exit_status: 128 + 9, exited_at: Some(SystemTime::now().into()) }
 }

@@ -433,22 +433,10 @@ pub(crate) fn deleted(pid: u32, exit: Option<&ExitRecord>) -> DeleteResponse {
 }
 
 /// How a process ended that is deleted.
-async fn past(namespace: &Namespace, id: &str, exec: &str) -> Option<ExitRecord> {
+pub(crate) async fn past(namespace: &Namespace, id: &str, exec: &str) -> Option<ExitRecord> {
     let process = if exec.is_empty() { Ok(ProcessId::init()) } else { exec::process_id(exec) };
     let (id, process) = (id.parse().ok()?, process.ok()?);
     namespace.supervisor.past_end(&id, &process, None, None).await.ok()?.exit
-}
-
-/// How a container ended, deleted or not; without a time if it has not.
-pub(crate) async fn ended(namespace: &Namespace, id: &str) -> Option<DeleteResponse> {
-    match container(namespace, id) {
-        Ok(container) => {
-            let info = container.info();
-            let pid = namespace.pid_of_init(&container);
-            Some(deleted(pid, info.exit.as_ref()))
-        }
-        Err(_) => past(namespace, id, "").await.map(|exit| deleted(0, Some(&exit))),
-    }
 }
 
 /// `State`

@@ -152,8 +152,8 @@ pub(crate) async fn check_kill_mode() {
     }
 }
 
-/// The service whose control group this is, in `/proc/PID/cgroup`, and the option for its manager. A scope is stopped
-/// by nobody but with what is in it.
+/// The service whose control group this is, in `/proc/PID/cgroup`, and the option for its manager. `None` in a scope,
+/// which is stopped only together with everything in it.
 fn unit(cgroups: &str) -> Option<(String, &'static str)> {
     let path = cgroups
         .lines()

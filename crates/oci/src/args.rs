@@ -56,6 +56,13 @@ pub(crate) struct Global {
     pub(crate) pids_max: Option<i32>,
 }
 
+impl Global {
+    /// Whether libcontainer has systemd make the cgroup. Inside a user namespace it is there already; see `scope`.
+    pub(crate) fn makes_by_systemd(&self) -> bool {
+        self.systemd_cgroup && !self.is_inside
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Json,

@@ -16,7 +16,8 @@ use anyhow::{Context, bail};
 use holdfast_sys::PidFd;
 use holdfast_sys::mountinfo::{self, Mount};
 use libcgroups::common::{
-    AnyCgroupManager, CgroupConfig, CgroupSetup, create_cgroup_manager, get_cgroup_setup,
+    AnyCgroupManager, CgroupConfig, CgroupManager, CgroupSetup, ControllerOpt, DEFAULT_CGROUP_ROOT,
+    create_cgroup_manager, get_cgroup_setup,
 };
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -24,6 +25,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::hierarchy::{Hierarchy, Visit};
@@ -81,6 +83,17 @@ impl Cgroup {
             systemd_cgroup: self.systemd,
             container_name: id.to_owned(),
         })?)
+    }
+
+    /// Has libcgroups set limits.
+    pub(crate) fn apply(&self, id: &str, resources: &LinuxResources) -> anyhow::Result<()> {
+        let options = ControllerOpt {
+            resources,
+            freezer_state: None,
+            oom_score_adj: None,
+            disable_oom_killer: false,
+        };
+        Ok(self.manager(id)?.apply(&options)?)
     }
 
     /// All processes, those of nested cgroups too.
@@ -244,7 +257,7 @@ pub(crate) fn unified_dir(pid: i32) -> anyhow::Result<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = path.filter(|path| !path.is_empty() && !path.contains(".."));
-    Ok(Path::new("/sys/fs/cgroup").join(path.context("the process is in no cgroup of its own")?))
+    Ok(Path::new(DEFAULT_CGROUP_ROOT).join(path.context("the process is in no cgroup of its own")?))
 }
 
 /// Goes through a cgroup and all below it: `visit` gets each, and once all below one are through, `leave`

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use libcgroups::common::{CgroupManager, ControllerOpt, FreezerState};
+use libcgroups::common::{CgroupManager, FreezerState};
 use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
 
@@ -64,13 +64,7 @@ pub(crate) fn update(global: &Global, args: &Update) -> anyhow::Result<()> {
     resources.set_devices(None);
     let devices = DeviceList::read(&record.cgroup)?;
     let late = Late::of_resources(&json, &record.cgroup);
-    let options = ControllerOpt {
-        resources: &resources,
-        freezer_state: None,
-        oom_score_adj: None,
-        disable_oom_killer: false,
-    };
-    let applied = record.cgroup.manager(&args.id)?.apply(&options).context("apply resources");
+    let applied = record.cgroup.apply(&args.id, &resources).context("apply resources");
     devices.restore()?;
     applied?;
     late.apply_to_cgroup(&record.cgroup)

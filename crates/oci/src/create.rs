@@ -33,7 +33,7 @@ pub(crate) fn create(global: &Global, log: &Log, args: &Create) -> anyhow::Resul
     let mut config = Config::load(global, &args.bundle, &args.id)?;
     // The root of a user namespace has no cgroups to put it into.
     let hierarchies = if global.is_inside { Vec::new() } else { hierarchy::all()? };
-    let cgroup = config.cgroups(global.systemd_cgroup, None, &hierarchies)?;
+    let cgroup = config.cgroups(global.makes_by_systemd(), None, &hierarchies)?;
     let members = cgroup.pids().unwrap_or_default();
     if !members.is_empty() {
         // They would be killed with the container.
@@ -114,7 +114,7 @@ fn build(
     }
     let built = builder
         .as_init(&dir.path)
-        .with_systemd(global.systemd_cgroup && !global.is_inside)
+        .with_systemd(global.makes_by_systemd())
         .with_detach(true)
         .with_no_pivot(args.no_pivot)
         .build();
@@ -134,7 +134,7 @@ fn build(
         // As runc does. The program waits for `start`, so it finds it up.
         network::bring_loopback_up(pid.as_raw()).context("bring the loopback interface up")?;
     }
-    record.cgroup = config.cgroups(global.systemd_cgroup, Some(pid.as_raw()), hierarchies)?;
+    record.cgroup = config.cgroups(global.makes_by_systemd(), Some(pid.as_raw()), hierarchies)?;
     if !global.is_inside && is_unified()? {
         // Its program waits for `start`, so that it has opened nothing yet.
         let dir = record.cgroup.dirs.first().context("the container has no cgroup")?;

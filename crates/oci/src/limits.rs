@@ -5,7 +5,6 @@
 use std::fs;
 
 use anyhow::Context;
-use libcgroups::common::{CgroupManager, ControllerOpt};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, getgid, getuid, setresgid, setresuid};
 use oci_spec::runtime::{LinuxPidsBuilder, LinuxResourcesBuilder, PosixRlimit, PosixRlimitType};
@@ -67,11 +66,7 @@ impl Late {
             done.with_context(|| format!("process.rlimits: {typ}: set {soft} and {hard}"))?;
         }
         self.apply_to_cgroup(cgroup)?;
-        match (scope, self.pids) {
-            (Some(scope), Some(limit)) => scope.limit_pids(limit),
-            _ => self.apply_pids(cgroup, id),
-        }
-        .context("pids.limit")
+        self.apply_pids(cgroup, scope, id).context("pids.limit")
     }
 
     /// Those that an update of resources may change, beside what libcgroups does. What is not named stays.
@@ -100,22 +95,19 @@ impl Late {
         }
     }
 
-    fn apply_pids(&self, cgroup: &Cgroup, id: &str) -> anyhow::Result<()> {
+    fn apply_pids(&self, cgroup: &Cgroup, scope: Option<&Scope>, id: &str) -> anyhow::Result<()> {
         let Some(limit) = self.pids else { return Ok(()) };
+        let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
+        if let Some(scope) = scope {
+            return scope.write_pids_max(&value);
+        }
         if !(cgroup.systemd && is_unified()?) {
-            let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
             return write(cgroup, "pids.max", &value);
         }
         // systemd would write its own value again one day.
         let pids = LinuxPidsBuilder::default().limit(limit).build()?;
         let resources = LinuxResourcesBuilder::default().pids(pids).build()?;
-        let options = ControllerOpt {
-            resources: &resources,
-            freezer_state: None,
-            oom_score_adj: None,
-            disable_oom_killer: false,
-        };
-        Ok(cgroup.manager(id)?.apply(&options)?)
+        cgroup.apply(id, &resources)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The cgroup of a container whose runtime is not run by root, where the user's systemd makes it.
 //!
 //! systemd-run(1) makes a scope of its own process before it becomes the command it was given. So this program becomes
-//! systemd-run, which becomes this program again. What the scope's own cgroup is limited to is for systemd to say,
-//! who says it again whenever it is reloaded; the container is in a cgroup below, which is delegated.
+//! systemd-run, which becomes this program again. systemd writes the limits of the scope's own cgroup, and writes them
+//! again whenever it is reloaded. So the container is in a cgroup below it, which is delegated to the user.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use holdfast_sys::fd;
-use libcgroups::common::{CgroupManager, ControllerOpt};
+use libcgroups::common::DEFAULT_CGROUP_ROOT;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -25,7 +25,6 @@ use crate::args::Global;
 use crate::cgroup::{Cgroup, unified_dir};
 use crate::check;
 
-const MOUNT: &str = "/sys/fs/cgroup";
 /// The name of the container's cgroup, in that of its scope.
 const NAME: &str = "container";
 
@@ -123,7 +122,7 @@ impl Scope {
 
     /// As it is recorded.
     pub(crate) fn cgroup(&self) -> Cgroup {
-        let below = self.dir.strip_prefix(MOUNT).unwrap_or(&self.dir);
+        let below = self.dir.strip_prefix(DEFAULT_CGROUP_ROOT).unwrap_or(&self.dir);
         Cgroup {
             path: Path::new("/").join(below),
             dirs: vec![self.dir.clone()],
@@ -132,9 +131,8 @@ impl Scope {
     }
 
     /// Sets the limit of processes, once this program needs no more of them.
-    pub(crate) fn limit_pids(&self, limit: i64) -> anyhow::Result<()> {
+    pub(crate) fn write_pids_max(&self, value: &str) -> anyhow::Result<()> {
         let file = self.pids_max.as_ref().context("the cgroup has no pids.max")?;
-        let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
         write(file, value.as_bytes()).with_context(|| format!("write {value} to pids.max"))?;
         Ok(())
     }
@@ -147,13 +145,7 @@ impl Scope {
         check::resources(resources, true)?;
         let mut resources: LinuxResources = serde_json::from_value(resources.clone())?;
         resources.set_devices(None).set_pids(None);
-        let options = ControllerOpt {
-            resources: &resources,
-            freezer_state: None,
-            oom_score_adj: None,
-            disable_oom_killer: false,
-        };
-        Ok(self.cgroup().manager(id)?.apply(&options)?)
+        self.cgroup().apply(id, &resources)
     }
 }
 
@@ -173,7 +165,7 @@ pub(crate) fn keep_late(resources: &mut Value) {
     }
 }
 
-/// Whether a container's processes are in a scope, which takes a runtime to be told.
+/// Whether the caller has asked for a scope, by `--systemd-cgroup`.
 pub(crate) fn is_asked_for(global: &Global) -> anyhow::Result<bool> {
     if global.systemd_cgroup && !crate::cgroup::is_unified()? {
         bail!("--systemd-cgroup: systemd makes no cgroup of version 1 for a user");

@@ -55,8 +55,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads a bundle.
     pub(crate) fn load(global: &Global, bundle: &Path, id: &str) -> anyhow::Result<Self> {
-        let is_inside = global.is_inside;
-        let systemd = global.systemd_cgroup && !is_inside;
+        let (systemd, is_inside) = (global.makes_by_systemd(), global.is_inside);
         let scope = Scope::passed_on(global);
         let bundle =
             bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;

@@ -53,7 +53,8 @@ impl Container {
     /// # Errors
     ///
     /// [`Error::WrongState`] if the container does not run, [`Error::NotFound`] if it was deleted,
-    /// [`Error::NoCgroup`] if it has no cgroup of its own, and [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails.
+    /// [`Error::NoCgroup`] if it has no cgroup of its own, and [`Error::Runtime`] or
+    /// [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails.
     pub async fn pause(&self) -> Result<(), Error> {
         self.change(Change::Pause, "pause", "running").await
     }
@@ -94,15 +95,15 @@ impl Container {
     /// controller for a limit, [`Error::Runtime`] or [`Error::RuntimeTimeout`] (after 30 s) if the runtime fails,
     /// and [`Error::Io`] if the limits cannot be written to a file for it.
     pub async fn update(&self, resources: &serde_json::Value) -> Result<(), Error> {
-        let (content, resources) = (resources.to_string(), resources.clone());
+        let content = resources.to_string();
+        let rootless = self.core.rootless.as_ref();
+        let checked = rootless.map_or(Ok(()), |it| rootless::check_resources(resources, it));
         let this = self.clone();
         self.finish(async move {
             let _operation = this.state.operation.lock().await;
             this.needs_process("update")?;
             this.needs_cgroup("update").await?;
-            if let Some(rootless) = &this.core.rootless {
-                rootless::check_resources(&resources, rootless).map_err(Error::InvalidOption)?;
-            }
+            checked.map_err(Error::InvalidOption)?;
             // The limits are passed in a file, because not every runtime reads its standard input.
             let dir = this.core.root.container(this.id());
             let written = {

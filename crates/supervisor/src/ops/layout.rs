@@ -132,8 +132,8 @@ pub(crate) fn container(
     Ok((container, Job { process, dir, record, command, timeout }))
 }
 
-/// Returns the runtime's arguments before its command. Where the user's systemd makes the cgroups, runtimes have to
-/// be told.
+/// Returns the runtime's arguments before its command. Where the user's systemd makes the cgroups,
+/// `--systemd-cgroup` is one of them.
 fn runtime_args(core: &Core, options: &ContainerOptions) -> Vec<String> {
     let mut args = options.runtime_args.clone();
     let by_systemd = core.rootless.as_ref().is_some_and(|it| it.no_cgroups.is_none());

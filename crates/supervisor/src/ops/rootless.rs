@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::os::rootless::{IdMapping, Rootless, scope};
+use crate::os::cgroup::scope;
+use crate::os::rootless::{IdMapping, Rootless};
 
 /// What of `linux.resources` is left out. Rules for devices are of no use in a user namespace, where nobody can make
 /// a device: the container has those that are mounted for it.

@@ -11,9 +11,12 @@ use holdfast_sys::PidFd;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::{network, rootless};
+use super::network;
 
-const MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The file that lists the controllers of a cgroup of version 2.
+pub(crate) const CONTROLLERS: &str = "cgroup.controllers";
 
 /// The resource usage of a container at one moment. A value that the kernel or the cgroup does not
 /// report is `None`.
@@ -103,7 +106,7 @@ impl Cgroups {
         let own = parse(own, Path::new(MOUNT));
         let is_root = geteuid().is_root();
         found.0.retain(|controller, path| {
-            own.0.get(controller) != Some(path) && (is_root || rootless::is_scope(path))
+            own.0.get(controller) != Some(path) && (is_root || is_scope(path))
         });
         Ok(found)
     }
@@ -116,6 +119,12 @@ impl Cgroups {
     /// Returns the cgroups of this process.
     pub(crate) fn own() -> io::Result<Self> {
         Ok(parse(&lines("self")?, Path::new(MOUNT)))
+    }
+
+    /// Returns the cgroup of this process, if the machine has version 2 alone.
+    pub(crate) fn own_unified() -> Option<PathBuf> {
+        let unified = Path::new(MOUNT).join(CONTROLLERS).exists();
+        unified.then(|| Self::own().ok()?.0.remove("")).flatten()
     }
 
     /// Removes the child cgroups of this name, if they have no processes.
@@ -318,6 +327,18 @@ impl Moves {
     }
 }
 
+/// Returns the `cgroupsPath` by which a user's systemd makes a container's cgroup: its slice, and the two parts of its
+/// name. `unique` is different for each container.
+pub(crate) fn scope(unique: &str) -> String {
+    format!("user.slice:holdfast:{unique}")
+}
+
+/// Returns whether a cgroup is one that [`scope`] names, or below it, as `holdfast-oci` has it.
+fn is_scope(cgroup: &Path) -> bool {
+    let is_ours = |name: &str| name.starts_with("holdfast-") && name.ends_with(".scope");
+    cgroup.ancestors().any(|it| it.file_name().and_then(|name| name.to_str()).is_some_and(is_ours))
+}
+
 fn collect(dir: &Path, found: &mut Vec<i32>) -> io::Result<()> {
     match fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
@@ -349,7 +370,7 @@ fn own_lines() -> &'static str {
 
 /// Parses `/proc/PID/cgroup`: lines of the form `NUMBER:CONTROLLERS:PATH`.
 fn parse(text: &str, mount: &Path) -> Cgroups {
-    let unified = mount.join("cgroup.controllers").exists();
+    let unified = mount.join(CONTROLLERS).exists();
     let mut found = BTreeMap::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -484,6 +505,15 @@ mod tests {
             ..Stats::default()
         };
         assert_eq!((unified, old), (expected, expected));
+    }
+
+    #[test]
+    fn the_cgroup_of_a_container_is_known_by_its_name() {
+        let path =
+            Path::new("user.slice/user-7.slice/user@7.service/user.slice/holdfast-a.0f.scope");
+        assert!(is_scope(path) && is_scope(&path.join("container")));
+        assert_eq!(scope("a.0f"), "user.slice:holdfast:a.0f");
+        assert!(!is_scope(Path::new("user.slice/user-7.slice/session-3.scope")));
     }
 
     #[test]

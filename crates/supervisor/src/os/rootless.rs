@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
+use crate::os::cgroup::{CONTROLLERS, Cgroups, MOUNT};
+
 /// The programs that map ids of `/etc/subuid` and `/etc/subgid` (newuidmap(1), newgidmap(1)).
 const MAPPERS: [&str; 2] = ["newuidmap", "newgidmap"];
 
@@ -91,28 +93,21 @@ impl Rootless {
     }
 }
 
-/// Where cgroups of version 2 are, if the machine has no others.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
 /// Returns the controllers that the user's systemd has for the user's own cgroups, or why it makes none for
 /// containers.
 ///
 /// A process is moved by who may write to the cgroup that both of its cgroups are in. So that a runtime can move
 /// a process of an exec into its container's cgroup, this process has to be among those of the user's systemd.
 fn delegated(uid: u32) -> Result<Vec<String>, String> {
-    let cgroups = Path::new(CGROUPS);
-    if !cgroups.join("cgroup.controllers").exists() {
+    let Some(own) = Cgroups::own_unified() else {
         return Err("the machine has cgroups of version 1".to_owned());
-    }
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let manager = manager_of(Path::new(own), uid).map(|path| cgroups.join(path));
-    let manager =
-        manager.filter(|path| access(&path.join("cgroup.procs"), AccessFlags::W_OK).is_ok());
-    let Some(manager) = manager else {
+    };
+    let is_writable = |path: &&Path| access(&path.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+    let Some(manager) = manager_of(&own, uid).filter(is_writable) else {
         return Err(format!(
             "this process is not one of the user's own systemd: start it as a unit of the user, or by \
-             `systemd-run --user --scope` (its cgroup is /{own})"
+             `systemd-run --user --scope` (its cgroup is /{})",
+            own.strip_prefix(MOUNT).unwrap_or(&own).display()
         ));
     };
     let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
@@ -122,7 +117,7 @@ fn delegated(uid: u32) -> Result<Vec<String>, String> {
             return Err(format!("no {}; Debian has it in the package {package}", path.display()));
         }
     }
-    let path = manager.join("cgroup.controllers");
+    let path = manager.join(CONTROLLERS);
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
@@ -131,18 +126,6 @@ fn delegated(uid: u32) -> Result<Vec<String>, String> {
 fn manager_of(cgroup: &Path, uid: u32) -> Option<&Path> {
     let name = format!("user@{uid}.service");
     cgroup.ancestors().find(|path| path.file_name().is_some_and(|it| it == name.as_str()))
-}
-
-/// Returns whether a cgroup is one that [`scope`] names, or below it, as `holdfast-oci` has it.
-pub(crate) fn is_scope(cgroup: &Path) -> bool {
-    let is_ours = |name: &str| name.starts_with("holdfast-") && name.ends_with(".scope");
-    cgroup.ancestors().any(|it| it.file_name().and_then(|name| name.to_str()).is_some_and(is_ours))
-}
-
-/// Returns the `cgroupsPath` by which systemd makes a container's cgroup: its slice, and the two parts of its
-/// name. `unique` is different for each container.
-pub(crate) fn scope(unique: &str) -> String {
-    format!("user.slice:holdfast:{unique}")
 }
 
 /// A range of `/etc/subuid` or `/etc/subgid`: its first id, and the number of ids.
@@ -239,10 +222,6 @@ mod tests {
             let expected = found.then_some(Path::new(manager));
             assert_eq!(manager_of(Path::new(&cgroup), 7), expected, "{cgroup}");
         }
-        let path = format!("{manager}/user.slice/holdfast-a.0f.scope");
-        assert!(is_scope(Path::new(&path)) && is_scope(&Path::new(&path).join("container")));
-        assert_eq!(scope("a.0f"), "user.slice:holdfast:a.0f");
-        assert!(!is_scope(Path::new("user.slice/user-7.slice/session-3.scope")));
     }
 
     #[test]

@@ -146,11 +146,13 @@ checkpoint() {
     # ctr removes the log of CRIU with all else if that fails.
     while sleep 0.1; do cp /tmp/ctd-checkpoint*/criu.work/dump.log /tmp/dump.log 2> /dev/null || true; done &
     copying=$!
-    if ! ctr container checkpoint --rw --image --task frozen localhost/checkpoint:one; then
+    code=0
+    ctr container checkpoint --rw --image --task frozen localhost/checkpoint:one || code=$?
+    kill $copying
+    if [ $code != 0 ]; then
         tail -n 20 /tmp/dump.log
         fail "CRIU: $(grep Error /tmp/dump.log | head -n 1)"
     fi
-    kill $copying
     end frozen
     # With the runtime that the checkpoint names.
     ctr container restore --rw --live thawed localhost/checkpoint:one

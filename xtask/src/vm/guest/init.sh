@@ -19,9 +19,8 @@ echo '+cpu +memory +pids' > /sys/fs/cgroup/cgroup.subtree_control
 ip link set lo up
 hostname holdfast-vm
 
-for word in $(cat /proc/cmdline); do
-    case $word in holdfast.part=*) part=${word#holdfast.part=} ;; esac
-done
+# Not here: what it exports is no business of pid 1's.
+part=$(. /opt/holdfast/guest/lib.sh; asked part)
 sh "/opt/holdfast/guest/$part.sh"
 echo "init: $part.sh ended with $?"
 sync

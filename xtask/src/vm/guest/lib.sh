@@ -64,13 +64,14 @@ run_checks() {
     tell DONE
 }
 
+# asked NAME: what the kernel's command line has as `holdfast.NAME=VALUE`.
+asked() {
+    tr ' ' '\n' < /proc/cmdline | sed -n "s/^holdfast\.$1=//p"
+}
+
 # Those tests of a program that the kernel's command line asks for: `holdfast.test=TEXT` is a part of the name.
 tests_of() {
-    wanted=
-    for word in $(cat /proc/cmdline); do
-        case $word in holdfast.test=*) wanted=${word#holdfast.test=} ;; esac
-    done
-    "$1" --list 2> /dev/null | sed -n 's/: test$//p' | grep -F -- "$wanted"
+    "$1" --list 2> /dev/null | sed -n 's/: test$//p' | grep -F -- "$(asked test)"
 }
 
 # one_test COMMAND...: a test by itself. What it prints is shown if it fails; one that skips itself says so in a line.

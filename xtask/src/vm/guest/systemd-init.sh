@@ -1,9 +1,8 @@
 #!/bin/sh
 # Sets up what an installation would, and becomes systemd, which runs one part of the tests: see init.sh.
 mount -t proc -o nosuid,noexec,nodev proc /proc
-for word in $(cat /proc/cmdline); do
-    case $word in holdfast.part=*) part=${word#holdfast.part=} ;; esac
-done
+# Not here: what it exports is no business of pid 1's.
+part=$(. /opt/holdfast/guest/lib.sh; asked part)
 bin=/opt/holdfast/bin
 mkdir -p /usr/local/bin
 ln -sf $bin/holdfast $bin/holdfast-shim /usr/local/bin/
