@@ -22,7 +22,7 @@ import_image() {
     dir=/tmp/image
     mkdir -p $dir/root/bin $dir/root/tmp
     cp /bin/busybox $dir/root/bin/busybox
-    for name in sh cat echo sleep head tail true mkfifo; do ln -s busybox $dir/root/bin/$name; done
+    for name in sh cat echo sleep head tail true mkfifo mv; do ln -s busybox $dir/root/bin/$name; done
     tar -C $dir/root -cf $dir/layer.tar .
     sum=$(sha256sum < $dir/layer.tar | cut -d ' ' -f 1)
     printf '{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
@@ -141,7 +141,9 @@ killed() {
 checkpoint() {
     load_criu_modules
     # With an input, our container has the FIFO itself, which CRIU does not take: see docs/containerd.md.
-    ctr_run "$1" --detach --null-io -- frozen sh -c 'i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1; done'
+    # The file is replaced by a rename, so that a reader never finds it empty.
+    ctr_run "$1" --detach --null-io -- frozen sh -c \
+        'i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/count; sleep 0.1; done'
     soon 30 counts_beyond frozen 3
     # ctr removes the log of CRIU with all else if that fails.
     while sleep 0.1; do cp /tmp/ctd-checkpoint*/criu.work/dump.log /tmp/dump.log 2> /dev/null || true; done &
