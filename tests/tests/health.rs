@@ -309,6 +309,16 @@ async fn a_paused_container_is_not_checked_and_failures_in_the_start_period_do_n
 }
 
 #[tokio::test]
+async fn in_the_start_period_checks_come_at_an_interval_of_their_own() {
+    let holdfast = Holdfast::start().await;
+    let usual = ["--health-cmd", "true", "--health-interval", "1h", "--health-start-period", "1h"];
+    let options = [&usual[..], &["--health-start-interval", "100ms"]].concat();
+    let id = holdfast.run_detached(&options, &["sleep", "100000"]).await;
+    until_health(&holdfast, &id, "healthy").await;
+    holdfast.close().await;
+}
+
+#[tokio::test]
 async fn health_options_that_make_no_sense_are_refused() {
     let holdfast = Holdfast::start().await;
     let run = ["run", "--rootfs", "host"];
@@ -316,6 +326,7 @@ async fn health_options_that_make_no_sense_are_refused() {
         (&["--health-interval", "1s"][..], "--health-cmd"),
         (&["--health-cmd", "true", "--health-interval", "0s"], "1ms"),
         (&["--health-cmd", "true", "--health-retries", "0"], "--health-retries"),
+        (&["--health-start-interval", "1s"], "--health-cmd"),
         (&["--health-cmd", "true", "--no-healthcheck"], "--no-healthcheck"),
         (&["--health-cmd", "true", "--restart-on-unhealthy", "--rm"], "--rm"),
         (&["--label", "holdfast.health={}"], "command"),

@@ -104,7 +104,10 @@ async fn a_daemon_that_dies_while_the_runtime_freezes_asks_what_came_of_it() {
         let state = holdfast.root().join(".runtime/fake-runtime").join(&id);
         let scratch = holdfast.scratch.path().to_owned();
         let at_work = || -> Vec<Proc> {
-            let is_it = |process: &Proc| process.command().contains("/fake-runtime --root");
+            // Not a shim, which has the runtime among its arguments.
+            let program = |process: &Proc| process.command().split(' ').next().map(str::to_owned);
+            let is_it =
+                |process: &Proc| program(process).is_some_and(|it| it.ends_with("/fake-runtime"));
             mentioning(&scratch).into_iter().filter(is_it).collect()
         };
         let begun = || match status {
@@ -330,10 +333,7 @@ async fn top_lists_all_processes_and_stats_what_they_use() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
-    let scratch = Scratch::new();
-    edit_json(&scratch.bundle().join("config.json"), |config| {
-        config["linux"]["resources"]["memory"] = json!({ "limit": MEMORY });
-    });
+    let scratch = with_little_memory();
     let supervisor = scratch.open().await;
     let mut events = supervisor.events();
     // A child that wants all that there is, and then the first process itself.
@@ -341,7 +341,11 @@ async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
         ("tail /dev/zero; echo $? >&2; exit 5", ExitStatus::Code(5), "exited 5"),
         ("exec tail /dev/zero", ExitStatus::Signal(SIGKILL), "exited 137 (signal 9)"),
     ] {
-        let container = supervisor.run(scratch.script(script)).await.unwrap();
+        // The cgroup of what has ended before the start is complete is not always known.
+        let gate = scratch.gate();
+        let script = format!("{}; {script}", gate.wait("true"));
+        let container = supervisor.run(scratch.script(&script)).await.unwrap();
+        gate.open(0);
         assert_eq!(status(&container).await, end);
         let told: Vec<_> = events_until(&mut events, ended).await.iter().map(in_words).collect();
         let exited = format!("init {killed}");
@@ -350,6 +354,50 @@ async fn a_kill_for_want_of_memory_is_told_once_and_before_the_exit() {
         events_until(&mut events, |event| event.kind == EventKind::Deleted).await;
     }
     scratch.close(supervisor).await;
+}
+
+fn with_little_memory() -> Scratch {
+    let scratch = Scratch::new();
+    edit_json(&scratch.bundle().join("config.json"), |config| {
+        config["linux"]["resources"]["memory"] = json!({ "limit": MEMORY });
+    });
+    scratch
+}
+
+/// Seen before: the exit said so, and there was no event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_for_want_of_memory_that_no_supervisor_saw_is_told_before_the_exit() {
+    for ends_meanwhile in [false, true] {
+        let scratch = with_little_memory();
+        let supervisor = scratch.open().await;
+        let (kill, end) = (scratch.gate(), scratch.gate());
+        let script = format!("{}; tail /dev/zero; echo killed", kill.wait("true"));
+        let container = supervisor.run(scratch.script(&end.script(&script))).await.unwrap();
+        let id = container.id().clone();
+        let init = scratch.root().join(id.as_str()).join("init");
+        drop(container);
+        soon("the shutdown", supervisor.shutdown()).await;
+        kill.open(0);
+        let log = init.join("output.log");
+        let is_killed = || fs::read_to_string(&log).is_ok_and(|log| log.contains("killed"));
+        eventually("the kill", is_killed).await;
+        if ends_meanwhile {
+            end.open(5);
+            eventually("the exit", || init.join("exit.json").exists()).await;
+        }
+        let supervisor = scratch.open().await;
+        let mut events = supervisor.events_since(Cursor::BEGINNING);
+        if !ends_meanwhile {
+            end.open(5);
+        }
+        let told: Vec<_> = events_until(&mut events, ended).await.iter().map(in_words).collect();
+        let expected = ["init created", "init started", "init out of memory", "init exited 5"];
+        assert_eq!(told, expected);
+        let container = supervisor.get(&id).unwrap();
+        assert!(container.info().oom_killed);
+        soon("the delete", container.delete()).await.unwrap();
+        scratch.close(supervisor).await;
+    }
 }
 
 /// Has a further process want all the memory that there is.

@@ -1,7 +1,7 @@
 //! The tasks that check the health of containers.
 //!
 //! Each running container with a health check has a task, which ends with the run. Checks come at
-//! multiples of the interval after the start of the run. So the schedule needs no storage, it goes on when
+//! multiples of an interval after the start of the run. So the schedule needs no storage, it goes on when
 //! another supervisor is opened, and the checks of many containers are then as far apart as their starts
 //! were. What a supervisor has left of a check when it died is killed by the next one, and does not count.
 
@@ -15,7 +15,7 @@ use holdfast_supervisor::{
     Logging, Status, Stdio, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::decide::{has_restarts, last_run};
@@ -180,14 +180,10 @@ impl Shared {
             // The supervisor before has died over it.
             self.stop_unhealthy(container, info.run).await;
         }
-        let between = check.time_between();
-        let age = info.ran_for().unwrap_or_default();
-        let into_interval = age.as_nanos() % between.as_nanos();
-        let into_interval = Duration::from_nanos(u64::try_from(into_interval).unwrap_or_default());
-        let mut ticks = interval_at(Instant::now() + (between - into_interval), between);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (seen, age) = (Instant::now(), info.ran_for().unwrap_or_default());
         loop {
-            ticks.tick().await;
+            let age = age + seen.elapsed();
+            sleep(check.next(state.status, age) - age).await;
             // A paused container cannot answer.
             if container.info().status != Status::Running {
                 continue;

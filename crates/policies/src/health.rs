@@ -19,6 +19,7 @@ const fn non_zero(number: u64) -> NonZeroU64 {
     NonZeroU64::new(number).expect("not 0")
 }
 
+const FIVE_SECONDS: NonZeroU64 = non_zero(5_000);
 const THIRTY_SECONDS: NonZeroU64 = non_zero(30_000);
 const THREE: NonZeroU32 = NonZeroU32::new(3).expect("not 0");
 
@@ -38,6 +39,8 @@ pub struct HealthCheck {
     retries: NonZeroU32,
     #[serde(default)]
     start_period_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start_interval_ms: Option<NonZeroU64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     restart: bool,
 }
@@ -74,6 +77,7 @@ impl HealthCheck {
             timeout_ms: THIRTY_SECONDS,
             retries: THREE,
             start_period_ms: 0,
+            start_interval_ms: None,
             restart: false,
         }
     }
@@ -113,6 +117,14 @@ impl HealthCheck {
         self
     }
 
+    /// Sets the time between two checks in the start period, until one succeeds. The default is
+    /// 5 seconds, or the usual interval if that is shorter.
+    #[must_use]
+    pub fn start_interval(mut self, interval: Duration) -> Self {
+        self.start_interval_ms = Some(millis(interval));
+        self
+    }
+
     /// Restarts the container when it becomes unhealthy, whatever its restart policy is: this counts as
     /// a restart of the policy, and as a failure for `on-failure`.
     #[must_use]
@@ -145,8 +157,25 @@ impl HealthCheck {
         &self.command
     }
 
-    pub(crate) fn time_between(&self) -> Duration {
-        Duration::from_millis(self.interval_ms.get()).min(LONGEST)
+    /// Returns how long after the start of its run a container is checked next: at a multiple of the
+    /// interval that holds for it, so that the schedule needs no storage.
+    pub(crate) fn next(&self, status: HealthStatus, age: Duration) -> Duration {
+        let multiple_after = |interval: NonZeroU64| {
+            let interval = Duration::from_millis(interval.get()).min(LONGEST);
+            let into_interval = age.as_nanos() % interval.as_nanos();
+            let into_interval = u64::try_from(into_interval).unwrap_or_default();
+            age + (interval - Duration::from_nanos(into_interval))
+        };
+        let at_start = self.start_interval_ms.unwrap_or(self.interval_ms.min(FIVE_SECONDS));
+        let in_period = multiple_after(at_start);
+        match status == HealthStatus::Starting && in_period <= self.time_to_start() {
+            true => in_period,
+            false => multiple_after(self.interval_ms),
+        }
+    }
+
+    fn time_to_start(&self) -> Duration {
+        Duration::from_millis(self.start_period_ms)
     }
 
     pub(crate) fn time_limit(&self) -> Duration {
@@ -253,8 +282,7 @@ impl HealthState {
         if succeeded {
             return Self { status: HealthStatus::Healthy, failing_streak: 0, ..self };
         }
-        let counts = self.status != HealthStatus::Starting
-            || age >= Duration::from_millis(check.start_period_ms);
+        let counts = self.status != HealthStatus::Starting || age >= check.time_to_start();
         if !counts {
             return self;
         }
@@ -288,13 +316,14 @@ mod tests {
         let check = HealthCheck::shell("true");
         assert_eq!(read(r#"{"command":["/bin/sh","-c","true"]}"#), Ok(check.clone()));
         let thirty = Duration::from_secs(30);
-        assert_eq!((check.time_between(), check.time_limit()), (thirty, thirty));
+        assert_eq!((check.next(Starting, Duration::ZERO), check.time_limit()), (thirty, thirty));
         assert_eq!((check.retries.get(), check.start_period_ms), (3, 0));
         let all = check
             .interval(Duration::from_millis(5))
             .timeout(Duration::MAX)
             .retries(NonZeroU32::MIN)
             .start_period(Duration::MAX)
+            .start_interval(Duration::from_millis(6))
             .restart_on_unhealthy();
         assert_eq!(read(&serde_json::to_string(&all).unwrap()), Ok(all.clone()));
         assert_eq!(all.time_limit(), LONGEST);
@@ -308,11 +337,32 @@ mod tests {
             (r#"{"command":["x"],"intervalMs":0}"#, "nonzero"),
             (r#"{"command":["x"],"timeoutMs":-1}"#, "nonzero"),
             (r#"{"command":["x"],"retries":0}"#, "nonzero"),
+            (r#"{"command":["x"],"startIntervalMs":0}"#, "nonzero"),
             (r#"{"command":["x"],"intervall":1}"#, "intervall"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn in_the_start_period_checks_come_at_its_interval_until_one_succeeds() {
+        let seconds = Duration::from_secs;
+        let nexts = |check: &HealthCheck, status, ages: &[u64]| -> Vec<u64> {
+            let next = |&age: &u64| check.next(status, seconds(age)).as_secs();
+            ages.iter().map(next).collect()
+        };
+        let check = HealthCheck::shell("x").start_period(seconds(12));
+        assert_eq!(nexts(&check, Starting, &[0, 4, 5, 9, 10, 12, 30]), [5, 5, 10, 10, 30, 30, 60]);
+        assert_eq!(nexts(&check, Healthy, &[0, 5, 12, 31]), [30, 30, 30, 60]);
+        let check = check.start_interval(seconds(4));
+        assert_eq!(nexts(&check, Starting, &[0, 4, 8, 11, 12]), [4, 8, 12, 12, 30]);
+        let check = check.interval(seconds(3));
+        assert_eq!(nexts(&check, Starting, &[0, 4, 12]), [4, 8, 15], "also a longer one");
+        let check = HealthCheck::shell("x").start_period(seconds(12)).interval(seconds(2));
+        assert_eq!(nexts(&check, Starting, &[0, 2]), [2, 4], "the default is not longer");
+        let half = Duration::from_millis(500);
+        assert_eq!(check.next(Healthy, seconds(6) + half), seconds(8));
     }
 
     fn states(check: &HealthCheck, results: &[(bool, u64)]) -> Vec<(HealthStatus, u32)> {

@@ -289,6 +289,9 @@ struct HealthArgs {
     /// Ignore failures until then [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_bound, requires = "health_cmd")]
     health_start_period: Option<Duration>,
+    /// Time between checks until then [5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "health_cmd")]
+    health_start_interval: Option<Duration>,
     /// No health check, which is the default
     #[arg(long, conflicts_with = "health_cmd")]
     no_healthcheck: bool,
@@ -312,6 +315,9 @@ impl HealthArgs {
         }
         if let Some(period) = self.health_start_period {
             check = check.start_period(period);
+        }
+        if let Some(interval) = self.health_start_interval {
+            check = check.start_interval(interval);
         }
         if self.restart_on_unhealthy {
             check = check.restart_on_unhealthy();

@@ -49,7 +49,6 @@ fn of_flag(flag: &str) -> Option<&'static str> {
         "--volumes-from" | "--volume-driver" => VOLUMES,
         "--log-driver" | "--log-opt" => "--log DRIVER[:PATH][,...], for example --log journald",
         "--gpus" | "--cdi" => "their tools change a config.json: --bundle DIR",
-        "--health-start-interval" => "--health-interval holds in the start period too",
         _ => return None,
     })
 }

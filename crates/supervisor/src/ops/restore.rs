@@ -558,6 +558,9 @@ fn missing(
         missing.push(EventKind::Started);
     }
     if let Some(record) = ended {
+        if record.oom_killed && !known.oom_killed {
+            missing.push(EventKind::OutOfMemory);
+        }
         missing.push(record.event());
     }
     missing

@@ -268,15 +268,23 @@ impl Watch {
         }
     }
 
+    /// Tells of a kill that caused an exit, or was before it. The shim may know of one that was before
+    /// this watch began.
+    async fn tell_out_of_memory_before(&mut self, record: &mut ExitRecord) {
+        self.tell_out_of_memory().await;
+        if record.oom_killed && !self.process.is_oom_killed() {
+            self.process.apply(&self.core.events, Input::OutOfMemory).await;
+        }
+        record.oom_killed |= self.process.is_oom_killed();
+    }
+
     /// Passes an input to the lifecycle and carries out the actions that follow. These may lead to
     /// further inputs.
     async fn feed(&mut self, input: Input, deadline: &mut Option<Instant>) {
         let mut inputs = vec![input];
         while let Some(mut input) = inputs.pop() {
             if let Input::Recorded(record) | Input::Found(record) = &mut input {
-                // An out-of-memory kill is reported before the exit that it caused.
-                self.tell_out_of_memory().await;
-                record.oom_killed |= self.process.is_oom_killed();
+                self.tell_out_of_memory_before(record).await;
             }
             if matches!(input, Input::Recorded(_)) {
                 // The exit may be caused by a checkpoint, which is reported before the exit. A
