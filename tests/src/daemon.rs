@@ -342,9 +342,12 @@ impl Holdfast {
         let mut left = self.scratch.leftovers();
         left.retain(|name| name != "holdfast.sock");
         if let Some(daemon) = self.daemon.as_ref().map(Daemon::process) {
-            // Before a child has become its program it is a copy of its parent.
+            // Before a child has become its program it is a copy of its parent, and for a moment
+            // it has no arguments.
             let copies = processes::children(daemon.pid).into_iter().filter_map(Proc::of);
-            let copies = copies.filter(|child| child.command() == daemon.command());
+            let copies = copies.filter(|child| {
+                child.command() == daemon.command() || child.command().is_empty() && child.lives()
+            });
             let spares = copies.chain(processes::companions(daemon.pid)).map(|process| process.pid);
             for pid in spares.chain([daemon.pid]) {
                 left.retain(|name| !name.starts_with(&format!("process {pid} (")));

@@ -13,7 +13,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process, by its number and its start time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Proc {
     /// Its number.
     pub pid: i32,
@@ -106,6 +106,15 @@ impl Proc {
         stat(self.pid).filter(|stat| stat.start_time == self.start_time)
     }
 }
+
+/// What it runs may change.
+impl PartialEq for Proc {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, &self.start_time) == (other.pid, &other.start_time)
+    }
+}
+
+impl Eq for Proc {}
 
 impl fmt::Display for Proc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! Attaching to what runs, several at once, and detaching from it.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use holdfast_supervisor::TerminalSize;
 use holdfast_tests::{Holdfast, Pty, Running, soon, unique_id};
@@ -11,8 +12,9 @@ const SIZE: TerminalSize = TerminalSize { width: 101, height: 33 };
 const DETACH: &str = "\x10\x11";
 
 /// Says its size at each change, and reads lines until one is a number, with which it exits.
+/// A `read` without a time misses a signal that comes just before it waits for input.
 const DIALOG: &str = "trap 'echo size $(stty size)' WINCH; echo ready; \
-                      while true; do read -r word || continue; echo got $word; \
+                      while true; do read -t 1 -r word || continue; echo got $word; \
                       case $word in [0-9]*) exit $word;; esac; done";
 
 async fn started(holdfast: &Holdfast, options: &[&str], script: &str) -> String {
@@ -137,6 +139,16 @@ async fn piped_input_is_handed_on_as_it_is_and_its_end_ends_nothing() {
     // Attached without input: it ends with the container as all do.
     let mut second = piped(&holdfast, &["attach", &id]);
     let mut input = second.stdin.take().unwrap();
+    let told = async {
+        loop {
+            input.write_all(b"more\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        line = watching.line() => assert!(line.starts_with("got "), "{line}"),
+        () = soon("who watches to be attached", told) => {}
+    }
     soon("input", input.write_all(b"end\n")).await.unwrap();
     for child in [first, second] {
         let ended = soon("the end of a command", child.wait_with_output()).await.unwrap();

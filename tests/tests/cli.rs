@@ -408,8 +408,13 @@ async fn inspect_shows_all_about_each_container_as_json() {
     holdfast.ok(&["wait", &id]).await;
     let pretty = holdfast.ok(&["inspect", &id]).await;
     assert!(pretty.lines().count() > 5);
-    let info: Value = serde_json::from_str(&pretty).unwrap();
-    assert_eq!(info, holdfast.json(&["inspect", "--json", &id]).await);
+    let mut info: Value = serde_json::from_str(&pretty).unwrap();
+    let mut again = holdfast.json(&["inspect", "--json", &id]).await;
+    for info in [&mut info, &mut again] {
+        // Its shim ends a moment after the container.
+        info.as_object_mut().unwrap().remove("shimPid");
+    }
+    assert_eq!(info, again);
     assert_eq!((&info["id"], &info["status"]), (&json!(id), &json!("stopped")));
     assert_eq!(info["exit"]["status"], json!({ "code": 4 }));
     assert_eq!(info["runtime"], runtime_name());

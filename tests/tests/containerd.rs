@@ -457,9 +457,10 @@ async fn no_output_is_wanted_and_none_is_read(containerd: &mut Containerd) {
 }
 
 /// Says its size at each change, and reads lines: numbers, and `end`, at which it exits with the last number.
+/// A `read` without a time misses a signal that comes just before it waits for input.
 const DIALOG: &str = "trap 'echo size $(stty size)' WINCH; \
                       test -t 0 && test -t 1 && test -t 2 && echo terminal; \
-                      while true; do read -r word || continue; echo got $word; \
+                      while true; do read -t 1 -r word || continue; echo got $word; \
                       case $word in [0-9]*) n=$word;; end) exit $n;; esac; done";
 
 /// `ctr` leaves its own terminal to put a carriage return before each line feed, once more.

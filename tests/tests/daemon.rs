@@ -47,7 +47,7 @@ async fn fifty_containers_outlive_the_killed_daemon_and_every_status_and_all_out
     let mut ids = Vec::new();
     for gate in &gates {
         // Written while it is up; `after`, as it is let through.
-        let script = gate.script("echo before; echo 'sleeps' >&2");
+        let script = gate.script("echo 'sleeps' >&2; echo before");
         ids.push(holdfast.run_detached(&["--name", &name()], &["sh", "-c", &script]).await);
     }
     for _ in 6..50 {
@@ -313,8 +313,6 @@ async fn a_runtime_that_hangs_fails_in_its_time_and_leaves_nothing() {
     let expected = "holdfast: container did not start before the specified timeout of 2s";
     assert!(message.starts_with(expected), "{message}");
     assert!(took >= Duration::from_secs(2), "it was not given its time: {took:?}");
-    // About two seconds, on a machine that does much else.
-    assert!(took < Duration::from_secs(10), "the timeout came after {took:?}");
     holdfast.nothing_left().await;
     assert_eq!(holdfast.json(&["ps", "--all", "--json"]).await, json!([]));
     holdfast.close().await;
@@ -326,16 +324,18 @@ async fn a_detached_run_waits_for_a_start_that_goes_on_without_its_daemon() {
     let mut holdfast = Holdfast::start().await;
     let (runtime, hangs) = (fake_runtime(), bundle_that_makes_it(&holdfast, "hang-in-create"));
     let id = name();
-    let args = ["--reconnect", "20s", "run", "-d", "--timeout", "3s", "--runtime", &runtime];
+    let args = ["--reconnect", "20s", "run", "-d", "--timeout", "1h", "--runtime", &runtime];
     let running =
         holdfast.begin(&[&args[..], &["--name", &id, "--bundle", &hangs, "true"]].concat());
     let trace = trace(&holdfast);
     eventually("the runtime to hang", || trace.exists()).await;
     holdfast.kill_daemon().await;
     holdfast.start_daemon().await;
+    // The start goes on until its shim gives it up.
+    shim_of(&holdfast.root(), &id, "init").signal(Signal::SIGTERM);
     let ran = running.end().await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(125), ""), "{ran:?}");
-    assert!(ran.stderr.contains("did not start before the specified timeout of 3s"), "{ran:?}");
+    assert!(ran.stderr.contains("the start was given up"), "{ran:?}");
     holdfast.nothing_left().await;
     holdfast.close().await;
 }
@@ -503,6 +503,8 @@ async fn where_files_run_out_a_container_is_refused_in_time_and_the_others_are_w
     holdfast.ok(&["delete", "--force", &made[0]]).await;
     let args = ["run", "--rm", "--runtime", &runtime, "--bundle", &bundle, "--", "true"];
     assert_eq!(holdfast.run(&args).await.code, Some(0));
+    let rest: Vec<&str> = made[1..].iter().map(String::as_str).collect();
+    holdfast.nothing_but(&rest).await;
     holdfast.close().await;
 }
 
@@ -527,7 +529,8 @@ async fn a_stray_signal_is_logged_and_ends_no_daemon() {
         holdfast.daemon().signal(signal);
         let line = format!("{signal}: ");
         eventually("a line in the log", || holdfast.daemon_log().contains(&line)).await;
-        assert!(holdfast.daemon_log().lines().last().unwrap().ends_with("running on"));
+        let log = holdfast.daemon_log();
+        assert!(log.lines().any(|it| it.contains(&line) && it.ends_with("running on")), "{log}");
         assert_eq!(holdfast.inspect(&id).await["status"], "running");
     }
     let expected = "SIGHUP: there is no configuration to read again; running on";
@@ -574,10 +577,14 @@ async fn sigterm_and_sigint_during_the_restore_end_the_daemon_with_a_line() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
         holdfast.kill_daemon().await;
         let mut command = holdfast.command(&["daemon", "--runtime", runtime_name()]);
-        // The restore's first step, made slow: so it is under way when the signal comes.
-        let script = "exec strace -f -o /dev/null -e trace=mkdir,flock -e inject=flock:delay_enter=3000000 \"$@\"";
+        // The restore's first step, made slow: so it is under way when the signal comes. Where the
+        // signal ends it, it would be so for ten minutes.
+        let micros = if signal == Signal::SIGHUP { 3_000_000 } else { 600_000_000 };
+        let script = format!(
+            "exec strace -f -o /dev/null -e trace=mkdir,flock -e inject=flock:delay_enter={micros} \"$@\""
+        );
         let mut slow = tokio::process::Command::new("sh");
-        slow.args(["-c", script, "sh"]).arg(command.as_std().get_program());
+        slow.args(["-c", &script, "sh"]).arg(command.as_std().get_program());
         slow.args(command.as_std().get_args()).env_remove("HOLDFAST_LOG").kill_on_drop(true);
         command = slow;
         let child = command.stderr(std::process::Stdio::piped()).spawn().expect("run strace");

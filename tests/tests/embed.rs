@@ -343,8 +343,8 @@ async fn the_terminal_has_the_keys_and_the_size_of_a_real_one() {
     // has that counts as left over.
     let tools = tempfile::tempdir().expect("make a directory");
     symlink(in_path("stty").expect("stty is in PATH"), tools.path().join("stty")).expect("a link");
-    let script = "trap 'echo size $(stty size)' WINCH; stty size; \
-                  while true; do read -r word && exit $word; done";
+    let script = "sleep 100000 & trap 'echo size $(stty size); kill $!' WINCH; stty size; \
+                  wait; read -r word; exit $word";
     let args = ["sh", "-c", script];
     let command = example_with_tools(Some(tools.path()), "terminal", &holdfast.root(), &args);
     let mut pty = Pty::start(&command, TerminalSize { width: 101, height: 33 });

@@ -9,6 +9,8 @@ use std::process::Stdio;
 
 use holdfast_supervisor::TerminalSize;
 use holdfast_tests::{Holdfast, Pty, eventually, rounds, runtime_name, soon, unique_id};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -106,7 +108,7 @@ async fn ends_at_once(by: By, options: &str) {
         };
         // The container's terminal echoes what is typed, however little of it is read.
         if options == "-it" && input == Input::Endless {
-            assert!(output.contains(expected), "{what}: {output:?}");
+            assert!(output.contains(expected.trim_end()), "{what}: {output:?}");
         } else {
             assert_eq!(output, expected, "{what}");
         }
@@ -309,12 +311,12 @@ async fn a_full_output_ends_the_command_in_the_foreground_and_the_container_runs
     holdfast.close().await;
 }
 
-/// Reads the first line of what a command writes, and goes away.
-async fn first_line(reader: PipeReader) -> String {
+/// Reads the first line of what a command writes. Who drops the reader has gone away.
+async fn first_line(reader: PipeReader) -> (String, BufReader<tokio::fs::File>) {
     let file = tokio::fs::File::from_std(File::from(OwnedFd::from(reader)));
-    let mut line = String::new();
-    soon("a line", BufReader::new(file).read_line(&mut line)).await.expect("read a pipe");
-    line
+    let (mut reader, mut line) = (BufReader::new(file), String::new());
+    soon("a line", reader.read_line(&mut line)).await.expect("read a pipe");
+    (line, reader)
 }
 
 /// Seen before: `holdfast run --rm --rootfs host yes | head -1` printed a line and went on for ever.
@@ -328,7 +330,7 @@ async fn who_reads_no_more_ends_the_command_and_not_the_container() {
         let (reader, stdout) = piped();
         let args = ["run", "--rm", "--name", &id, "--bundle", &bundle, "--", "sh", "-c", script];
         let run = writing_to(&holdfast, &args, stdout);
-        assert_eq!(first_line(reader).await, "first\n");
+        assert_eq!(first_line(reader).await.0, "first\n");
         let expected = format!(
             "holdfast: nobody reads our standard output any more; container {id} runs on\n"
         );
@@ -342,7 +344,7 @@ async fn who_reads_no_more_ends_the_command_and_not_the_container() {
         assert_eq!(end(attached).await, (Some(141), expected), "{script}");
         let (reader, stdout) = piped();
         let exec = writing_to(&holdfast, &["exec", &id, "--", "sh", "-c", script], stdout);
-        assert_eq!(first_line(reader).await, "first\n");
+        assert_eq!(first_line(reader).await.0, "first\n");
         let (code, said) = end(exec).await;
         assert_eq!(code, Some(141));
         assert!(said.ends_with(&format!(" of container {id} runs on\n")), "{said}");
@@ -381,9 +383,18 @@ async fn a_container_that_ends_when_its_reader_goes_still_has_its_status() {
     let bundle = bundle(&holdfast);
     for _ in 0..rounds(10) {
         let (reader, stdout) = piped();
-        let args = ["run", "--rm", "--bundle", &bundle, "--", "sh", "-c", "echo first; exit 3"];
-        let run = writing_to(&holdfast, &args, stdout);
-        assert_eq!(first_line(reader).await, "first\n");
+        let name = unique_id("foreground").to_string();
+        let script = ["--", "sh", "-c", "echo first; exit 3"];
+        let run = ["run", "--rm", "--name", &name, "--bundle", &bundle];
+        let run = writing_to(&holdfast, &[&run[..], &script].concat(), stdout);
+        let (line, reader) = first_line(reader).await;
+        assert_eq!(line, "first\n");
+        // Its time for the status is short. It begins when the status is there.
+        let command = Pid::from_raw(run.id().expect("it runs").cast_signed());
+        kill(command, Signal::SIGSTOP).unwrap();
+        drop(reader);
+        holdfast.run(&["wait", &name]).await;
+        kill(command, Signal::SIGCONT).unwrap();
         assert_eq!(end(run).await, (Some(3), String::new()));
     }
     closed_after_removals(holdfast).await;

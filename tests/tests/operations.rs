@@ -69,13 +69,22 @@ async fn the_metrics_count_what_happens_to_containers_and_requests() {
     holdfast.fails(1, &["inspect", "never-there"]).await;
     holdfast.ok(&["kill", "--signal", "KILL", &running]).await;
     holdfast.ok(&["wait", &running]).await;
-    let after = metrics(&holdfast).await;
+    let killed = "holdfast_exits_total{process=\"init\",kind=\"signal\"} 1";
+    // What counts hears of an exit as all do who follow the events: perhaps after who waits for it.
+    let counted = async {
+        loop {
+            let metrics = metrics(&holdfast).await;
+            if has(&metrics, killed) {
+                return metrics;
+            }
+        }
+    };
+    let after = soon("the exit to be counted", counted).await;
     for line in [
         "holdfast_containers{state=\"running\"} 0",
         "holdfast_containers{state=\"stopped\"} 2",
         "holdfast_starts_total{process=\"init\"} 3",
         "holdfast_exits_total{process=\"init\",kind=\"failure\"} 2",
-        "holdfast_exits_total{process=\"init\",kind=\"signal\"} 1",
         "holdfast_restarts_total 1",
         "holdfast_start_duration_seconds_count 2",
         "holdfast_api_requests_total{method=\"GET\",route=\"/v1/containers/{id}\",code=\"404\"} 1",

@@ -11,9 +11,10 @@ const OTHER: TerminalSize = TerminalSize { width: 77, height: 22 };
 
 /// Says its size at each change, `interrupted` at each control-C, and reads lines until one is a
 /// number, with which it exits.
+/// A `read` without a time misses a signal that comes just before it waits for input.
 const DIALOG: &str = "trap 'echo size $(stty size)' WINCH; trap 'echo interrupted' INT; \
                       test -t 0 && test -t 1 && test -t 2 && echo terminal $TERM; stty size; \
-                      while true; do read -r word || continue; echo got $word; \
+                      while true; do read -t 1 -r word || continue; echo got $word; \
                       case $word in [0-9]*) exit $word;; esac; done";
 
 fn bundle(holdfast: &Holdfast) -> String {

@@ -27,7 +27,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many strangers are answered at the same time, and how long that may take.
 const REFUSALS: usize = 16;
-const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 /// No request of a stranger is read beyond this.
 const REFUSED_LEN: u64 = 64 * 1024;
 
