@@ -45,14 +45,15 @@ impl Bundle {
             true => None,
             false => Some(make_link(args, path)?),
         };
+        // First: who has attached may write to these, and those of a dead monitor have no reader.
+        let fifo = |name: &str| named(&path.join(name), make_fifo(&dir, name)).map(Lines::new);
+        let (ctl, winsz) = (fifo("ctl")?, fifo("winsz")?);
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let listener = socket(AddressFamily::Unix, kind, flags, None)?;
         let bound = bind_in(&dir, ATTACH, &listener, Mode::S_IRWXU);
         let listening = bound.and_then(|()| Ok(listen(&listener, Backlog::new(BACKLOG)?)?));
         named(&path.join(ATTACH), listening)?;
-        let fifo = |name: &str| named(&path.join(name), make_fifo(&dir, name)).map(Lines::new);
-        let (ctl, winsz) = (fifo("ctl")?, fifo("winsz")?);
         Ok(Self { dir, listener: Some(listener.into()), ctl, winsz, link })
     }
 
