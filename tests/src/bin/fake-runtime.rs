@@ -7,6 +7,7 @@
 //! | mode | what happens |
 //! |---|---|
 //! | `hang-in-create` | `create` and `run` never end, nor does a process in a session of its own |
+//! | `complain-and-hang` | the same, after a line on the standard error |
 //! | `hang-after-pid` | `create` and `run` never end, once the process is there and its pid written |
 //! | `hang-in-start` | `start` never ends |
 //! | `fail` | an error in the `--log` file, exit code 1 |
@@ -173,6 +174,10 @@ fn create(call: &Call) -> Outcome<()> {
     let mode = mode(&config);
     match mode.as_str() {
         "hang-in-create" => hang_with_company(call, &config)?,
+        "complain-and-hang" => {
+            eprintln!("made to hang");
+            hang_with_company(call, &config)?;
+        }
         "fail" => return Err("made to fail".into()),
         "fail-stderr" => {
             eprintln!("made to fail on the standard error");
@@ -275,7 +280,7 @@ fn delete(call: &Call) -> Outcome<()> {
     if let Ok(container) = container(call)
         && let Some(process) = living(&container)
     {
-        process.signal(Signal::SIGKILL);
+        end(&container, &process);
     }
     Ok(fs::remove_dir_all(call.dir())?)
 }
@@ -296,11 +301,8 @@ fn checkpoint(call: &Call) -> Outcome<()> {
     }
     let process = living(&container).ok_or("the container has ended")?;
     if !std::env::args().any(|arg| arg == "--leave-running") {
-        process.signal(Signal::SIGKILL);
+        end(&container, &process);
         // As CRIU has still to do when the process has ended.
-        while living(&container).is_some() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
@@ -375,6 +377,14 @@ fn mode(config: &Value) -> String {
 fn container(call: &Call) -> Outcome<Value> {
     read_json(&call.dir().join("state.json"))
         .map_err(|error| format!("container {}: {error}", call.id).into())
+}
+
+/// Kills the container's process and, as runc does, waits for its end.
+fn end(container: &Value, process: &Proc) {
+    process.signal(Signal::SIGKILL);
+    while living(container).is_some() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The container's process, if it still is the one that was started.

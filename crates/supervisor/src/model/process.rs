@@ -407,9 +407,10 @@ impl Process {
         !self.failure_told.swap(true, Ordering::Relaxed)
     }
 
-    /// Stores why the start fails. Only the first reason is kept: later ones are its consequences.
-    pub(crate) fn fail(&self, failure: Failure) {
-        lock(&self.failure).get_or_insert(failure);
+    /// Stores why the start fails, and returns that. Only the first reason is kept: later ones are its
+    /// consequences.
+    pub(crate) fn fail(&self, failure: Failure) -> Failure {
+        lock(&self.failure).get_or_insert(failure).clone()
     }
 
     /// Returns why the start has failed.

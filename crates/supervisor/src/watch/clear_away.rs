@@ -28,16 +28,18 @@ pub(crate) async fn clear_away(
     given_up: Option<bool>,
 ) {
     let dir = process.dir(&core.root);
-    let failure = match &dir {
+    let found = match &dir {
         Ok(dir) => explain(dir, process, given_up == Some(true)),
         Err(_) => Failure::NotStarted(String::new()),
     };
+    let begun = !matches!(found, Failure::NotBegun);
+    let failure = process.fail(found);
     let reason = || Error::from(failure.clone()).to_string();
     if process.origin == Origin::Restored {
         tracing::warn!(container = %process.container, process = %process.id, failure = reason(), "unfinished start cleared away");
     }
     // Of what was never begun nobody is told: who has asked for it asks again.
-    if !matches!(failure, Failure::NotBegun) && process.tell_failure() {
+    if begun && process.tell_failure() {
         // The failure is reported before anything is removed. If we die in between, the next
         // supervisor knows from the journal that it was reported.
         process.apply(&core.events, Input::Failed(reason())).await;
@@ -66,7 +68,6 @@ pub(crate) async fn clear_away(
     }
     let done = if process.id.is_init() && process.run > 1 {
         // A run that was never begun is none: its number is that of the next one.
-        let begun = !matches!(failure, Failure::NotBegun);
         go_back(core, container, process, begun.then(reason)).await
     } else {
         remove::forget(core, container, process, Removal::OfItself).await
@@ -74,7 +75,6 @@ pub(crate) async fn clear_away(
     if let Err(error) = done {
         tracing::error!(container = %process.container, process = %process.id, %error, "failed start: its files are left");
     }
-    process.fail(failure);
 }
 
 /// Makes a container whose next run has failed to start again what it was.
