@@ -112,6 +112,14 @@ impl Case {
         Gate::at(path, format!("/gates/{number}"))
     }
 
+    /// A gate for a program on the host. It stands beside the bundle, which may be removed.
+    #[must_use]
+    pub fn host_gate(&self) -> Gate {
+        let path = self.path().join(unique_id("gate").to_string());
+        let inside = path.display().to_string();
+        Gate::at(path, inside)
+    }
+
     /// Writes the process of an exec, and returns the path.
     ///
     /// # Panics
@@ -341,7 +349,9 @@ impl<'a> Call<'a> {
         let output = self.ends();
         assert!(output.status.success(), "{output:?}");
         let pid = fs::read_to_string(file).expect("read the pid of the monitor");
-        Proc::of(pid.parse().expect("a pid")).expect("the monitor is there, be it as a zombie")
+        let pid = pid.parse().expect("a pid");
+        // One that ends quickly may be reaped by now.
+        Proc::of(pid).unwrap_or_else(|| past(pid))
     }
 
     /// Creates the container, and returns the monitor and the container's pid.
@@ -376,6 +386,14 @@ impl<'a> Call<'a> {
     pub async fn runs(self) {
         self.starts().ended().await;
     }
+}
+
+/// A process that has ended and was reaped: no later one with its number has the start time of the
+/// first of all.
+fn past(pid: i32) -> Proc {
+    let mut past = Proc::of(1).expect("the first process");
+    past.pid = pid;
+    past
 }
 
 /// The messages of a pipe.
@@ -546,6 +564,52 @@ impl Client {
     pub fn end_input(&self) {
         shutdown(self.0.as_raw_fd(), Shutdown::Write).expect("shut down");
     }
+}
+
+/// The text of a k8s-file, without what is marked as perhaps there twice. The pieces of a line are
+/// joined: how many there are is a matter of the moment.
+///
+/// # Panics
+///
+/// If a line is no entry.
+#[must_use]
+pub fn text_of(log: &str) -> String {
+    let mut text = String::new();
+    // A terminal's carriage returns belong to the text.
+    for line in log.split_terminator('\n') {
+        let mut fields = line.splitn(4, ' ').skip(2);
+        let (tag, content) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        match tag {
+            "F" => text += &format!("{content}\n"),
+            "P" => text += content,
+            _ => assert!(tag.ends_with(":again"), "{line}"),
+        }
+    }
+    text
+}
+
+/// How often a process has given up its processor.
+fn switches(process: &Proc) -> String {
+    let path = format!("/proc/{}/status", process.pid);
+    let status = fs::read_to_string(path).expect("read a status");
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+    line.expect("a count").to_owned()
+}
+
+/// Waits until none of these processes has woken up for so long. One that is late with its last
+/// work comes to that, and one that wakes up again and again does not.
+pub async fn sleep_through(processes: &[&Proc], time: Duration) {
+    let counts = || processes.iter().map(|process| switches(process)).collect::<Vec<_>>();
+    crate::soon("a time without any work", async {
+        loop {
+            let before = counts();
+            tokio::time::sleep(time).await;
+            if counts() == before {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 /// Writes a line into a FIFO of the bundle.

@@ -339,21 +339,27 @@ impl Holdfast {
     /// What is left over beside the daemon, its socket and its spare shims.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
+        // On both sides of the look: they begin, become their programs, and end.
+        let before = self.own_processes();
         let mut left = self.scratch.leftovers();
-        left.retain(|name| name != "holdfast.sock");
-        if let Some(daemon) = self.daemon.as_ref().map(Daemon::process) {
-            // Before a child has become its program it is a copy of its parent, and for a moment
-            // it has no arguments.
-            let copies = processes::children(daemon.pid).into_iter().filter_map(Proc::of);
-            let copies = copies.filter(|child| {
-                child.command() == daemon.command() || child.command().is_empty() && child.lives()
-            });
-            let spares = copies.chain(processes::companions(daemon.pid)).map(|process| process.pid);
-            for pid in spares.chain([daemon.pid]) {
-                left.retain(|name| !name.starts_with(&format!("process {pid} (")));
-            }
+        for pid in before.into_iter().chain(self.own_processes()) {
+            left.retain(|name| !name.starts_with(&format!("process {pid} (")));
         }
+        left.retain(|name| name != "holdfast.sock");
         left
+    }
+
+    /// The numbers of the daemon, of its spare shims, and of what closes descriptors for it.
+    fn own_processes(&self) -> Vec<i32> {
+        let Some(daemon) = self.daemon.as_ref().map(Daemon::process) else { return Vec::new() };
+        // Before a child has become its program it is a copy of its parent, and for a moment
+        // it has no arguments.
+        let copies = processes::children(daemon.pid).into_iter().filter_map(Proc::of);
+        let copies = copies.filter(|child| {
+            child.command() == daemon.command() || child.command().is_empty() && child.lives()
+        });
+        let spares = copies.chain(processes::companions(daemon.pid)).map(|process| process.pid);
+        spares.chain([daemon.pid]).collect()
     }
 
     /// Waits until nothing is left over of what is being deleted.

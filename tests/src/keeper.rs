@@ -139,7 +139,11 @@ fn log_of(socket: &Path) -> PathBuf {
 #[must_use]
 pub fn adopter(id: &str) -> Option<Proc> {
     let is_it = |process: &Proc| {
-        process.command().starts_with("holdfast-conmon --adopt ") && process.lives()
+        let mut words = process.command().split(' ');
+        // A whole word: ids are numbered, and one may begin as another.
+        process.command().starts_with("holdfast-conmon --adopt ")
+            && words.any(|word| word == id)
+            && process.lives()
     };
     processes::mentioning(Path::new(id)).into_iter().find(is_it)
 }

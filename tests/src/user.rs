@@ -3,6 +3,7 @@
 //! The test starts its own executable again, as that user and for this test alone, and tells what came of
 //! that. So all that it stands on (state roots, bundles, supervisors in its own process) is the user's.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -77,6 +78,9 @@ impl User {
         if !nix::unistd::geteuid().is_root() {
             return Err("it takes root to become another user".to_owned());
         }
+        // One after the other: of two tests that make the same user one would fail, and be skipped.
+        let lock = File::open("/etc").and_then(|etc| etc.lock().map(|()| etc));
+        let _lock = lock.map_err(|error| format!("lock /etc: {error}"))?;
         let name = self.name();
         if Command::new("id").arg(name).output().is_ok_and(|output| !output.status.success()) {
             let mut command = Command::new("useradd");

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use holdfast_tests::conmon::{Call, Case, Client, write_line};
+use holdfast_tests::conmon::{Call, Case, Client, text_of, write_line};
 use holdfast_tests::{Proc, eventually};
 use serde_json::{Value, json};
 
@@ -476,6 +476,14 @@ mod exec {
         case.legacy_exec(&process).args(["-u", &case.id])
     }
 
+    /// Ends the container as `ENDS` does. That kills an exec that has not ended yet, so one whose
+    /// own status counts can't do so itself.
+    fn end(case: &Case) {
+        let beside = case.bundle().join("rootfs/t");
+        fs::write(&beside, "Hello there!\n").expect("write a file");
+        fs::rename(&beside, case.bundle().join("rootfs/test.txt")).expect("rename");
+    }
+
     fn exec_log(case: &Case) -> String {
         fs::read_to_string(case.log_path().with_extension("exec")).unwrap_or_default()
     }
@@ -533,10 +541,11 @@ mod exec {
     async fn exec_with_oci_syncpipe_defined() {
         let case = Case::script(WAITS);
         let monitor = case.monitor().starts();
-        let (call, records) = legacy(&case, ENDS).sync_pipe();
+        let (call, records) = legacy(&case, "echo 'Hello from exec!'").sync_pipe();
         let exec = call.detaches();
         assert_eq!(records.next(), json!({ "exit_code": 0 }));
         exec.ended().await;
+        end(&case);
         monitor.ended().await;
     }
 
@@ -544,11 +553,13 @@ mod exec {
     async fn exec_api_version_1_with_oci_syncpipe_defined() {
         let case = Case::script(WAITS);
         let monitor = case.monitor().starts();
-        let (call, records) = legacy(&case, ENDS).args(["--api-version", "1"]).sync_pipe();
+        let call = legacy(&case, "echo 'Hello from exec!'").args(["--api-version", "1"]);
+        let (call, records) = call.sync_pipe();
         let exec = call.detaches();
         assert!(records.next()["data"].as_i64().expect("a pid") > 0);
         assert_eq!(records.next(), json!({ "data": 0 }));
         exec.ended().await;
+        end(&case);
         monitor.ended().await;
     }
 
@@ -581,9 +592,8 @@ mod ctrl {
         eventually("the new log", || case.log_path().exists()).await;
         File::create(case.bundle().join("rootfs/over")).expect("make a file");
         monitor.ended().await;
-        let log = case.log();
-        let last = log.lines().last().expect("a line").trim_end().to_owned();
-        let size = last.split_once(" stdout F ").expect("an entry").1;
+        let text = text_of(&case.log());
+        let size = text.lines().last().expect("a line").trim_end();
         // So busybox says it.
         if size.starts_with("stty: ") { "0 0" } else { size }.to_owned()
     }

@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use holdfast_tests::conmon::{Case, Client, write_line};
+use holdfast_tests::conmon::{Case, Client, sleep_through, text_of, write_line};
 use holdfast_tests::keeper::{Keeper, adopter, killed};
 use holdfast_tests::podman::{HOLDFAST, Podman};
 use holdfast_tests::tracer::{Deed, Point, Rule, Tracer};
-use holdfast_tests::{Proc, binary, eventually, executable, soon};
+use holdfast_tests::{Proc, binary, eventually, executable, ran, soon};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv,
@@ -29,21 +29,6 @@ fn kept(keeper: &Keeper) -> (&'static str, String) {
 /// Waits until the keeper has as many descriptors as without any monitor.
 async fn forgets_all(keeper: &Keeper, before: usize) {
     eventually("the keeper to forget", || keeper.descriptors() == before).await;
-}
-
-/// The text of a log, without what is marked as perhaps there twice.
-fn text_of(log: &str) -> String {
-    let mut text = String::new();
-    for line in log.lines() {
-        let mut fields = line.splitn(4, ' ').skip(2);
-        let (tag, content) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        match tag {
-            "F" => text += &format!("{content}\n"),
-            "P" => text += content,
-            _ => assert!(tag.ends_with(":again"), "{line}"),
-        }
-    }
-    text
 }
 
 #[tokio::test]
@@ -97,7 +82,9 @@ async fn a_monitor_that_ends_by_itself_is_forgotten() {
 
 #[tokio::test]
 async fn no_line_is_lost_while_one_monitor_after_the_other_is_killed() {
-    let script = "i=0; while [ $i -lt 150000 ]; do i=$((i+1)); echo line $i; done; exit 4";
+    // However long the rounds take, it writes to the end of the last.
+    let script =
+        "i=0; while [ ! -e /over ]; do i=$((i+1)); echo line $i; done; echo $i lines; exit 4";
     let case = Case::script(script);
     let keeper = Keeper::start(socket_of(&case)).await;
     let (name, value) = kept(&keeper);
@@ -111,10 +98,13 @@ async fn no_line_is_lost_while_one_monitor_after_the_other_is_killed() {
         assert!(case.exit_file().is_none(), "it still runs in round {round}");
         monitor = killed(&monitor, &case.id).await;
     }
+    fs::write(case.bundle().join("rootfs/over"), "").expect("write a file");
     monitor.ended().await;
     assert_eq!(case.exit_file().as_deref(), Some("4"));
-    let expected: String = (1..=150_000).map(|number| format!("line {number}\n")).collect();
     let text = text_of(&case.log());
+    let count = text.lines().count().saturating_sub(1);
+    let lines = (1..=count).map(|number| format!("line {number}\n"));
+    let expected: String = lines.chain([format!("{count} lines\n")]).collect();
     let differs = text.lines().zip(expected.lines()).position(|(found, line)| found != line);
     let around = |at: usize| text.lines().skip(at.saturating_sub(3)).take(6).collect::<Vec<_>>();
     assert_eq!(differs.map(around), None, "other lines");
@@ -404,9 +394,8 @@ async fn once_the_status_is_recorded_only_the_exit_command_is_run() {
     let case = Case::script("exit 8");
     let keeper = Keeper::start(socket_of(&case)).await;
     let (name, value) = kept(&keeper);
-    let fifo = case.path().join("go");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("make a FIFO");
-    let command = exit_command(&case, &format!("cat {}", fifo.display()));
+    let gate = case.host_gate();
+    let command = exit_command(&case, &gate.wait("true"));
     let call = case.monitor().env(name, value).env("KEPT", "x");
     let call = call.args(["--exit-command", &command, "--exit-command-arg", "word"]);
     let monitor = call.starts();
@@ -417,8 +406,8 @@ async fn once_the_status_is_recorded_only_the_exit_command_is_run() {
     let adopter = killed(&monitor, &case.id).await;
     eventually("the exit command again", || said(&case) == "word 8 x\nword  x\n").await;
     // Both go on.
-    let writer = fs::File::options().write(true).open(&fifo).expect("open the FIFO");
-    drop(writer);
+    gate.open(0);
+    gate.open(0);
     adopter.ended().await;
     assert_eq!(case.exit_file(), None);
     assert!(!case.bundle().exists());
@@ -474,6 +463,8 @@ async fn life(step: Option<&Point>) -> (Vec<Point>, bool) {
     case.start();
     // A container whose monitor is killed at its first step has no other.
     eventually("the first line", || case.log().contains("before")).await;
+    // A keeper that has not heard of it yet would pass for one that has forgotten it.
+    eventually("the keeper to know it", || keeper.descriptors() > before).await;
     gate.open(7);
     tracer.ended().await;
     let _ = monitor.wait();
@@ -499,6 +490,10 @@ async fn an_adopter_that_cannot_take_over_is_tried_some_times_only() {
     let case = Case::script("sleep 1000");
     let keeper = Keeper::start(socket_of(&case)).await;
     let before = keeper.descriptors();
+    // The peer is this process, and the keeper waits for its end unless the connection is closed.
+    let process = keeper.process();
+    process.signal(Signal::SIGSTOP);
+    process.reaches('T').await;
     // A registration of nothing.
     let kind = SockType::SeqPacket;
     let monitor = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("socket");
@@ -510,6 +505,7 @@ async fn an_adopter_that_cannot_take_over_is_tried_some_times_only() {
     register(&monitor, &deposit);
     drop((monitor, deposit, other));
     let began = Instant::now();
+    process.signal(Signal::SIGCONT);
     // The waits are 1, 2, 3 and 4 seconds.
     let given_up = || keeper.said().contains("a container is given up");
     soon("the keeper to give up", async {
@@ -549,9 +545,19 @@ async fn podman_notices_nothing() {
     let Some((podman, keeper)) = podman().await else { return };
     let script = "trap 'echo bye; exit 7' TERM; echo hello; while :; do sleep 0.05; done";
     let id = podman.done(podman.script(&["-d", "--name", "one"], script)).await;
-    let monitor = monitor_of(&podman, &id).await;
     let mut wait = podman.command(&["wait", &id]).spawn().expect("start podman");
+    let monitor = monitor_of(&podman, &id).await;
+    soon("the first line", async {
+        while ran(podman.command(&["logs", "one"])).await.stdout != "hello\n" {}
+    })
+    .await;
+    // podman looks for the pid now and then, and is not to do so in the moment when nobody has it.
+    let waiting = wait.id().expect("podman waits").cast_signed();
+    let waiting = Proc::of(waiting).expect("podman waits");
+    waiting.signal(Signal::SIGSTOP);
+    waiting.reaches('T').await;
     let adopter = killed(&monitor, &id).await;
+    waiting.signal(Signal::SIGCONT);
     assert_eq!(adopter.pid, monitor.pid, "it has the pid that podman knows");
     let state = ["inspect", "--format", "{{.State.Status}}", "one"];
     assert_eq!(podman.does(&state).await, "running");
@@ -577,19 +583,27 @@ async fn podman_notices_nothing() {
 #[tokio::test]
 async fn podman_restarts_and_removes_containers_of_monitors_that_were_killed() {
     let Some((podman, keeper)) = podman().await else { return };
-    let script = "echo begun; sleep 5; exit 3";
-    let removed = podman.done(podman.script(&["-d", "--rm", "--name", "gone"], script)).await;
-    let options = ["-d", "--restart", "on-failure:2", "--name", "again"];
+    let share = podman.path().join("share");
+    fs::create_dir(&share).expect("make a directory");
+    let volume = format!("{}:/share", share.display());
+    // None ends before both monitors were killed.
+    let script = "echo begun; while [ ! -e /share/go ]; do sleep 0.1; done; exit 3";
+    let options = ["-d", "--rm", "--volume", &volume, "--name", "gone"];
+    let removed = podman.done(podman.script(&options, script)).await;
+    let options = ["-d", "--restart", "on-failure:2", "--volume", &volume, "--name", "again"];
     let again = podman.done(podman.script(&options, script)).await;
     for id in [&removed, &again] {
         let _ = killed(&monitor_of(&podman, id).await, id).await;
     }
+    fs::write(share.join("go"), "").expect("write a file");
+    // podman itself fails where a process ends while it reads `/proc/PID/cgroup`.
+    let said = async |args: &[&str]| ran(podman.command(args)).await.stdout;
     soon("the end of both", async {
         loop {
-            let names = podman.does(&["ps", "--all", "--format", "{{.Names}}"]).await;
-            let state = podman.does(&["inspect", "--format", "{{.State.Status}}", "again"]).await;
-            let log = podman.does(&["logs", "again"]).await;
-            if (names.as_str(), state.as_str(), log.lines().count()) == ("again", "exited", 3) {
+            let names = said(&["ps", "--all", "--format", "{{.Names}}"]).await;
+            let state = said(&["inspect", "--format", "{{.State.Status}}", "again"]).await;
+            let log = said(&["logs", "again"]).await;
+            if (names.as_str(), state.as_str(), log.lines().count()) == ("again\n", "exited\n", 3) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -602,14 +616,6 @@ async fn podman_restarts_and_removes_containers_of_monitors_that_were_killed() {
     podman.close().await;
 }
 
-/// How often a process has slept.
-fn sleeps(process: &Proc) -> String {
-    let path = format!("/proc/{}/status", process.pid);
-    let status = fs::read_to_string(path).expect("read a status");
-    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
-    line.expect("a count").to_owned()
-}
-
 #[tokio::test]
 async fn nobody_wakes_up_while_nothing_happens() {
     let case = Case::script("sleep 1000");
@@ -617,12 +623,8 @@ async fn nobody_wakes_up_while_nothing_happens() {
     let (name, value) = kept(&keeper);
     let monitor = case.monitor().env(name, value).starts();
     let adopter = killed(&monitor, &case.id).await;
-    // What the start needed is given back after a second.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let processes = [keeper.process(), adopter];
-    let before = processes.each_ref().map(sleeps);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(processes.each_ref().map(sleeps), before);
+    // Not at once: what the start needed is given back after a second.
+    sleep_through(&[&keeper.process(), &adopter], Duration::from_secs(3)).await;
     let _ = case.runtime(&["kill", &case.id, "KILL"]);
-    processes[1].ended().await;
+    adopter.ended().await;
 }

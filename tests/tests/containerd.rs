@@ -106,7 +106,11 @@ async fn a_signal_is_128_and_its_number(containerd: &mut Containerd) {
     containerd.done(&["task", "kill", "--signal", "KILL", "a"]).await;
     assert_eq!(containerd.ended("a").await, 137);
     // The first process of a pid namespace ignores a signal that it has no handler for.
-    containerd.run_detached("b", "trap 'exit 3' USR1; sleep 100000 & wait").await;
+    let script = "trap 'exit 3' USR1; : > /share/ready; sleep 100000 & wait";
+    containerd.run_detached("b", script).await;
+    // runc, which it is at first, has one.
+    let ready = containerd.share().join("ready");
+    eventually("the script to run", || ready.exists()).await;
     containerd.done(&["task", "kill", "--signal", "TERM", "b"]).await;
     containerd.done(&["task", "exec", "--exec-id", "e", "b", "true"]).await;
     assert_eq!(containerd.task("b").await.expect("a task").status, "RUNNING");
@@ -133,7 +137,9 @@ async fn a_signal_after_the_end_finds_no_process(containerd: &mut Containerd) {
 }
 
 async fn a_detached_container_is_listed_with_its_processes(containerd: &mut Containerd) {
-    containerd.run_detached("a", "sleep 100000 & wait").await;
+    containerd.run_detached("a", "sleep 100000 & : > /share/ready; wait").await;
+    let ready = containerd.share().join("ready");
+    eventually("both processes", || ready.exists()).await;
     let task = containerd.task("a").await.expect("a task");
     assert_eq!(task.status, "RUNNING");
     succeeded(ran(containerd.exec(&["--detach"], "a", "e", &["sleep", "100000"])).await);
@@ -321,7 +327,7 @@ async fn metrics_have_processes_memory_and_processor_time(containerd: &mut Conta
         &[
             "sh",
             "-c",
-            "head -c 1000000 /dev/urandom | sha256sum; touch /share/done; sleep 100000 & wait",
+            "head -c 1000000 /dev/urandom | sha256sum; sleep 100000 & : > /share/done; wait",
         ],
     );
     succeeded(ran(run).await);
@@ -650,6 +656,7 @@ async fn containers_and_execs_outlive_the_supervisor(containerd: &mut Containerd
 async fn what_ends_as_its_front_is_killed_keeps_its_status(containerd: &mut Containerd) {
     let mut events = containerd.events().await;
     let ids: Vec<String> = (0..20).map(|round| format!("a{round}")).collect();
+    let mut all = Vec::new();
     for id in &ids {
         let gate = containerd.gate();
         containerd.run_detached(id, &gate.script("true")).await;
@@ -661,10 +668,12 @@ async fn what_ends_as_its_front_is_killed_keeps_its_status(containerd: &mut Cont
         fronts[0].signal(Signal::SIGKILL);
         let is_gone = async || containerd.task(id).await.is_none();
         soon("the end of the task", async { while !is_gone().await {} }).await;
+        // It may be told later than the task is gone.
+        all.extend(events.until("/tasks/exit", id).await);
         containerd.done(&["container", "delete", id]).await;
     }
     assert_eq!(ran(script(containerd, "last", "exit 3")).await.code, Some(3));
-    let all = events.until("/tasks/exit", "last").await;
+    all.extend(events.until("/tasks/exit", "last").await);
     let of = |id: &str| -> Vec<i64> {
         let exits = all.iter().filter(|it| it.topic == "/tasks/exit" && it.process() == id);
         exits.map(Event::exit_code).collect()

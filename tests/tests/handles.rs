@@ -1,13 +1,14 @@
 //! Tests of what handles, statistics and records offer to an embedder.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use holdfast_supervisor::{
     Error, ErrorKind, EventKind, ExecOptions, ExitStatus, Status, Stdin, Stdio, Supervisor,
 };
 use holdfast_tests::processes::shim_of;
-use holdfast_tests::{Scratch, edit_json, eventually, read_all, said, soon, status, unique_id};
+use holdfast_tests::{
+    Scratch, edit_json, eventually, executable, read_all, said, soon, status, unique_id,
+};
 use nix::libc::{SIGKILL, SIGTERM};
 use tokio::io::AsyncWriteExt;
 
@@ -147,9 +148,7 @@ async fn all_that_run_are_measured_at_once() {
 /// Opens a state root with a shim that is this script.
 async fn open_with_shim(scratch: &Scratch, script: &str) -> Result<Supervisor, Error> {
     let shim = scratch.path().join("shim");
-    std::fs::write(&shim, format!("#!/bin/sh\n{script}\n")).expect("write a script");
-    let executable = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(&shim, executable).expect("make it executable");
+    executable::script(&shim, &format!("#!/bin/sh\n{script}\n"));
     soon("the supervisor", Supervisor::builder(scratch.root()).shim(shim).open()).await
 }
 

@@ -95,7 +95,8 @@ async fn failures_in_a_row_make_a_container_unhealthy_and_one_success_makes_it_h
     assert_eq!(holdfast.inspect(&id).await["health"]["status"], "healthy");
     fs::remove_file(&sign).expect("remove a file");
     holdfast.ok(&["start", &id]).await;
-    assert_eq!(holdfast.inspect(&id).await["health"]["status"], "starting");
+    // Not `starting`: it may have become unhealthy by now.
+    assert_ne!(holdfast.inspect(&id).await["health"]["status"], "healthy");
     until_health(&holdfast, &id, "unhealthy").await;
     holdfast.close().await;
 }
@@ -107,10 +108,14 @@ async fn a_check_that_hangs_is_killed_with_its_children_and_has_failed() {
     let options = ["--health-cmd", script, "--health-timeout", "2s", "--health-interval", "3s"];
     let options = [&options[..], &["--health-retries", "1"]].concat();
     let id = holdfast.run_detached(&options, &["sleep", "100000"]).await;
-    let health = until_health(&holdfast, &id, "unhealthy").await;
-    let (code, output) = (&health["log"][0]["exitCode"], health["log"][0]["output"].as_str());
-    assert!(code.is_null(), "{health}");
-    assert_eq!(output, Some("the check took longer than 2s: begun\n"));
+    // Not always the first: if its start takes two seconds, it has written nothing.
+    let expected = |result: &Value| {
+        result["exitCode"].is_null() && result["output"] == "the check took longer than 2s: begun\n"
+    };
+    let is_killed =
+        |info: &Value| info["health"]["log"].as_array().is_some_and(|log| log.iter().any(expected));
+    let info = until(&holdfast, &id, is_killed).await;
+    assert_eq!(info["health"]["status"], "unhealthy", "{info}");
     assert!(metric(&holdfast, "holdfast_health_checks_total{result=\"timeout\"}").await >= 1);
     let children = async {
         loop {
@@ -155,14 +160,18 @@ async fn an_unhealthy_container_is_restarted_as_often_as_its_policy_allows() {
         ["--health-retries", "1", "--restart-on-unhealthy", "--stop-signal", "KILL", "--restart"];
     let one = checked(&holdfast, "false", &[&options[..], &["on-failure:1"]].concat()).await;
     // It has used up its restarts, and runs on.
-    let is_last = |info: &Value| info["run"] == 2 && info["health"]["failingStreak"] == 3;
+    let is_last =
+        |info: &Value| info["run"] == 2 && info["health"]["failingStreak"].as_u64() >= Some(3);
     let info = until(&holdfast, &one, is_last).await;
     assert_eq!((&info["status"], &info["restart"]["count"]), (&"running".into(), &1.into()));
 
     let rest = &options[..options.len() - 1];
     let none = checked(&holdfast, "false", rest).await;
-    let info = until(&holdfast, &none, |info| info["run"] == 3).await;
-    assert_eq!((&info["restart"]["policy"], &info["restart"]["count"]), (&"no".into(), &2.into()));
+    // Each of its runs is short, so the third may be missed.
+    let in_third = |info: &Value| info["run"].as_u64() >= Some(3);
+    let info = until(&holdfast, &none, in_third).await;
+    assert_eq!(info["restart"]["policy"], "no");
+    assert_eq!(info["restart"]["count"].as_u64().map(|count| count + 1), info["run"].as_u64());
     holdfast.ok(&["stop", "--time", "0", &none]).await;
     let run = holdfast.inspect(&none).await["run"].clone();
     // Without a policy, an exit is not followed by a restart.
@@ -171,7 +180,7 @@ async fn an_unhealthy_container_is_restarted_as_often_as_its_policy_allows() {
     holdfast.ok(&["kill", "--signal", "KILL", &exits]).await;
     holdfast.ok(&["wait", &exits]).await;
     let third = checked(&holdfast, "false", rest).await;
-    until(&holdfast, &third, |info| info["run"] == 3).await;
+    until(&holdfast, &third, in_third).await;
     // By now, wrong restarts would long have been there.
     assert_eq!(holdfast.inspect(&none).await["run"], run);
     assert_eq!(holdfast.inspect(&none).await["status"], "stopped");
@@ -263,7 +272,7 @@ async fn a_new_daemon_goes_on_with_the_schedule() {
     holdfast.start_daemon().await;
     let (started, next) = begins(&holdfast).await;
     let after = next.duration_since(started).expect("later").as_millis();
-    assert!(after >= 8000 && after % 4000 < 1000, "a check {after} ms after the start");
+    assert!(after >= 8000 && after % 4000 < 2000, "a check {after} ms after the start");
     holdfast.close().await;
 }
 

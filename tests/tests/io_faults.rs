@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_state::{cri, json_file};
 use holdfast_tests::crash::{self, Summary};
 use holdfast_tests::life::{After, Runtime, Who};
+use holdfast_tests::processes::shim_of;
 use holdfast_tests::tracer::{Deed, Point, Rule, Tracer};
 use holdfast_tests::{Holdfast, Proc, binary, eventually, unique_id};
 use nix::libc::{EIO, ENOSPC};
@@ -326,6 +327,7 @@ async fn a_full_disk_of_logs_holds_nobody_up_in_any_format() {
         holdfast.ok(&args).await;
         eventually("three megabytes to be written", || marker.exists()).await;
         assert!(fs::metadata(&path).expect("its log").len() > 900_000, "{driver}");
+        let shim = shim_of(&holdfast.root(), &id, "init");
         disk.resize("64m");
         gate.open(9);
         assert_eq!(holdfast.ok(&["wait", &id]).await, "9\n");
@@ -340,6 +342,8 @@ async fn a_full_disk_of_logs_holds_nobody_up_in_any_format() {
         };
         assert!(content.ends_with('\n') && content.lines().all(is_whole), "{driver}: a torn entry");
         fs::remove_file(&path).expect("remove a log");
+        // As long as it has the log open, that takes its room.
+        shim.ended().await;
         disk.resize("1m");
     }
     drop(disk);

@@ -206,8 +206,8 @@ async fn a_delete_leaves_no_process_directory_runtime_state_or_cgroup() {
     let supervisor = scratch.open().await;
     let id = unique_id("whole");
     // With processes in the background, one of which has left the session.
-    let script = format!("setsid sleep 100000 & {WAITS}");
-    let container = supervisor.run(scratch.script(&script).id(id.clone())).await.unwrap();
+    let script = "setsid sleep 100000 & sleep 100000 & echo ready; wait; exit 99";
+    let container = supervisor.run(scratch.script(script).id(id.clone())).await.unwrap();
     said(&container, "ready").await;
     let first = Proc::of(container.info().pid.unwrap()).unwrap();
     let shim = shim_of(&scratch.root(), id.as_str(), "init");

@@ -109,6 +109,7 @@ async fn a_daemon_that_holds_the_last_copies_of_locked_pipes_ends_and_leaves_the
     let shim = shim_of(&holdfast.root(), &id, "init");
     // Stopped, it can't have the shim followed by another, which would hold copies as well.
     holdfast.daemon().signal(Signal::SIGSTOP);
+    holdfast.daemon().process().reaches('T').await;
     shim.signal(Signal::SIGKILL);
     shim.ended().await;
     // It can't finish dying: what it closes is locked.

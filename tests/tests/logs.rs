@@ -12,7 +12,8 @@ use holdfast_supervisor::{
     Stdin, Stdio, Supervisor,
 };
 use holdfast_tests::{
-    Gate, Holdfast, Output, Scratch, edit_json, eventually, read_all, said, soon, status, unique_id,
+    Gate, Holdfast, Output, Running, Scratch, edit_json, eventually, read_all, said, soon, status,
+    unique_id,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -111,10 +112,11 @@ async fn who_follows_a_log_is_woken_by_growth_rotation_and_cutting_off() {
     // The last of all is there before the end is told.
     by_hand.rotate();
     by_hand.append(&entry(0, "last"));
-    by_hand.end().await;
+    by_hand.gate.open(0);
     assert_eq!(soon("a line", lines.recv()).await.unwrap(), "last\n");
     soon("the end of the output", following).await.unwrap();
     assert_eq!(lines.recv().await, None);
+    by_hand.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -401,18 +403,29 @@ async fn a_reader_that_falls_behind_by_more_than_the_log_is_told_and_repeats_not
         ("cri,max-size=64k,max-files=2", "attach"),
     ] {
         let (first, second) = (holdfast.scratch.gate(), holdfast.scratch.gate());
-        let script = second.wait(&format!("{}; seq {LINES}", first.wait("sleep 0.2; echo 0")));
+        // Who attaches sees what comes from then on, so it has this written itself.
+        let zero = if command == "attach" { "read -r _; echo 0" } else { "echo 0" };
+        let script = second.wait(&format!("{}; seq {LINES}", first.wait(zero)));
         let id = unique_id("slow").to_string();
         let program = ["sh", "-c", script.as_str()];
         // Its standard output is a pipe that nobody reads for a while.
-        let mut slow = if command == "run" {
-            let args = ["run", "--name", &id, "--log", log, "--bundle", &bundle, "--"];
-            holdfast.begin(&[&args[..], &program].concat())
-        } else {
-            holdfast.run_detached(&["--name", &id, "--log", log], &program).await;
-            let args: &[&str] =
-                if command == "logs" { &["logs", "-f", &id] } else { &["attach", &id] };
-            holdfast.begin(args)
+        let mut slow = match command {
+            "run" => {
+                let args = ["run", "--name", &id, "--log", log, "--bundle", &bundle, "--"];
+                holdfast.begin(&[&args[..], &program].concat())
+            }
+            "logs" => {
+                holdfast.run_detached(&["--name", &id, "--log", log], &program).await;
+                holdfast.begin(&["logs", "-f", &id])
+            }
+            _ => {
+                holdfast.run_detached(&["-i", "--name", &id, "--log", log], &program).await;
+                let (input, mut typed) = std::io::pipe().expect("make a pipe");
+                typed.write_all(b"\n").expect("write to a pipe");
+                let mut attach = holdfast.command(&["attach", &id]);
+                attach.stdin(input);
+                Running::of(attach)
+            }
         };
         assert_eq!(slow.line().await, "0");
         first.open(0);

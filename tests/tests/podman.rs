@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use holdfast_supervisor::TerminalSize;
 use holdfast_tests::podman::Podman;
@@ -71,6 +70,24 @@ async fn runs_on(podman: &Podman, name: &str, options: &[&str], script: &str) {
     podman.done(podman.script(&options, &format!("{script}; sleep 100000"))).await;
 }
 
+/// Waits until this is all that a container has said.
+async fn has_said(podman: &Podman, name: &str, text: &str) {
+    soon(text, async { while ran(podman.command(&["logs", name])).await.stdout != text {} }).await;
+}
+
+/// Types a word until this size is said behind it: podman hands sizes on beside all else.
+async fn comes_to_size(terminal: &mut Pty, word: &str, size: &str) {
+    soon(size, async {
+        loop {
+            terminal.types(&format!("{word}\n"));
+            if terminal.shows(&format!("{word}\r\n")).await.contains(size) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 async fn state(podman: &Podman, name: &str) -> String {
     podman.does(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name]).await
 }
@@ -134,19 +151,9 @@ async fn a_terminal_is_one_and_is_resized(podman: &mut Podman) {
     let script = "echo ready; while read -r word; do stty size; [ $word = end ] && exit 5; done";
     let mut terminal = Pty::start(&podman.script(&["--rm", "-it"], script), SIZE);
     terminal.shows("ready\r\n").await;
-    terminal.types("one\n");
-    terminal.shows("33 101").await;
+    comes_to_size(&mut terminal, "one", "33 101").await;
     terminal.resize(OTHER);
-    // podman hears of it by a signal, and hands it on by the FIFO.
-    soon("the new size", async {
-        loop {
-            terminal.types("two\n");
-            if terminal.shows("two\r\n").await.contains("22 77") {
-                return;
-            }
-        }
-    })
-    .await;
+    comes_to_size(&mut terminal, "two", "22 77").await;
     terminal.types("end\n");
     assert_eq!(terminal.end().await.0, Some(5));
 }
@@ -188,9 +195,7 @@ async fn an_exec_has_a_code_and_streams_of_its_own(podman: &mut Podman) {
     let with = ["exec", "-e", "KEY=value", "-w", "/tmp", "a", "sh", "-c", "echo $KEY; pwd"];
     assert_eq!(ran(podman.command(&with)).await, came_to(0, "value\n/tmp\n", ""));
     // Its child goes on, and keeps the output open.
-    let began = Instant::now();
     assert_eq!(exec("sleep 1000 & echo done; exit 2").await, came_to(2, "done\n", ""));
-    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
 async fn an_exec_gets_input_and_a_terminal(podman: &mut Podman) {
@@ -198,11 +203,12 @@ async fn an_exec_gets_input_and_a_terminal(podman: &mut Podman) {
     let input = vec![b'x'; 5_000_000];
     let (code, output) = feed(podman.command(&["exec", "-i", "a", "cat"]), input.clone()).await;
     assert!(code == Some(0) && output == input, "{code:?}, {} bytes", output.len());
-    let command =
-        podman.command(&["exec", "-it", "a", "sh", "-c", "stty size; read -r it; exit $it"]);
-    let mut terminal = Pty::start(&command, SIZE);
-    terminal.shows("33 101\r\n").await;
+    // A monitor sizes the terminal before it passes input, and maybe not before the exec runs.
+    let script = "echo ready; read -r it; stty size; exit $it";
+    let mut terminal = Pty::start(&podman.command(&["exec", "-it", "a", "sh", "-c", script]), SIZE);
+    terminal.shows("ready\r\n").await;
     terminal.types("8\n");
+    terminal.shows("33 101\r\n").await;
     assert_eq!(terminal.end().await.0, Some(8));
 }
 
@@ -233,19 +239,16 @@ async fn no_code_of_an_exec_is_lost(podman: &mut Podman) {
 async fn a_container_is_stopped_killed_and_paused(podman: &mut Podman) {
     let traps = "trap 'echo term; exit 11' TERM; echo ready; while true; do sleep 0.05; done";
     podman.done(podman.script(&["-d", "--name", "a"], traps)).await;
-    soon("the trap", async {
-        while !ran(podman.command(&["logs", "a"])).await.stdout.contains("ready") {}
-    })
-    .await;
+    has_said(podman, "a", "ready\n").await;
     podman.does(&["pause", "a"]).await;
     assert_eq!(state(podman, "a").await, "paused 0");
     podman.does(&["unpause", "a"]).await;
     podman.does(&["stop", "--time", "30", "a"]).await;
     assert_eq!(state(podman, "a").await, "exited 11");
-    runs_on(podman, "b", &[], "trap '' TERM").await;
-    let began = Instant::now();
+    runs_on(podman, "b", &[], "trap '' TERM; echo ready").await;
+    // runc, which it is at first, ends by this signal.
+    has_said(podman, "b", "ready\n").await;
     podman.does(&["stop", "--time", "1", "b"]).await;
-    assert!(began.elapsed() < Duration::from_secs(30));
     assert_eq!(state(podman, "b").await, "exited 137");
     runs_on(podman, "c", &[], "true").await;
     podman.does(&["kill", "--signal", "KILL", "c"]).await;
@@ -253,9 +256,12 @@ async fn a_container_is_stopped_killed_and_paused(podman: &mut Podman) {
 }
 
 async fn a_container_is_killed_when_its_time_is_over(podman: &mut Podman) {
-    let timed =
-        ran(podman.script(&["--timeout", "1", "--name", "a"], "echo begun; sleep 100000")).await;
-    assert_eq!((timed.code, timed.stdout.as_str()), (Some(255), "begun\n"), "{timed:?}");
+    let timed = ran(podman.script(&["--timeout", "1", "--name", "a"], "sleep 100000")).await;
+    let now = state(podman, "a").await;
+    assert!(!now.starts_with("running"), "{now}");
+    // Its time begins when it is created. If it is over before the start, that fails.
+    let is_right = |code: i32| if now == "created 0" { code != 0 } else { code == 255 };
+    assert!(timed.code.is_some_and(is_right), "{now}: {timed:?}");
 }
 
 async fn a_policy_restarts_a_container(podman: &mut Podman) {
@@ -395,8 +401,8 @@ async fn a_container_runs_again_and_its_log_goes_on(podman: &mut Podman) {
     assert_eq!(ran(podman.command(&["start", "--attach", "a"])).await, came_to(3, "run\n", ""));
     assert_eq!(podman.does(&["logs", "a"]).await, "run\nrun");
     runs_on(podman, "b", &[], "echo begun").await;
+    has_said(podman, "b", "begun\n").await;
     podman.does(&["restart", "--time", "0", "b"]).await;
-    let has_begun_again = async || podman.does(&["logs", "b"]).await == "begun\nbegun";
-    soon("the second run", async { while !has_begun_again().await {} }).await;
+    has_said(podman, "b", "begun\nbegun\n").await;
     assert_eq!(state(podman, "b").await, "running 0");
 }

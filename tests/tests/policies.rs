@@ -32,16 +32,21 @@ async fn status_of(holdfast: &Holdfast, id: &str) -> (Value, Value) {
 
 /// Waits until a container is in this run, and its program runs.
 async fn in_run(holdfast: &Holdfast, id: &str, run: u64) {
+    until(holdfast, id, run, "running").await;
+}
+
+/// Waits until a container has this status in this run, and returns what the daemon tells of it.
+async fn until(holdfast: &Holdfast, id: &str, run: u64, status: &str) -> Value {
     let reached = async {
         loop {
             let info = holdfast.inspect(id).await;
-            if info["run"] == run && info["status"] == "running" {
-                return;
+            if info["run"] == run && info["status"] == status {
+                return info;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    soon(&format!("run {run}"), reached).await;
+    soon(&format!("run {run} to be {status}"), reached).await
 }
 
 #[tokio::test]
@@ -51,13 +56,8 @@ async fn a_container_that_fails_is_restarted_as_often_as_its_policy_says() {
     let script = counting(&file, "exit 3");
     let options = ["--restart", "on-failure:3", "--volume", &volume];
     let id = holdfast.run_detached(&options, &["sh", "-c", &script]).await;
-    let log = holdfast.root();
-    eventually("the last run", || {
-        journal::events_of(&log, &id).iter().filter(|event| event["event"] == "exited").count() == 4
-    })
-    .await;
-    let (status, restart) = status_of(&holdfast, &id).await;
-    assert_eq!((status, &restart["policy"]), ("stopped".into(), &"on-failure:3".into()));
+    let restart = until(&holdfast, &id, 4, "stopped").await["restart"].clone();
+    assert_eq!(restart["policy"], "on-failure:3");
     assert_eq!((&restart["count"], &restart["stopped"]), (&3.into(), &false.into()));
     assert_eq!((lines(&file), starts(&holdfast, &id)), (4, 4));
     let listed: Value =
@@ -127,16 +127,7 @@ async fn each_restart_is_counted_once_however_often_the_daemon_is_killed() {
         holdfast.kill_daemon().await;
         holdfast.start_daemon().await;
     }
-    let done = async {
-        loop {
-            let info = holdfast.inspect(&id).await;
-            if info["run"] == 7 && info["status"] == "stopped" {
-                return info;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let info = soon("the last run", done).await;
+    let info = until(&holdfast, &id, 7, "stopped").await;
     assert_eq!(info["restart"]["count"], 6, "{info}");
     // A start that the end of its daemon has cut off may have failed: it has a number, but no program ran.
     let runs = std::fs::read(holdfast.root().join(&id).join("init/runs.json")).expect("the runs");

@@ -195,9 +195,10 @@ async fn by_the_policy_kill_an_orphan_is_137_and_what_nobody_saw_is_255() {
         all[name].1.ended().await;
     }
     // As long as it is a zombie, its status can be known.
-    all["other"].2.signal(Signal::SIGKILL);
-    all["gone"].2.signal(Signal::SIGKILL);
-    all["gone"].2.gone().await;
+    for name in ["other", "gone"] {
+        all[name].2.signal(Signal::SIGKILL);
+        all[name].2.gone().await;
+    }
     let mut stranger = std::process::Command::new("sleep").arg("100000").spawn().unwrap();
     let other = holdfast.root().join(all["other"].0).join("init/pid");
     fs::write(other, stranger.id().to_string()).unwrap();

@@ -44,7 +44,7 @@ async fn start() -> Holdfast {
     holdfast
 }
 
-/// Starts a container that writes a line for each of its runs into a file.
+/// Starts a container that writes a line for each of its runs into a file, and waits for the first.
 async fn run(holdfast: &Holdfast, name: &str, options: &[&str]) -> String {
     let id = unique_id(name).to_string();
     let path = holdfast.scratch.path().display();
@@ -52,12 +52,31 @@ async fn run(holdfast: &Holdfast, name: &str, options: &[&str]) -> String {
     let script = format!("echo run >> {path}/{id}; exec sleep 100000");
     let usual = ["--name", &id, "--volume", &volume];
     let options = [&usual[..], options].concat();
-    holdfast.run_detached(&options, &["sh", "-c", &script]).await
+    let id = holdfast.run_detached(&options, &["sh", "-c", &script]).await;
+    has_run(holdfast, &id, 1).await;
+    id
+}
+
+/// Waits until the program of a container has begun so often. One that runs may still be killed
+/// before it has written its line.
+async fn has_run(holdfast: &Holdfast, id: &str, times: usize) {
+    eventually("the program", || runs(holdfast, id) == times).await;
 }
 
 fn runs(holdfast: &Holdfast, id: &str) -> usize {
     let content = fs::read_to_string(holdfast.scratch.path().join(id));
     content.unwrap_or_default().lines().count()
+}
+
+/// Returns the first process of a container. If that has ended, its pid may be a stranger's.
+fn init(container: &Path) -> Option<Proc> {
+    let pid = fs::read_to_string(container.join("init/pid")).ok()?;
+    let record = fs::read(container.join("init/process.json")).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    let start_time = record["startTime"].as_str().unwrap_or_default();
+    let process = Proc::of(pid.trim().parse().ok()?)?;
+    let is_it = start_time.is_empty() || process.identity().ends_with(&format!("@{start_time}"));
+    is_it.then_some(process)
 }
 
 async fn reboot(holdfast: &mut Holdfast, left: Root) {
@@ -72,8 +91,7 @@ async fn reboot(holdfast: &mut Holdfast, left: Root) {
         .map(|it| it.path())
         .filter(|path| path.join("init/process.json").exists())
         .collect();
-    let pids = containers.iter().filter_map(|path| fs::read_to_string(path.join("init/pid")).ok());
-    let inits: Vec<_> = pids.filter_map(|pid| Proc::of(pid.trim().parse().ok()?)).collect();
+    let inits: Vec<_> = containers.iter().filter_map(|path| init(path)).collect();
     for all in [shims, inits] {
         all.iter().for_each(|process| process.signal(Signal::SIGKILL));
         for process in all {
@@ -125,6 +143,7 @@ async fn after_a_reboot_those_are_made_again_whose_policy_says_so_and_once_each(
     let deleted = run(&holdfast, "deleted", &["--restart", "always"]).await;
     holdfast.ok(&["stop", "--time", "0", &always_stopped, &unless_stopped, &begun_again]).await;
     holdfast.ok(&["start", &begun_again]).await;
+    has_run(&holdfast, &begun_again, 2).await;
     holdfast.fails(1, &["rm", &deleted]).await;
     assert!(defined(&holdfast).contains(&format!("{deleted}.json")));
     holdfast.ok(&["rm", "--force", &deleted]).await;
@@ -161,7 +180,7 @@ async fn after_a_reboot_those_are_made_again_whose_policy_says_so_and_once_each(
     start_daemon(&mut holdfast).await;
     assert_eq!(status(&holdfast, &always).await, "stopped");
     holdfast.ok(&["start", &unless_stopped]).await;
-    eventually("the program", || runs(&holdfast, &unless_stopped) == 2).await;
+    has_run(&holdfast, &unless_stopped, 2).await;
     assert!(!holdfast.daemon_log().contains("made again"), "{}", holdfast.daemon_log());
 
     // Now nobody has stopped it.
@@ -170,8 +189,8 @@ async fn after_a_reboot_those_are_made_again_whose_policy_says_so_and_once_each(
     made_again(&holdfast).await;
     assert_eq!(status(&holdfast, &unless_stopped).await, "running");
     assert_eq!(status(&holdfast, &always).await, "running");
-    eventually("the program", || runs(&holdfast, &always) == 3).await;
-    assert_eq!(runs(&holdfast, &unless), 3);
+    has_run(&holdfast, &always, 3).await;
+    has_run(&holdfast, &unless, 3).await;
     holdfast.close().await;
 }
 

@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use holdfast_supervisor::{
-    ContainerId, Cursor, Error, EventKind, ExecOptions, ExitStatus, Status, Supervisor,
+    ContainerId, Cursor, Error, Event, EventKind, ExecOptions, ExitStatus, Status, Supervisor,
 };
 use holdfast_tests::processes::shims;
 use holdfast_tests::{
-    Holdfast, Proc, Scratch, binary, cgroups_of, edit_json, eventually, said, soon, status,
-    unique_id,
+    Holdfast, Proc, Scratch, binary, cgroups_of, edit_json, events_until, eventually, said, soon,
+    status, unique_id,
 };
 use nix::sys::signal::Signal;
 
@@ -164,20 +164,17 @@ fn code(exit: u8) -> ExitStatus {
 
 /// How the streams of events tell of the end of a container's first process.
 async fn told(supervisor: &Supervisor, id: &ContainerId) -> Vec<ExitStatus> {
+    // What comes later is no part of the past.
+    let last = supervisor.events().cursor().number();
     let mut events = supervisor.events_since(Cursor::BEGINNING);
-    let mut told = Vec::new();
-    // What is replayed is there at once; what comes later is no part of the past.
-    while let Ok(Some(Ok(event))) =
-        tokio::time::timeout(std::time::Duration::from_millis(300), events.next()).await
-    {
-        if let EventKind::Exited { status, .. } = event.kind
-            && event.container == *id
-            && event.process.is_init()
-        {
-            told.push(status);
-        }
-    }
-    told
+    let past = events_until(&mut events, |event| event.seq >= last).await;
+    let of_it = past.iter().filter(|event| event.container == *id && event.process.is_init());
+    of_it
+        .filter_map(|event| match event.kind {
+            EventKind::Exited { status, .. } => Some(status),
+            _ => None,
+        })
+        .collect()
 }
 
 /// At 91d2b83 nothing knew the status of such a container 300 ms after the second supervisor was
@@ -241,8 +238,13 @@ async fn a_replay_has_the_exits_of_what_has_been_removed_each_once() {
         let container = supervisor.run(options).await.unwrap();
         assert_eq!(status(&container).await, code(exit));
     }
+    let mut events = supervisor.events();
     let container = supervisor.run(scratch.script("exit 5").id(id.clone())).await.unwrap();
     assert_eq!(status(&container).await, code(5));
+    // `wait` may return a moment before the event is published.
+    let is_exit =
+        |event: &Event| matches!(event.kind, EventKind::Exited { status, .. } if status == code(5));
+    events_until(&mut events, is_exit).await;
     assert_eq!(told(&supervisor, &id).await, [code(3), code(4), code(5)]);
     assert_eq!(soon("a past exit", supervisor.past_exit(&id)).await.unwrap().status, code(5));
     soon("the delete", container.delete()).await.unwrap();

@@ -155,14 +155,13 @@ async fn a_restart_ends_the_run_and_its_execs_and_begins_another() {
         said(&container, &format!("got {run}")).await;
         let exec = container.exec(ExecOptions::new(["sleep", "1000"])).await.unwrap();
         // A wait that began before the restart returns the exit of the run that it waited for.
-        let of_this_run = tokio::spawn({
-            let container = container.clone();
-            async move { container.wait().await }
-        });
-        tokio::task::yield_now().await;
-        let restarted = container.restart(SIGTERM, Duration::from_secs(60));
-        soon("the restart", restarted).await.unwrap();
-        assert_eq!(of_this_run.await.unwrap().unwrap(), ExitStatus::Code(7));
+        let waits = async {
+            let restarted = container.restart(SIGTERM, Duration::from_secs(60));
+            tokio::join!(biased; container.wait(), restarted)
+        };
+        let (of_this_run, restarted) = soon("the restart", waits).await;
+        restarted.unwrap();
+        assert_eq!(of_this_run.unwrap(), ExitStatus::Code(7));
         assert_eq!(exec.wait().await.unwrap(), ExitStatus::Signal(SIGKILL));
         assert_eq!(exec.info().status, Status::Stopped);
     }

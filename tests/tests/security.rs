@@ -40,6 +40,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The host's capabilities in the order of their numbers, without `CAP_`.
 const CAPABILITIES: [&str; 41] = [
@@ -430,7 +431,7 @@ async fn a_container_reaches_no_cgroup_of_others(ground: &Ground) {
     let ran = ground.holdfast.run(&["exec", &id, "--", "hostile", "cgroups", &name]).await;
     ground.judge("an exec", &ran);
     assert!(victim.is_unharmed());
-    let _flags = CgroupFlags::now();
+    let _flags = CgroupFlags::now().await;
     ground.succeeds_if_privileged(&["cgroups", &name], &format!("/{name}")).await;
     assert!(!victim.is_unharmed(), "the attack is not real");
 }
@@ -457,8 +458,8 @@ async fn a_container_keeps_the_limits_of_its_cgroup(ground: &Ground) {
     // Where there is no other version than 2, and it is mounted so, the kernel keeps the limits of a
     // namespace's root.
     let options = [UNCONFINED.as_slice(), &["--pids-limit", "64", "--memory", "64m"]].concat();
-    let flags = CgroupFlags::now();
-    if Path::new("/sys/fs/cgroup/cgroup.procs").exists() && flags.0.contains("nsdelegate") {
+    let flags = CgroupFlags::now().await;
+    if Path::new("/sys/fs/cgroup/cgroup.procs").exists() && flags.options.contains("nsdelegate") {
         ground.holds(&options, &["cgroup-limits"]).await;
     } else {
         ground.succeeds_with(&options, &["cgroup-limits"], "limits of the own cgroup").await;
@@ -483,25 +484,31 @@ async fn keeps_limits_by_systemd(ground: &Ground) {
 }
 
 /// The options of the hierarchy of version 2. Who mounts it again in the first cgroup namespace, as a
-/// privileged container may, changes them for all; so they are set again when this is dropped.
-struct CgroupFlags(String);
+/// privileged container may, changes them for all; so they are set again when this is dropped, and
+/// only one test at a time has this.
+struct CgroupFlags {
+    options: String,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl CgroupFlags {
-    fn now() -> Self {
+    async fn now() -> Self {
+        static ALONE: Mutex<()> = Mutex::const_new(());
+        let alone = ALONE.lock().await;
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
         let options = mounts.lines().find_map(|line| {
             let rest = line.split_once(" - cgroup2 ")?.1;
             let all = rest.split(' ').nth(1)?.split(',');
             Some(all.filter(|option| !matches!(*option, "rw" | "ro")).collect::<Vec<_>>().join(","))
         });
-        Self(options.unwrap_or_default())
+        Self { options: options.unwrap_or_default(), _alone: alone }
     }
 }
 
 impl Drop for CgroupFlags {
     fn drop(&mut self) {
         let dir = tempfile::tempdir().expect("make a directory");
-        let data = Some(self.0.as_str()).filter(|options| !options.is_empty());
+        let data = Some(self.options.as_str()).filter(|options| !options.is_empty());
         let none = MsFlags::empty();
         if mount(Some("none"), dir.path(), Some("cgroup2"), none, data).is_ok() {
             umount2(dir.path(), MntFlags::MNT_DETACH).expect("unmount");
@@ -733,8 +740,9 @@ async fn a_container_gets_hold_of_no_process_that_enters_it(ground: &Ground) {
     ];
     let id = ground.holdfast.ok(&args).await.trim().to_owned();
     ground.holdfast.said(&id, "begins").await;
-    while ground.holdfast.run(&["exec", "--timeout", "3s", &id, "--", "true"]).await.code == Some(0)
-    {
+    // One that it holds up for too long may not be the last.
+    while ground.holdfast.inspect(&id).await["status"] == "running" {
+        ground.holdfast.run(&["exec", "--timeout", "3s", &id, "--", "true"]).await;
     }
     ground.holdfast.run(&["wait", &id]).await;
     let logs = ground.holdfast.run(&["logs", &id]).await;

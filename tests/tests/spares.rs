@@ -17,7 +17,8 @@ fn waiting(holdfast: &Holdfast) -> Vec<Proc> {
 
 /// The one that comes to wait after a container was made.
 async fn spare(holdfast: &Holdfast) -> Proc {
-    let is_there = || waiting(holdfast).iter().any(Proc::lives);
+    // It sleeps once it has reported that it waits. Before that, a start would not take it.
+    let is_there = || waiting(holdfast).iter().any(|it| it.state() == Some('S'));
     eventually("a shim to wait", is_there).await;
     let mut waiting = waiting(holdfast);
     assert_eq!(waiting.len(), 1, "{waiting:?}");

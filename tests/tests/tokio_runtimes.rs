@@ -102,7 +102,8 @@ fn when_the_runtime_of_the_supervisor_is_gone_every_call_says_so_and_containers_
         let container = container.clone();
         std::thread::spawn(move || block_on(container.wait()))
     };
-    own.shutdown_background();
+    // In the background, its threads could still hold the state root when the next one opens it.
+    own.shutdown_timeout(Duration::from_secs(60));
     let closed = |what: &str, result: Result<(), Error>| {
         assert!(matches!(result, Err(Error::Closed)), "{what}: {result:?}");
     };

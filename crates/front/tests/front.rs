@@ -161,7 +161,7 @@ fn a_supervisor_that_dies_with_calls_unanswered_is_asked_again_when_it_is_back()
     assert_eq!([peer.next().stream, peer.next().stream], [1, 3]);
     peer.reply(3, &Response::of(&Empty {}));
     assert_eq!(client.next().stream, 3);
-    drop((peer, supervisor));
+    supervisor.dies(peer);
 
     client.ask(5, "Stats", &id("a", ""));
     let mut supervisor = rig.supervisor();

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -18,6 +17,7 @@ use holdfast_ttrpc::types::{Any, RuncOptions};
 use holdfast_ttrpc::{Frame, Frames, Item, Kind, Message, place};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-holdfast-v2");
@@ -194,8 +194,12 @@ impl Rig {
 
     fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        // By a child: what this process has open for writing, a child that another test forks has
+        // as well until its exec, and nothing can be executed as long ("Text file busy").
+        let mut install = Command::new("install");
+        install.args(["--mode=700", "/dev/stdin"]).arg(&path).stdin(Stdio::piped());
+        let text = format!("#!/bin/sh\n{text}\n");
+        assert!(feed(&mut install, text.as_bytes()).wait().unwrap().success());
         path
     }
 
@@ -301,6 +305,14 @@ impl Supervisor {
         let ready = poll(&mut fds, PollTimeout::try_from(LIMIT).unwrap()).unwrap();
         assert_eq!(ready, 1, "nobody connects to the supervisor");
         Peer::new(self.0.accept().unwrap().0)
+    }
+
+    /// Ends, and with it its connection. If they were only closed, both could last a little: a
+    /// child that another test forks has copies of them until its exec.
+    pub(crate) fn dies(self, peer: Peer) {
+        for socket in [OwnedFd::from(self.0), OwnedFd::from(peer.stream)] {
+            shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
+        }
     }
 }
 

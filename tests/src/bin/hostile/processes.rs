@@ -127,14 +127,14 @@ pub(crate) fn executables(args: &[&str], report: &mut Report) -> io::Result<()> 
     Ok(())
 }
 
-/// `intruder MILLISECONDS`: attacks each process that appears.
+/// `intruder MILLISECONDS`: attacks each process that appears, for so long and until there was one.
 pub(crate) fn intruder(args: &[&str], report: &mut Report) -> io::Result<()> {
     let [milliseconds] = args else { return Err(io::Error::other("how long")) };
     let (end, own) = (until(milliseconds)?, own_programs());
     let known: HashSet<i32> = others().into_iter().collect();
     let (mut met, mut traced, mut refused) = (HashSet::new(), HashSet::new(), 0_u64);
     println!("begins");
-    while Instant::now() < end {
+    while Instant::now() < end || met.is_empty() {
         for pid in others().into_iter().filter(|pid| !known.contains(pid)) {
             met.insert(pid);
             let process = Pid::from_raw(pid);
