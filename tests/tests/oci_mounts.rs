@@ -20,15 +20,12 @@ fn mount(config: &mut Value, to: &str, kind: &str, from: &str, options: &[&str])
 }
 
 /// A mount namespace that stands for the host's, where all is shared as with systemd, with a volume.
-struct Host {
-    process: Child,
-    groups: Vec<String>,
-}
+struct Host(Child);
 
 impl Host {
     fn with_volume(volume: &std::path::Path) -> Self {
         let script = "mount --make-rshared / && mount -t tmpfs volume \"$1\" && mkdir \"$1/sub\" && \
-                      cat /proc/self/mountinfo && echo end && read -r _";
+                      echo ready && read -r _";
         let mut process = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
             .arg(volume)
@@ -36,18 +33,25 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()
             .expect("make a mount namespace");
-        let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        let lines = lines.map(|line| line.expect("text")).take_while(|line| line != "end");
-        let text: Vec<String> = lines.collect();
-        let groups = mounts(&text.join("\n")).into_iter().map(|(_, _, fields)| fields);
-        let groups = groups.filter_map(|it| Some(it.strip_prefix("shared:")?.to_owned())).collect();
-        Self { process, groups }
+        let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        assert_eq!(lines.next().expect("a line").expect("text"), "ready");
+        Self(process)
+    }
+
+    /// The groups in which its mounts are peers. It loses a mount, and its group's number is free for
+    /// another, when somebody removes the directory of that mount.
+    fn groups(&self) -> Vec<String> {
+        let path = format!("/proc/{}/mountinfo", self.0.id());
+        let all = mounts(&fs::read_to_string(path).expect("read the mounts"));
+        let all = all.into_iter().map(|(_, _, fields)| fields);
+        all.filter_map(|it| Some(it.strip_prefix("shared:")?.to_owned())).collect()
     }
 
     /// How a mount propagates, in words.
     fn in_words(&self, fields: &str) -> String {
+        let groups = self.groups();
         let words = fields.split(' ').map(|field| match field.split_once(':') {
-            Some(("shared", group)) if self.groups.iter().any(|it| it == group) => "peer",
+            Some(("shared", group)) if groups.iter().any(|it| it == group) => "peer",
             Some(("shared", _)) => "own",
             Some(("master", _)) => "slave",
             _ if field == "unbindable" => field,
@@ -59,8 +63,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -85,7 +89,7 @@ fn mounts_propagate_as_the_configuration_says() {
         let volume = oci.path().join("volume");
         fs::create_dir(&volume).expect("make a directory");
         let host = Host::with_volume(&volume);
-        let oci = oci.seen_by(host.process.id());
+        let oci = oci.seen_by(host.0.id());
         let volume = volume.to_str().expect("UTF-8");
         for (form, expected, of_runc) in PROPAGATION {
             let made = oci.run("cat /proc/self/mountinfo", |config| {
@@ -129,10 +133,9 @@ fn what_is_mounted_while_a_container_is_made_is_not_seen_on_the_host() {
         let volume = oci.path().join("volume");
         fs::create_dir(&volume).expect("make a directory");
         let host = Host::with_volume(&volume);
-        let oci = oci.seen_by(host.process.id());
-        let mountinfo = || {
-            fs::read_to_string(format!("/proc/{}/mountinfo", host.process.id())).expect("read it")
-        };
+        let oci = oci.seen_by(host.0.id());
+        let mountinfo =
+            || fs::read_to_string(format!("/proc/{}/mountinfo", host.0.id())).expect("read it");
         let before = mountinfo();
         let made = oci.run("grep -c /data/sub /proc/self/mountinfo", |config| {
             config["linux"]["rootfsPropagation"] = json!("shared");

@@ -286,10 +286,10 @@ struct HealthArgs {
     /// Failures until unhealthy [default: 3]
     #[arg(long, value_name = "N", requires = "health_cmd")]
     health_retries: Option<NonZeroU32>,
-    /// Ignore failures until then [default: 0]
+    /// Ignore failures so long [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_bound, requires = "health_cmd")]
     health_start_period: Option<Duration>,
-    /// Time between checks until then [5s]
+    /// Time between checks meanwhile [5s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "health_cmd")]
     health_start_interval: Option<Duration>,
     /// No health check, which is the default
