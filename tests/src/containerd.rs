@@ -445,8 +445,10 @@ impl Containerd {
         let list = self.done(&["task", "ps", id]).await;
         let process = |line: &str| {
             let (pid, info) = line.split_once(' ')?;
-            let exec = info.split_once("ExecID:").map(|(_, rest)| rest);
-            let exec = exec.and_then(|rest| rest.split([',', ' ', '}']).next().map(str::to_owned));
+            // As 1.6 and as 1.7 shows it.
+            let names = ["ExecID:", "exec_id:\""];
+            let exec = names.into_iter().find_map(|name| info.split_once(name)).map(|it| it.1);
+            let exec = exec.and_then(|it| it.split([',', ' ', '}', '"']).next().map(str::to_owned));
             Some((pid.parse().ok()?, exec))
         };
         list.lines().filter_map(process).collect()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use holdfast_ttrpc::Message;
 use holdfast_ttrpc::bootstrap::{BootstrapParams, BootstrapResult};
-use holdfast_ttrpc::types::{Any, RuncOptions};
+use holdfast_ttrpc::types::{Any, LinuxCreateOptions, RuncOptions};
 
 /// What `start` is asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,8 +90,12 @@ pub(crate) fn options(input: &[u8]) -> Option<Any> {
 
 /// The options of runc, if these are such.
 pub(crate) fn runc_options(any: &Any) -> Option<RuncOptions> {
-    let runc = any.type_name() == RuncOptions::TYPE;
-    runc.then(|| RuncOptions::decode(any.value.as_slice()).ok()).flatten()
+    let value = any.value.as_slice();
+    match any.type_name() {
+        RuncOptions::TYPE => RuncOptions::decode(value).ok(),
+        LinuxCreateOptions::TYPE => LinuxCreateOptions::decode(value).ok().map(RuncOptions::from),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +146,15 @@ mod tests {
     fn params_about_another_container_are_none() {
         assert!(matches!(Call::parse(&bootstrap(), "k8s.io", "other"), Call::Plain(_)));
         assert!(matches!(Call::parse(&bootstrap(), "other", "web"), Call::Plain(_)));
+    }
+
+    #[test]
+    fn containerds_client_library_has_a_type_of_its_own_for_other_names_than_runcs() {
+        let options =
+            LinuxCreateOptions { shim_cgroup: "/pod".to_owned(), ..LinuxCreateOptions::default() };
+        let any = Any::of(LinuxCreateOptions::TYPE, &options);
+        let call = Call::parse(&any.encode_to_vec(), "n", "a");
+        assert_eq!(call.runc_options().unwrap().shim_cgroup, "/pod");
     }
 
     #[test]
