@@ -289,7 +289,7 @@ struct HealthArgs {
     /// Ignore failures so long [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_bound, requires = "health_cmd")]
     health_start_period: Option<Duration>,
-    /// Time between checks meanwhile [5s]
+    /// Time between checks meanwhile (5s)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "health_cmd")]
     health_start_interval: Option<Duration>,
     /// No health check, which is the default
