@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -300,6 +301,20 @@ impl Holdfast {
     /// What the daemon tells of a container.
     pub async fn inspect(&self, id: &str) -> Value {
         self.json(&["inspect", "--json", id]).await
+    }
+
+    /// Waits until what the daemon tells of a container is as it should be, and returns that.
+    pub async fn until(&self, id: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let reached = async {
+            loop {
+                let info = self.inspect(id).await;
+                if is_it(&info) {
+                    return info;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("a container to be as expected", reached).await
     }
 
     /// The end of a container's shim, to be taken hold of before its process is made to end: then

@@ -165,6 +165,12 @@ impl Podman {
         self.done(self.command(args)).await
     }
 
+    /// Waits until this is all that a container has said.
+    pub async fn has_said(&self, name: &str, text: &str) {
+        soon(text, async { while ran(self.command(&["logs", name])).await.stdout != text {} })
+            .await;
+    }
+
     /// Ends a test: removes all containers, and finds no process left.
     ///
     /// # Panics

@@ -547,10 +547,7 @@ async fn podman_notices_nothing() {
     let id = podman.done(podman.script(&["-d", "--name", "one"], script)).await;
     let mut wait = podman.command(&["wait", &id]).spawn().expect("start podman");
     let monitor = monitor_of(&podman, &id).await;
-    soon("the first line", async {
-        while ran(podman.command(&["logs", "one"])).await.stdout != "hello\n" {}
-    })
-    .await;
+    podman.has_said("one", "hello\n").await;
     // podman looks for the pid now and then, and is not to do so in the moment when nobody has it.
     let waiting = wait.id().expect("podman waits").cast_signed();
     let waiting = Proc::of(waiting).expect("podman waits");

@@ -668,7 +668,7 @@ async fn what_ends_as_its_front_is_killed_keeps_its_status(containerd: &mut Cont
         fronts[0].signal(Signal::SIGKILL);
         let is_gone = async || containerd.task(id).await.is_none();
         soon("the end of the task", async { while !is_gone().await {} }).await;
-        // It may be told later than the task is gone.
+        // containerd may publish the exit event after it has removed the task.
         all.extend(events.until("/tasks/exit", id).await);
         containerd.done(&["container", "delete", id]).await;
     }

@@ -26,27 +26,13 @@ async fn checked(holdfast: &Holdfast, check: &str, options: &[&str]) -> String {
     holdfast.run_detached(&options, &["sleep", "100000"]).await
 }
 
-/// Waits until what the daemon tells of a container is as it should be, and returns that.
-async fn until(holdfast: &Holdfast, id: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-    let reached = async {
-        loop {
-            let info = holdfast.inspect(id).await;
-            if is_it(&info) {
-                return info;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon("a container to be as expected", reached).await
-}
-
 async fn until_health(holdfast: &Holdfast, id: &str, status: &str) -> Value {
-    until(holdfast, id, |info| info["health"]["status"] == status).await["health"].clone()
+    holdfast.until(id, |info| info["health"]["status"] == status).await["health"].clone()
 }
 
 /// Waits until no exec of a container is known or on disk.
 async fn no_exec(holdfast: &Holdfast, id: &str) {
-    until(holdfast, id, |info| info["execs"].as_array().is_some_and(Vec::is_empty)).await;
+    holdfast.until(id, |info| info["execs"].as_array().is_some_and(Vec::is_empty)).await;
     let directory = holdfast.root().join(id);
     let is_init = |name: &Path| name.ends_with("init") || name.ends_with(".bundle");
     eventually("the execs to be gone", || {
@@ -83,7 +69,7 @@ async fn failures_in_a_row_make_a_container_unhealthy_and_one_success_makes_it_h
         let log = info["health"]["log"].as_array().expect("results");
         log.len() == 5 && log.iter().all(|result| result["exitCode"] == 0)
     };
-    let health = until(&holdfast, &id, five).await["health"].clone();
+    let health = holdfast.until(&id, five).await["health"].clone();
     assert_eq!(health["failingStreak"], 0);
     assert_eq!(health["log"][4]["output"].as_str().map(str::len), Some(4096));
     assert!(holdfast.ok(&["ps"]).await.contains(" (healthy)"));
@@ -114,7 +100,7 @@ async fn a_check_that_hangs_is_killed_with_its_children_and_has_failed() {
     };
     let is_killed =
         |info: &Value| info["health"]["log"].as_array().is_some_and(|log| log.iter().any(expected));
-    let info = until(&holdfast, &id, is_killed).await;
+    let info = holdfast.until(&id, is_killed).await;
     assert_eq!(info["health"]["status"], "unhealthy", "{info}");
     assert!(metric(&holdfast, "holdfast_health_checks_total{result=\"timeout\"}").await >= 1);
     let children = async {
@@ -162,14 +148,14 @@ async fn an_unhealthy_container_is_restarted_as_often_as_its_policy_allows() {
     // It has used up its restarts, and runs on.
     let is_last =
         |info: &Value| info["run"] == 2 && info["health"]["failingStreak"].as_u64() >= Some(3);
-    let info = until(&holdfast, &one, is_last).await;
+    let info = holdfast.until(&one, is_last).await;
     assert_eq!((&info["status"], &info["restart"]["count"]), (&"running".into(), &1.into()));
 
     let rest = &options[..options.len() - 1];
     let none = checked(&holdfast, "false", rest).await;
     // Each of its runs is short, so the third may be missed.
     let in_third = |info: &Value| info["run"].as_u64() >= Some(3);
-    let info = until(&holdfast, &none, in_third).await;
+    let info = holdfast.until(&none, in_third).await;
     assert_eq!(info["restart"]["policy"], "no");
     assert_eq!(info["restart"]["count"].as_u64().map(|count| count + 1), info["run"].as_u64());
     holdfast.ok(&["stop", "--time", "0", &none]).await;
@@ -180,7 +166,7 @@ async fn an_unhealthy_container_is_restarted_as_often_as_its_policy_allows() {
     holdfast.ok(&["kill", "--signal", "KILL", &exits]).await;
     holdfast.ok(&["wait", &exits]).await;
     let third = checked(&holdfast, "false", rest).await;
-    until(&holdfast, &third, in_third).await;
+    holdfast.until(&third, in_third).await;
     // By now, wrong restarts would long have been there.
     assert_eq!(holdfast.inspect(&none).await["run"], run);
     assert_eq!(holdfast.inspect(&none).await["status"], "stopped");
@@ -202,7 +188,7 @@ async fn a_restart_of_an_unhealthy_container_goes_on_over_the_ends_of_daemons() 
         holdfast.start_daemon().await;
     }
     let done = |info: &Value| info["run"] == 6 && info["status"] == "running";
-    let info = until(&holdfast, &id, done).await;
+    let info = holdfast.until(&id, done).await;
     assert_eq!(info["restart"]["count"], 5, "{info}");
     let events = journal::events_of(&holdfast.root(), &id);
     let of_run = |run: u64, kind: &str| {
@@ -231,7 +217,7 @@ async fn the_health_and_the_schedule_outlive_the_daemon_and_a_check_that_was_cut
     until_health(&holdfast, &healthy, "healthy").await;
     eventually("a check", || mark.exists()).await;
     let is_check = |info: &Value| info["execs"][0]["pid"].is_number();
-    let info = until(&holdfast, &hangs, is_check).await;
+    let info = holdfast.until(&hangs, is_check).await;
     let pid = info["execs"][0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
     let process = holdfast_tests::Proc::of(pid.expect("a pid")).expect("it lives");
     holdfast.kill_daemon().await;
@@ -243,7 +229,7 @@ async fn the_health_and_the_schedule_outlive_the_daemon_and_a_check_that_was_cut
     let health = &holdfast.inspect(&hangs).await["health"];
     assert_eq!((&health["status"], &health["failingStreak"]), (&"starting".into(), &0.into()));
     let all = |info: &Value| info["health"]["log"].as_array().is_some_and(|all| all.len() == 5);
-    until(&holdfast, &healthy, all).await;
+    holdfast.until(&healthy, all).await;
     // The daemon checks nobody because it was started.
     let health = &holdfast.inspect(&rare).await["health"];
     assert!(health["status"] == "starting" && health["log"].is_null(), "{health}");
@@ -257,7 +243,7 @@ async fn a_new_daemon_goes_on_with_the_schedule() {
     let check = ["--health-cmd", "true", "--health-interval", "4s"];
     let id = holdfast.run_detached(&check, &["sleep", "100000"]).await;
     let begins = async |holdfast: &Holdfast| {
-        let info = until(holdfast, &id, |info| !info["health"]["log"].is_null()).await;
+        let info = holdfast.until(&id, |info| !info["health"]["log"].is_null()).await;
         let time = |value: &Value| -> SystemTime {
             let time: Timestamp = value.as_str().expect("a time").parse().expect("a time");
             SystemTime::try_from(&time).expect("a time")
@@ -304,7 +290,7 @@ async fn a_paused_container_is_not_checked_and_failures_in_the_start_period_do_n
     let holdfast = Holdfast::start().await;
     let id = checked(&holdfast, "false", &["--health-start-period", "1h"]).await;
     let all = |info: &Value| info["health"]["log"].as_array().is_some_and(|all| all.len() == 5);
-    let health = until(&holdfast, &id, all).await["health"].clone();
+    let health = holdfast.until(&id, all).await["health"].clone();
     assert_eq!((&health["status"], &health["failingStreak"]), (&"starting".into(), &0.into()));
     assert!(holdfast.ok(&["ps"]).await.contains(" (health: starting)"));
     holdfast.ok(&["pause", &id]).await;
@@ -313,7 +299,7 @@ async fn a_paused_container_is_not_checked_and_failures_in_the_start_period_do_n
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(holdfast.inspect(&id).await["health"]["log"], log);
     holdfast.ok(&["resume", &id]).await;
-    until(&holdfast, &id, |info| info["health"]["log"] != log).await;
+    holdfast.until(&id, |info| info["health"]["log"] != log).await;
     holdfast.close().await;
 }
 
@@ -356,7 +342,7 @@ async fn a_check_that_hangs_does_not_delay_those_of_other_containers() {
         hanging.push(checked(&holdfast, "sleep 54321", &["--health-timeout", "1h"]).await);
     }
     for id in &hanging {
-        until(&holdfast, id, |info| info["execs"][0]["status"] == "running").await;
+        holdfast.until(id, |info| info["execs"][0]["status"] == "running").await;
     }
     let id = checked(&holdfast, "true", &[]).await;
     until_health(&holdfast, &id, "healthy").await;

@@ -403,7 +403,8 @@ async fn a_reader_that_falls_behind_by_more_than_the_log_is_told_and_repeats_not
         ("cri,max-size=64k,max-files=2", "attach"),
     ] {
         let (first, second) = (holdfast.scratch.gate(), holdfast.scratch.gate());
-        // Who attaches sees what comes from then on, so it has this written itself.
+        // `attach` shows only output that is written after it connects. So its own input makes the
+        // container write the first line.
         let zero = if command == "attach" { "read -r _; echo 0" } else { "echo 0" };
         let script = second.wait(&format!("{}; seq {LINES}", first.wait(zero)));
         let id = unique_id("slow").to_string();

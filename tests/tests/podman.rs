@@ -70,11 +70,6 @@ async fn runs_on(podman: &Podman, name: &str, options: &[&str], script: &str) {
     podman.done(podman.script(&options, &format!("{script}; sleep 100000"))).await;
 }
 
-/// Waits until this is all that a container has said.
-async fn has_said(podman: &Podman, name: &str, text: &str) {
-    soon(text, async { while ran(podman.command(&["logs", name])).await.stdout != text {} }).await;
-}
-
 /// Types a word until this size is said behind it: podman hands sizes on beside all else.
 async fn comes_to_size(terminal: &mut Pty, word: &str, size: &str) {
     soon(size, async {
@@ -239,7 +234,7 @@ async fn no_code_of_an_exec_is_lost(podman: &mut Podman) {
 async fn a_container_is_stopped_killed_and_paused(podman: &mut Podman) {
     let traps = "trap 'echo term; exit 11' TERM; echo ready; while true; do sleep 0.05; done";
     podman.done(podman.script(&["-d", "--name", "a"], traps)).await;
-    has_said(podman, "a", "ready\n").await;
+    podman.has_said("a", "ready\n").await;
     podman.does(&["pause", "a"]).await;
     assert_eq!(state(podman, "a").await, "paused 0");
     podman.does(&["unpause", "a"]).await;
@@ -247,7 +242,7 @@ async fn a_container_is_stopped_killed_and_paused(podman: &mut Podman) {
     assert_eq!(state(podman, "a").await, "exited 11");
     runs_on(podman, "b", &[], "trap '' TERM; echo ready").await;
     // runc, which it is at first, ends by this signal.
-    has_said(podman, "b", "ready\n").await;
+    podman.has_said("b", "ready\n").await;
     podman.does(&["stop", "--time", "1", "b"]).await;
     assert_eq!(state(podman, "b").await, "exited 137");
     runs_on(podman, "c", &[], "true").await;
@@ -401,8 +396,8 @@ async fn a_container_runs_again_and_its_log_goes_on(podman: &mut Podman) {
     assert_eq!(ran(podman.command(&["start", "--attach", "a"])).await, came_to(3, "run\n", ""));
     assert_eq!(podman.does(&["logs", "a"]).await, "run\nrun");
     runs_on(podman, "b", &[], "echo begun").await;
-    has_said(podman, "b", "begun\n").await;
+    podman.has_said("b", "begun\n").await;
     podman.does(&["restart", "--time", "0", "b"]).await;
-    has_said(podman, "b", "begun\nbegun\n").await;
+    podman.has_said("b", "begun\nbegun\n").await;
     assert_eq!(state(podman, "b").await, "running 0");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use holdfast_tests::{Holdfast, eventually, journal, soon};
+use holdfast_tests::{Holdfast, eventually, journal};
 use serde_json::Value;
 
 /// A program that writes a line for each of its runs, and then does what follows.
@@ -37,16 +37,7 @@ async fn in_run(holdfast: &Holdfast, id: &str, run: u64) {
 
 /// Waits until a container has this status in this run, and returns what the daemon tells of it.
 async fn until(holdfast: &Holdfast, id: &str, run: u64, status: &str) -> Value {
-    let reached = async {
-        loop {
-            let info = holdfast.inspect(id).await;
-            if info["run"] == run && info["status"] == status {
-                return info;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    soon(&format!("run {run} to be {status}"), reached).await
+    holdfast.until(id, |info| info["run"] == run && info["status"] == status).await
 }
 
 #[tokio::test]
