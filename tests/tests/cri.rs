@@ -350,9 +350,11 @@ async fn a_pod_outlives_containerd(containerd: &mut Containerd) {
     let cri = containerd.cri().await;
     assert_eq!(front(containerd), before);
     assert_eq!(cri.pod_state(&pod).await, Ok(PodState::Ready));
-    // What it said last is lost with either: containerd 1.6 deletes its task before it has the FIFO open,
-    // which has no writer any more.
     assert_eq!(end(&cri, &ending).await, ended(6, "Error"));
+    if containerd.runtime() == HOLDFAST {
+        // Where nobody lets containerd open a FIFO that has no writer any more, what was said last is lost.
+        says(&cri, &pod, &ends, "away").await;
+    }
     assert_eq!(cri.status(&staying).await.expect("a status").state(), ContainerState::Running);
     assert_eq!(cri.exec(&staying, "echo here").await, came_to(0, "here\n", ""));
     says(&cri, &pod, &stays, "away").await;
@@ -506,6 +508,7 @@ async fn a_container_that_ends_without_supervisor_and_containerd_keeps_its_statu
     containerd.restart().await;
     let cri = containerd.cri().await;
     assert_eq!(end(&cri, &ending).await, ended(5, "Error"));
+    says(&cri, &pod, &ends, "away").await;
     says(&cri, &pod, &talks, "away").await;
     talking_at[1].open(0);
     assert_eq!(end(&cri, &talking).await, ended(6, "Error"));

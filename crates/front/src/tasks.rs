@@ -3,6 +3,7 @@
 //! The front answers containerd from it while no supervisor answers, and does not end while it has containers.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use holdfast_ttrpc::Message;
@@ -67,7 +68,7 @@ struct Process {
     /// Its output FIFOs, open for reading as long as containerd has not deleted it. What a process has written, and
     /// nobody has read, stays in a FIFO as long as somebody has it open, be it that containerd and the supervisor
     /// are both restarted. Nothing is ever read here.
-    _fifos: Vec<File>,
+    fifos: Vec<File>,
 }
 
 /// The containers of a front.
@@ -83,7 +84,7 @@ impl Tasks {
     /// How many containers, processes and open FIFOs there are.
     pub(crate) fn count(&self) -> (usize, usize, usize) {
         let processes = || self.0.iter().flat_map(|task| &task.processes);
-        (self.0.len(), processes().count(), processes().map(|one| one._fifos.len()).sum())
+        (self.0.len(), processes().count(), processes().map(|one| one.fifos.len()).sum())
     }
 
     /// Learns from a call that is about to be passed on.
@@ -241,7 +242,7 @@ impl Tasks {
 impl Process {
     fn new(state: StateResponse) -> Self {
         let fifos = [&state.stdout, &state.stderr].into_iter().filter_map(|uri| open_fifo(uri));
-        Self { made: false, _fifos: fifos.collect(), state }
+        Self { made: false, fifos: fifos.collect(), state }
     }
 
     fn learn(&mut self, call: &Call, payload: &[u8]) {
@@ -267,6 +268,9 @@ impl Process {
                 if let Ok(state) = StateResponse::decode(payload) {
                     self.made = true;
                     self.state = state;
+                    if self.state.status() == Status::Stopped {
+                        self.let_readers_in();
+                    }
                 }
             }
             Call::Wait(_) => {
@@ -274,9 +278,20 @@ impl Process {
                     self.state.status = Status::Stopped.into();
                     self.state.exit_status = exit_status;
                     self.state.exited_at = exited_at;
+                    self.let_readers_in();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Lets in who waits in open(2) until somebody writes, which a process that has ended will not: they read what it
+    /// has left, and the end of the file.
+    fn let_readers_in(&self) {
+        for fifo in &self.fifos {
+            let path = format!("/proc/self/fd/{}", fifo.as_raw_fd());
+            let flags = OFlag::O_NONBLOCK.bits();
+            let _ = File::options().write(true).custom_flags(flags).open(path);
         }
     }
 
@@ -459,6 +474,42 @@ mod tests {
             File::options().write(true).open(&path).unwrap().write_all(b"out").unwrap();
             tasks.forget("a");
             assert_eq!(open().read(&mut text).unwrap(), 0, "{uri}");
+        }
+    }
+
+    #[test]
+    fn who_opens_a_fifo_after_the_end_reads_what_is_left() {
+        use std::io::{Read, Write};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for method in ["Wait", "State"] {
+            let mut tasks = Tasks::default();
+            let call = create(&mut tasks, "a", path.to_str().unwrap());
+            tasks.answered(&call, &Response::of(&CreateTaskResponse { pid: 7 }));
+            File::options().write(true).open(&path).unwrap().write_all(b"out").unwrap();
+            let late = std::thread::spawn({
+                let path = path.clone();
+                move || {
+                    let mut text = String::new();
+                    File::open(path).unwrap().read_to_string(&mut text).unwrap();
+                    text
+                }
+            });
+            let call = ask(&mut tasks, method, &name("a", ""));
+            let answer = match method {
+                "Wait" => Response::of(&WaitResponse { exit_status: 3, exited_at: None }),
+                _ => {
+                    let status = Status::Stopped.into();
+                    Response::of(&StateResponse { status, ..StateResponse::default() })
+                }
+            };
+            // Until it has come to open it, nobody is let in.
+            while !late.is_finished() {
+                tasks.answered(&call, &answer);
+                std::thread::yield_now();
+            }
+            assert_eq!(late.join().unwrap(), "out", "{method}");
         }
     }
 
