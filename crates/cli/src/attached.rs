@@ -271,7 +271,7 @@ async fn live(
                 }
                 Frame::Message(Message::Exited(status)) => {
                     drop(raw);
-                    link.release().await;
+                    link.release(frames).await;
                     return Ok(exit_code(*status));
                 }
                 Frame::Message(Message::Failed(error)) => {

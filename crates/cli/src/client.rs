@@ -10,6 +10,7 @@ use bytes::Bytes;
 use holdfast_daemon::api::{ErrorBody, ErrorKind};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -181,19 +182,39 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
+        self.connect().await?.send(method, path, body).await
+    }
+
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let connected = UnixStream::connect(&self.address).await;
         let stream = connected.map_err(|error| self.unreachable(error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(Away::went)?;
         tokio::spawn(connection);
+        Ok(Connection(sender))
+    }
+}
+
+/// A connection to the daemon. It takes the next request when the answer to the last one has been read to its end.
+#[derive(Debug)]
+pub(crate) struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("/v1{path}"))
             .header("host", "holdfast")
             .header("content-type", "application/json")
             .body(Full::new(body))?;
-        let response = sender.send_request(request).await.map_err(|error| {
+        self.0.ready().await.map_err(Away::went)?;
+        let response = self.0.send_request(request).await.map_err(|error| {
             Away::went(anyhow!(error).context("the daemon went away before it answered"))
         })?;
         if response.status().is_success() {

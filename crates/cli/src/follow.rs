@@ -15,7 +15,7 @@ use tokio_util::codec::FramedRead;
 use tokio_util::io::StreamReader;
 
 use crate::away::{Absence, Away, is_away};
-use crate::client::{Client, RequestError};
+use crate::client::{Client, Connection, RequestError};
 use crate::streams;
 
 /// How much we have had of the output.
@@ -83,11 +83,21 @@ pub(crate) struct Link<'a> {
     started: Option<Started>,
     had: Had,
     absence: Option<Absence>,
+    /// The one by which the frames come.
+    connection: Option<Connection>,
 }
 
 impl<'a> Link<'a> {
     pub(crate) fn new(client: &'a Client, ask: Ask) -> Self {
-        Self { client, ask, was_asked: false, started: None, had: Had::default(), absence: None }
+        Self {
+            client,
+            ask,
+            was_asked: false,
+            started: None,
+            had: Had::default(),
+            absence: None,
+            connection: None,
+        }
     }
 
     /// With all that is in the log up to this position.
@@ -152,19 +162,30 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn begin(&self) -> anyhow::Result<Incoming> {
+    async fn begin(&mut self) -> anyhow::Result<Incoming> {
         match &self.ask {
             Ask::Start { path, body, .. } => {
-                self.client.stream(Method::POST, path, body.clone()).await
+                let (path, body) = (path.clone(), body.clone());
+                self.stream(Method::POST, &path, body).await
             }
             Ask::Attach(id) => {
                 let path = format!("/containers/{id}/attach?positions=true");
-                self.client.stream(Method::GET, &path, Bytes::new()).await
+                self.stream(Method::GET, &path, Bytes::new()).await
             }
         }
     }
 
-    async fn resume(&self) -> anyhow::Result<Incoming> {
+    async fn stream(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Incoming> {
+        let connection = self.connection.insert(self.client.connect().await?);
+        Ok(connection.send(method, path, body).await?.into_body())
+    }
+
+    async fn resume(&mut self) -> anyhow::Result<Incoming> {
         let (container, process, incarnation) = match (&self.ask, &self.started) {
             (_, Some(started)) => {
                 (&started.container, Some(started.process.clone()), started.incarnation)
@@ -188,15 +209,24 @@ impl<'a> Link<'a> {
         };
         let query = serde_urlencoded::to_string(query)?;
         let path = format!("/containers/{container}/attach?{query}");
-        self.client.stream(Method::GET, &path, Bytes::new()).await
+        self.stream(Method::GET, &path, Bytes::new()).await
     }
 
     /// Says that we have read all. Should there be no daemon, the next one deletes it after its time.
-    pub(crate) async fn release(&self) {
-        if let Ask::Start { is_held: true, container, process, .. } = &self.ask {
+    pub(crate) async fn release(&mut self, mut frames: Frames) {
+        if let Ask::Start { is_held: true, container, process, .. } = &self.ask
+            && let Some(connection) = &mut self.connection
+        {
+            // Their end frees the connection, which is quicker than to make another.
+            while frames.next().await.is_some() {}
             let of = holdfast_daemon::api::Of { process: Some(process.clone()) };
             let path = format!("/containers/{container}/release");
-            let _ = self.client.post::<()>(&path, &of).await;
+            let body = Bytes::from(serde_json::to_vec(&of).unwrap_or_default());
+            let answer = connection.send(Method::POST, &path, body.clone()).await;
+            // By one that has been followed by another already.
+            if answer.is_err_and(|error| is_away(&error)) {
+                let _ = self.client.stream(Method::POST, &path, body).await;
+            }
         }
     }
 }
