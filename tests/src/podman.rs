@@ -1,10 +1,15 @@
 //! A podman of a test's own, with conmon or with Holdfast's monitor.
 //!
-//! What these machines need: the host's network, limits that are not raised, cgroups without systemd.
+//! What these machines need: the host's network, limits that are not raised. systemd makes the cgroups where it runs.
+//! A user who is not root has cgroups only there.
 
-use std::path::PathBuf;
-use std::process::{Command as Blocking, Stdio};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -22,12 +27,20 @@ pub const IMAGE: &str = "busybox";
 const NEEDED: [&str; 6] =
     ["--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
 
-/// Makes two modules of tests, one for each behaviour and either monitor.
+/// Makes three modules of tests, one for each behaviour and either monitor, and with Holdfast's as a user.
 #[macro_export]
 macro_rules! with_both_monitors {
     ($($behaviour:ident,)*) => {
         $crate::tests_with!(conmon, $crate::podman::CONMON, $($behaviour,)*);
         $crate::tests_with!(holdfast, $crate::podman::HOLDFAST, $($behaviour,)*);
+        mod holdfast_as_user {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                if $crate::user::User::WithRanges.runs_this() {
+                    super::with($crate::podman::HOLDFAST, super::$behaviour).await;
+                }
+            })*
+        }
     };
 }
 
@@ -37,6 +50,8 @@ pub struct Podman {
     directory: TempDir,
     monitor: PathBuf,
     is_holdfast: bool,
+    /// Whether systemd makes the cgroups.
+    by_systemd: bool,
 }
 
 impl Podman {
@@ -54,11 +69,15 @@ impl Podman {
             return None;
         };
         let directory = tempfile::Builder::new().prefix("holdfast-test-podman-").tempdir_in("/tmp");
-        let podman = Self { directory: directory.expect("make a directory"), monitor, is_holdfast };
+        let directory = directory.expect("make a directory");
+        let by_systemd = Path::new("/run/systemd/system").is_dir();
+        let podman = Self { directory, monitor, is_holdfast, by_systemd };
+        // What a user who has not logged in lacks.
+        fs::DirBuilder::new().mode(0o700).create(podman.runtime_dir()).expect("make a directory");
         let bundle = busybox_bundle(&podman.directory.path().join("bundle"));
         let archive = podman.directory.path().join("image.tar");
         let rootfs = bundle.join("rootfs");
-        std::fs::create_dir(rootfs.join("tmp")).expect("make a directory");
+        fs::create_dir(rootfs.join("tmp")).expect("make a directory");
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg(".");
         podman.done(tar).await;
@@ -74,27 +93,28 @@ impl Podman {
         self.is_holdfast
     }
 
+    /// Whether its containers have cgroups.
+    #[must_use]
+    pub fn has_cgroups(&self) -> bool {
+        geteuid().is_root() || self.by_systemd
+    }
+
     /// A directory of the test's own.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("runtime")
     }
 
     fn options(&self) -> Vec<String> {
         let dir = |name: &str| self.directory.path().join(name).display().to_string();
-        let mut options: Vec<_> = [
-            "--storage-driver",
-            "vfs",
-            "--cgroup-manager",
-            "cgroupfs",
-            "--runtime",
-            "runc",
-            "--events-backend",
-            "file",
-            "--root",
-        ]
-        .map(str::to_owned)
-        .into();
+        let manager = if self.by_systemd { "systemd" } else { "cgroupfs" };
+        let fixed = ["--storage-driver", "vfs", "--runtime", "runc", "--events-backend", "file"];
+        let mut options: Vec<_> = fixed.map(str::to_owned).into();
+        options.extend(["--cgroup-manager", manager, "--root"].map(str::to_owned));
         options.extend([
             dir("root"),
             "--runroot".into(),
@@ -112,7 +132,7 @@ impl Podman {
     ///
     /// If it can't be written.
     pub fn configure(&self, text: &str) {
-        std::fs::write(self.configuration(), text).expect("write a configuration");
+        fs::write(self.configuration(), text).expect("write a configuration");
     }
 
     fn configuration(&self) -> PathBuf {
@@ -125,6 +145,9 @@ impl Podman {
         let mut command = Command::new("podman");
         if self.configuration().exists() {
             command.env("CONTAINERS_CONF", self.configuration());
+        }
+        if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+            command.env("XDG_RUNTIME_DIR", self.runtime_dir());
         }
         command.args(self.options()).args(args).kill_on_drop(true);
         command
@@ -178,19 +201,29 @@ impl Podman {
     /// If one is left.
     pub async fn close(self) {
         self.does(&["rm", "--all", "--force", "--time", "0"]).await;
+        self.leave_namespace();
         for process in processes::mentioning(self.directory.path()) {
             process.ended().await;
+        }
+    }
+
+    /// Ends the process that keeps a user's namespace from one command to the next.
+    fn leave_namespace(&self) {
+        let path = self.directory.path().join("tmp/pause.pid");
+        let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid.filter(|pid| *pid > 1) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        let mut command = Blocking::new("podman");
-        command.args(self.options()).args(["rm", "--all", "--force", "--time", "0"]);
+        let mut command = self.command(&["rm", "--all", "--force", "--time", "0"]).into_std();
         let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        self.leave_namespace();
         for process in processes::mentioning(self.directory.path()) {
-            process.signal(nix::sys::signal::Signal::SIGKILL);
+            process.signal(Signal::SIGKILL);
         }
     }
 }

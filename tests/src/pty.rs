@@ -58,6 +58,12 @@ impl Pty {
         let mut by = Command::new("setsid");
         by.arg("--ctty").arg(command.as_std().get_program()).args(command.as_std().get_args());
         by.env_remove("HOLDFAST_LOG").kill_on_drop(true);
+        for (name, value) in command.as_std().get_envs() {
+            match value {
+                Some(value) => by.env(name, value),
+                None => by.env_remove(name),
+            };
+        }
         let child = by.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start a command");
         drop(by);
         let (sender, output) = mpsc::unbounded_channel();

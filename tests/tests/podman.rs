@@ -1,13 +1,15 @@
 //! Side by side: what podman and its users see of conmon, and of Holdfast's monitor. Each behaviour is a test with
-//! either.
+//! either, and one of a user who is not root.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Stdio;
 
 use holdfast_supervisor::TerminalSize;
 use holdfast_tests::podman::Podman;
 use holdfast_tests::{Pty, Ran, in_path, ran, skip, soon, with_both_monitors};
+use nix::unistd::geteuid;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -33,10 +35,12 @@ with_both_monitors! {
     containers_of_a_pod_end_one_by_one,
     readiness_is_told_by_whom_it_is_to_be,
     each_log_driver_does_what_it_says,
+    the_journal_has_a_log,
     a_log_has_a_size_limit,
     running_out_of_memory_is_seen,
     descriptors_are_preserved,
     a_container_runs_again_and_its_log_goes_on,
+    a_checkpoint_is_restored_here_and_from_an_archive,
 }
 
 const SIZE: TerminalSize = TerminalSize { width: 101, height: 33 };
@@ -235,9 +239,11 @@ async fn a_container_is_stopped_killed_and_paused(podman: &mut Podman) {
     let traps = "trap 'echo term; exit 11' TERM; echo ready; while true; do sleep 0.05; done";
     podman.done(podman.script(&["-d", "--name", "a"], traps)).await;
     podman.has_said("a", "ready\n").await;
-    podman.does(&["pause", "a"]).await;
-    assert_eq!(state(podman, "a").await, "paused 0");
-    podman.does(&["unpause", "a"]).await;
+    if podman.has_cgroups() {
+        podman.does(&["pause", "a"]).await;
+        assert_eq!(state(podman, "a").await, "paused 0");
+        podman.does(&["unpause", "a"]).await;
+    }
     podman.does(&["stop", "--time", "30", "a"]).await;
     assert_eq!(state(podman, "a").await, "exited 11");
     runs_on(podman, "b", &[], "trap '' TERM; echo ready").await;
@@ -355,6 +361,36 @@ async fn each_log_driver_does_what_it_says(podman: &mut Podman) {
     assert_eq!(ran(passed).await, came_to(2, "out\n", "err\n"));
 }
 
+async fn the_journal_has_a_log(podman: &mut Podman) {
+    if !Path::new("/run/systemd/journal/stdout").exists() {
+        return skip("no journald runs on this machine");
+    }
+    let long = "x".repeat(20_000);
+    let script = format!("echo out; echo err >&2; echo {long}; printf open; exit 3");
+    let options = ["--name", "a", "--log-driver", "journald", "--log-opt", "tag=the tag"];
+    let ended = ran(podman.script(&options, &script)).await;
+    assert_eq!(ended, came_to(3, &format!("out\n{long}\nopen"), "err\n"));
+    let id = podman.does(&["inspect", "--format", "{{.Id}}", "a"]).await;
+    let mut journalctl = Command::new("journalctl");
+    journalctl.args(["--output", "json", "--all", &format!("CONTAINER_ID_FULL={id}")]);
+    let entries = podman.done(journalctl).await;
+    let entries: Vec<serde_json::Value> =
+        entries.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |priority: &str| {
+        let them = entries.iter().filter(|entry| entry["PRIORITY"] == priority);
+        them.map(|entry| entry["MESSAGE"].as_str().unwrap_or_default()).collect::<String>()
+    };
+    assert_eq!(of("6"), format!("out{long}open"));
+    assert_eq!(of("3"), "err");
+    for entry in &entries {
+        assert_eq!(entry["CONTAINER_NAME"], "a", "{entry}");
+        assert_eq!(entry["CONTAINER_TAG"], "the tag", "{entry}");
+        assert_eq!(entry["CONTAINER_ID"], id[..12], "{entry}");
+    }
+    let log = ran(podman.command(&["logs", "a"])).await;
+    assert_eq!((log.stdout, log.stderr), (format!("out\n{long}\nopen\n"), "err\n".to_owned()));
+}
+
 async fn a_log_has_a_size_limit(podman: &mut Podman) {
     let path = podman.path().join("my.log").display().to_string();
     let options = ["--rm", "--log-driver", "k8s-file", "--log-opt", "max-size=10k", "--log-opt"];
@@ -367,6 +403,9 @@ async fn a_log_has_a_size_limit(podman: &mut Podman) {
 }
 
 async fn running_out_of_memory_is_seen(podman: &mut Podman) {
+    if !podman.has_cgroups() {
+        return skip("a user's containers have no cgroups on this machine");
+    }
     let script = "head -c 100m /dev/zero | tail; exit 1";
     let options = ["--name", "a", "--memory", "16m", "--memory-swap", "16m"];
     let ended = ran(podman.script(&options, script)).await;
@@ -400,4 +439,36 @@ async fn a_container_runs_again_and_its_log_goes_on(podman: &mut Podman) {
     podman.does(&["restart", "--time", "0", "b"]).await;
     podman.has_said("b", "begun\nbegun\n").await;
     assert_eq!(state(podman, "b").await, "running 0");
+}
+
+async fn a_checkpoint_is_restored_here_and_from_an_archive(podman: &mut Podman) {
+    if !geteuid().is_root() || in_path("criu").is_none() {
+        return skip("it takes root and CRIU");
+    }
+    let script =
+        "trap 'exit 5' TERM; i=0; while true; do i=$((i+1)); echo line $i; sleep 0.1; done";
+    podman.done(podman.script(&["-d", "--name", "a"], script)).await;
+    let lines = async || podman.does(&["logs", "a"]).await.lines().count();
+    let goes_on = async |from: usize| {
+        soon("more lines", async { while lines().await < from {} }).await;
+    };
+    goes_on(3).await;
+    podman.does(&["container", "checkpoint", "a"]).await;
+    assert_eq!(state(podman, "a").await, "exited 0");
+    let before = lines().await;
+    podman.does(&["container", "restore", "a"]).await;
+    assert_eq!(state(podman, "a").await, "running 0");
+    goes_on(before + 3).await;
+    let archive = podman.path().join("archive.tar.gz").display().to_string();
+    podman.does(&["container", "checkpoint", "--export", &archive, "a"]).await;
+    let before = lines().await;
+    podman.does(&["rm", "a"]).await;
+    podman.does(&["container", "restore", "--import", &archive]).await;
+    goes_on(3).await;
+    // The program counts on from where it was; the log is a new one.
+    let first = podman.does(&["logs", "a"]).await.lines().next().map(str::to_owned);
+    let number = first.and_then(|line| line.strip_prefix("line ")?.parse::<usize>().ok());
+    assert!(number.is_some_and(|number| number >= before), "{number:?}, {before} lines before");
+    podman.does(&["stop", "--time", "100", "a"]).await;
+    assert_eq!(state(podman, "a").await, "exited 5");
 }

@@ -58,6 +58,8 @@ as_users!(
     each_kind_of_root_and_network_works,
     the_state_is_in_the_users_own_directories,
     a_bundle_with_mappings_of_its_own_keeps_them,
+    hooks_of_a_bundle_run_and_read_the_state,
+    further_groups_are_there_or_refused,
 );
 
 /// The runtimes of this machine.
@@ -538,6 +540,54 @@ async fn a_bundle_with_mappings_of_its_own_keeps_them(_: User) {
         let map = holdfast.ok(&run).await;
         let words: Vec<_> = map.split_whitespace().collect();
         assert_eq!(words, ["0", &uid.to_string(), "1"], "{runtime}");
+        close(holdfast).await;
+    }
+}
+
+async fn hooks_of_a_bundle_run_and_read_the_state(_: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let bundle = holdfast.scratch.bundle();
+        let moments = ["prestart", "createRuntime", "poststart", "poststop"];
+        let path = |moment: &str| holdfast.scratch.path().join(moment);
+        holdfast_tests::edit_json(&bundle.join("config.json"), |config| {
+            for moment in moments {
+                let script = format!("cat > {}", path(moment).display());
+                config["hooks"][moment] =
+                    serde_json::json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]);
+            }
+        });
+        let bundle = bundle.display().to_string();
+        let run = ["run", "--name", "a", "--bundle", &bundle, "--", "sh", "-c", "exit 7"];
+        assert_eq!(holdfast.run(&run).await.code, Some(7), "{runtime}");
+        holdfast.ok(&["delete", "a"]).await;
+        for moment in moments {
+            let text = fs::read(path(moment));
+            let text = text.unwrap_or_else(|error| panic!("{runtime}, {moment}: {error}"));
+            let state: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+            assert!(state["id"].is_string() && state["bundle"].is_string(), "{moment}: {state}");
+        }
+        close(holdfast).await;
+    }
+}
+
+async fn further_groups_are_there_or_refused(user: User) {
+    for runtime in runtimes() {
+        let holdfast = with_daemon(&runtime).await;
+        let bundle = holdfast.scratch.bundle();
+        holdfast_tests::edit_json(&bundle.join("config.json"), |config| {
+            config["process"]["user"]["additionalGids"] = serde_json::json!([5, 1000]);
+        });
+        let bundle = bundle.display().to_string();
+        let ran = holdfast.run(&["run", "--rm", "--bundle", &bundle, "--", "id", "-G"]).await;
+        // runc 1.1 sets none for a user.
+        if user == User::WithRanges && runtime.ends_with("holdfast-oci") {
+            assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "0 5 1000"), "{ran:?}");
+        } else {
+            assert_eq!(ran.code, Some(125), "{runtime}: {ran:?}");
+            let is_named = ["additional groups", "gid 5"].iter().any(|it| ran.stderr.contains(it));
+            assert!(is_named, "{runtime}: {ran:?}");
+        }
         close(holdfast).await;
     }
 }
