@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Only these parts [default: all; with --power-cuts alone only those]
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// In the parts `hostile` and `rootless`, run only the tests whose names contain this text
+    /// In the parts `hostile`, `rootless` and `podman`, run only the tests whose names contain this text
     #[arg(long, value_name = "TEXT")]
     test: Option<String>,
     /// More power cuts
@@ -72,6 +72,8 @@ enum Part {
     Systemd,
     /// As users with a systemd of their own, which makes the containers' cgroups
     Rootless,
+    /// Under podman, with conmon and with Holdfast's monitor
+    Podman,
     /// Attacks from inside containers, under cgroup v2
     Hostile,
     /// The load whose power is cut
@@ -114,7 +116,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(&home)?;
     let parts = options.parts();
     let (hostile, rootless) = (parts.contains(&Part::Hostile), parts.contains(&Part::Rootless));
-    let needed = [("security", hostile || rootless), ("rootless", rootless)];
+    let podman = parts.contains(&Part::Podman);
+    let needed = [("security", hostile || rootless), ("rootless", rootless), ("podman", podman)];
     let needed = needed.into_iter().filter(|(_, is_needed)| *is_needed);
     let tests: anyhow::Result<Vec<_>> =
         needed.map(|(name, _)| Ok((name, tests::build(name)?))).collect();
@@ -129,6 +132,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             Part::Containerd => checks::run(&host, &checks::CONTAINERD, ""),
             Part::Systemd => checks::run(&host, &checks::SYSTEMD, ""),
             Part::Rootless => checks::run(&host, &checks::ROOTLESS, &tests_wanted(options)),
+            Part::Podman => checks::run(&host, &checks::PODMAN, &tests_wanted(options)),
             Part::Hostile => checks::run(&host, &checks::HOSTILE, &tests_wanted(options)),
             Part::Power => power::run(&host, &power_options(options)),
         };

@@ -46,6 +46,13 @@ pub(super) const ROOTLESS: Suite = Suite {
     limit: Duration::from_secs(3600),
 };
 
+/// The tests of `tests/tests/podman.rs`, each of which is a check.
+pub(super) const PODMAN: Suite = Suite {
+    init: "/opt/holdfast/guest/systemd-init.sh",
+    part: "podman",
+    limit: Duration::from_secs(3600),
+};
+
 /// The tests of `tests/tests/security.rs`, each of which is a check.
 pub(super) const HOSTILE: Suite = Suite {
     init: "/opt/holdfast/guest/init.sh",

@@ -16,7 +16,7 @@ const SUITE: &str = "bookworm";
 /// The package whose dependency is the newest kernel of its kind.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What is in the root file system besides what Debian can't do without.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 20] = [
     "runc",
     "containerd",
     "crun",
@@ -36,10 +36,15 @@ const PACKAGES: [&str; 17] = [
     "dbus-user-session",
     "libpam-systemd",
     "uidmap",
+    "podman",
+    "conmon",
+    // The first process of podman's option --init.
+    "catatonit",
 ];
 /// Our own programs, in the payload.
-pub(super) const PROGRAMS: [&str; 8] = [
+pub(super) const PROGRAMS: [&str; 9] = [
     "holdfast",
+    "holdfast-conmon",
     "holdfast-shim",
     "holdfast-init",
     "holdfast-oci",
@@ -203,7 +208,7 @@ pub(super) fn payload(scratch: &Path, tests: &[(&str, PathBuf)]) -> anyhow::Resu
         fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
     }
     let disk = scratch.join("payload.ext4");
-    make_disk(&tree, &disk, "256M")?;
+    make_disk(&tree, &disk, "512M")?;
     Ok(disk)
 }
 

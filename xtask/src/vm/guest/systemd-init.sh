@@ -6,6 +6,8 @@ part=$(. /opt/holdfast/guest/lib.sh; asked part)
 bin=/opt/holdfast/bin
 mkdir -p /usr/local/bin
 ln -sf $bin/holdfast $bin/holdfast-shim /usr/local/bin/
+# Whether users have a systemd of their own there, and no daemon runs as root.
+case $part in rootless | podman) users=y ;; *) users= ;; esac
 units=/etc/systemd/system
 cp /opt/holdfast/holdfast.service $units/
 cat > $units/holdfast-vm.service <<UNIT
@@ -21,11 +23,11 @@ StandardError=tty
 TTYPath=/dev/ttyS0
 UNIT
 mkdir -p $units/multi-user.target.wants
-[ "$part" = rootless ] || ln -sf ../holdfast.service $units/multi-user.target.wants/
+[ "$users" ] || ln -sf ../holdfast.service $units/multi-user.target.wants/
 ln -sf $units/multi-user.target $units/default.target
 ln -sf ../holdfast-vm.service $units/multi-user.target.wants/
 # Nobody logs in, no disk is searched for, nothing is fetched.
-[ "$part" = rootless ] || ln -sf /dev/null $units/systemd-logind.service
+[ "$users" ] || ln -sf /dev/null $units/systemd-logind.service
 for unit in getty.target serial-getty@ttyS0.service e2scrub_reap.service \
     systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     fstrim.timer e2scrub_all.timer systemd-tmpfiles-clean.timer systemd-firstboot.service; do
