@@ -384,7 +384,8 @@ async fn a_container_that_ends_when_its_reader_goes_still_has_its_status() {
     for _ in 0..rounds(10) {
         let (reader, stdout) = piped();
         let name = unique_id("foreground").to_string();
-        let script = ["--", "sh", "-c", "echo first; exit 3"];
+        let text = "trap 'exit 3' USR1; echo first; while true; do sleep 0.01; done";
+        let script = ["--", "sh", "-c", text];
         let run = ["run", "--rm", "--name", &name, "--bundle", &bundle];
         let run = writing_to(&holdfast, &[&run[..], &script].concat(), stdout);
         let (line, reader) = first_line(reader).await;
@@ -394,6 +395,7 @@ async fn a_container_that_ends_when_its_reader_goes_still_has_its_status() {
         command.signal(Signal::SIGSTOP);
         command.reaches('T').await;
         drop(reader);
+        holdfast.ok(&["kill", "--signal", "USR1", &name]).await;
         holdfast.run(&["wait", &name]).await;
         command.signal(Signal::SIGCONT);
         assert_eq!(end(run).await, (Some(3), String::new()));

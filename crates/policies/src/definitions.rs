@@ -107,8 +107,8 @@ impl Definition {
     }
 }
 
-/// What must be known of the containers that exist, to settle what a supervisor has left.
-pub(crate) type Exists = Box<dyn Fn(&ContainerId) -> Option<Option<Incarnation>> + Send>;
+/// Finds a container, and says which incarnation it is: to settle what a supervisor has left.
+pub(crate) type Find<T> = Box<dyn Fn(&ContainerId) -> Option<(T, Option<Incarnation>)> + Send>;
 
 impl Definitions {
     /// Opens a directory, and makes it if need be. It is readable for its owner alone: definitions
@@ -234,25 +234,25 @@ impl Definitions {
     }
 
     /// Settles what an earlier supervisor has left of creations and deletions. Returns the containers whose
-    /// creation was begun: their definitions stay staged.
-    pub(crate) async fn sweep(&self, exists: Exists) -> io::Result<Vec<ContainerId>> {
+    /// creation was begun: their definitions stay staged. A start may end meanwhile, and the container with it: so
+    /// they are not looked up a second time.
+    pub(crate) async fn sweep<T: Send + 'static>(&self, find: Find<T>) -> io::Result<Vec<T>> {
         let swept = self.with(move |directory| {
             let mut staged = Vec::new();
             for name in directory.names()?.iter().filter(|name| name.starts_with('.')) {
                 // It may be an earlier container that has the id.
-                let is_begun = |id: &ContainerId| match (exists(id), load(directory, name)) {
-                    (Some(Some(incarnation)), Ok(Some(definition))) => {
-                        definition.is_of(incarnation)
-                    }
-                    _ => false,
+                let begun = |id: &ContainerId| {
+                    let (container, incarnation) = find(id)?;
+                    let definition = load(directory, name).ok()??;
+                    definition.is_of(incarnation?).then_some(container)
                 };
-                match (id_in(name, NEW), id_in(name, GONE)) {
-                    (Some(id), _) if is_begun(&id) => staged.push(id),
-                    (_, Some(id)) if exists(&id).is_some() => {
-                        directory.rename(name, &named("", &id))?;
-                    }
+                if let Some(container) = id_in(name, NEW).and_then(|id| begun(&id)) {
+                    staged.push(container);
+                } else if let Some(id) = id_in(name, GONE).filter(|id| find(id).is_some()) {
+                    directory.rename(name, &named("", &id))?;
+                } else {
                     // The temporary file of a write, too.
-                    _ => directory.unlink(name)?,
+                    directory.unlink(name)?;
                 }
             }
             directory.sync()?;
@@ -370,7 +370,8 @@ mod tests {
             let (_, definition, _) = Definition::new(&options("web").incarnation(own)).unwrap();
             let content = serde_json::to_vec(&definition).unwrap();
             std::fs::write(definitions.path().join(name), content).unwrap();
-            let staged = definitions.sweep(Box::new(move |_| container.map(Some))).await.unwrap();
+            let find = move |id: &ContainerId| container.map(|it| (id.clone(), Some(it)));
+            let staged = definitions.sweep(Box::new(find)).await.unwrap();
             assert_eq!(files(&definitions), Vec::from_iter(left), "{name} {container:?}");
             let is_staged = left.is_some_and(|left| left.starts_with('.'));
             assert_eq!(staged, Vec::from_iter(is_staged.then(|| id("web"))));

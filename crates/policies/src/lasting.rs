@@ -304,14 +304,17 @@ impl Shared {
 /// Returns whether this is the first supervisor since the boot.
 pub(crate) async fn begin(shared: &Arc<Shared>, definitions: &Definitions) -> bool {
     let supervisor = shared.supervisor.clone();
-    let exists = move |id: &ContainerId| supervisor.get(id).ok().map(|it| it.info().incarnation);
-    let staged = definitions.sweep(Box::new(exists)).await.unwrap_or_else(|error| {
+    let find = move |id: &ContainerId| {
+        let container = supervisor.get(id).ok()?;
+        let incarnation = container.info().incarnation;
+        Some((container, incarnation))
+    };
+    let staged = definitions.sweep(Box::new(find)).await.unwrap_or_else(|error| {
         tracing::warn!(path = %definitions.path().display(), %error, "what an earlier daemon has left stays");
         Vec::new()
     });
-    for id in staged {
-        let Ok(container) = shared.supervisor.get(&id) else { continue };
-        let lock = shared.lock(&id).await;
+    for container in staged {
+        let lock = shared.lock(container.id()).await;
         let (shared, definitions) = (shared.clone(), definitions.clone());
         tokio::spawn(async move {
             shared.settle_start(&definitions, container).await;
