@@ -20,7 +20,7 @@ use crate::torture::plan::Random;
 use crate::{Proc, Ran, processes, ran};
 
 /// Containers that live at the same time.
-const WORKERS: usize = 6;
+const WORKERS: usize = 12;
 /// How many descriptors the keeper has of itself, and of a monitor at the least.
 const OWN: usize = 6;
 const EACH: usize = 3;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::setup::{self, BUSYBOX, CONMON, RUNC};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How often each takes its turn
+    /// How often each takes its turn; with 0 only idle ones are looked at
     #[arg(long, value_name = "N", default_value_t = 30)]
     rounds: usize,
     /// How many megabytes a container writes, in lines of 80 bytes
@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// For how long the idle ones are looked at; the long form is 3600
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     seconds: u64,
+    /// The conmon to compare with [default: that in PATH]
+    #[arg(long, value_name = "FILE")]
+    conmon: Option<PathBuf>,
 }
 
 /// A monitor.
@@ -68,21 +71,27 @@ impl Row {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     setup::ensure(&[RUNC, BUSYBOX, CONMON])?;
     let ours = build()?.dir.join("holdfast-conmon");
-    let ways = [
-        Way { name: "conmon", program: peers::which("conmon")? },
-        Way { name: "holdfast-conmon", program: ours },
-    ];
+    let theirs = match &options.conmon {
+        Some(program) => program.clone(),
+        None => peers::which("conmon")?,
+    };
+    let version = setup::output(Command::new(&theirs).arg("--version"))?;
+    let version = version.split_whitespace().nth(2).context("conmon says no version")?;
+    let ways =
+        [Way { name: "conmon", program: theirs }, Way { name: "holdfast-conmon", program: ours }];
     let scratch = Scratch::new()?;
     let data = scratch.0.join("data");
     fs::create_dir(&data)?;
     let bench = Bench { dir: &scratch.0, data: &data, ways: &ways };
-    let mut rows = vec![
-        bench.start(options.rounds)?,
-        bench.exec(options.rounds)?,
-        bench.logs(options.megabytes, options.rounds.div_ceil(5))?,
-    ];
+    let mut rows = Vec::new();
+    if options.rounds > 0 {
+        rows.push(bench.start(options.rounds)?);
+        rows.push(bench.exec(options.rounds)?);
+        rows.push(bench.logs(options.megabytes, options.rounds.div_ceil(5))?);
+    }
+    rows.extend(bench.memory(options.containers)?);
     rows.extend(bench.idle(options.containers, options.seconds)?);
-    println!("{:<48} {:>12} {:>16} {:>7}", "", ways[0].name, ways[1].name, "ratio");
+    println!("{:<48} {:>12} {:>16} {:>7}", "", version, ways[1].name, "ratio");
     for row in &rows {
         let [theirs, ours] = &row.found;
         println!(
@@ -97,7 +106,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "cargo xtask bench conmon --rounds {} --megabytes {} --containers {} --seconds {}",
         options.rounds, options.megabytes, options.containers, options.seconds
     );
-    save("conmon.json", &command, &rows.iter().map(|row| row.json(&ways)).collect())
+    let command = match &options.conmon {
+        Some(_) => format!("{command} --conmon FILE"),
+        None => command,
+    };
+    let rows: Vec<_> = rows.iter().map(|row| row.json(&ways)).collect();
+    let found = json!({ "conmon": version, "rows": rows });
+    let of = options.conmon.as_ref().map(|_| format!("-{version}")).unwrap_or_default();
+    let idle = if options.rounds == 0 { "-idle" } else { "" };
+    save(&format!("conmon{of}{idle}.json"), &command, &found)
 }
 
 struct Bench<'a> {
@@ -197,52 +214,74 @@ impl Bench<'_> {
         row
     }
 
-    /// Memory of the monitors of idle containers, and the processor time that they take in an hour.
-    fn idle(&self, containers: usize, seconds: u64) -> anyhow::Result<Vec<Row>> {
+    /// Starts idle containers with a monitor.
+    fn begin(&self, way: &Way, containers: usize) -> anyhow::Result<Vec<Conmon>> {
+        let name = |number: usize| format!("{}-idle{number}", way.name);
         let bundle = peers::bundle(&self.dir.join("idle"), self.data, &["sleep", "100000"])?;
-        let mut rows = vec![
-            Row::new("memory of an idle monitor (USS)", "KiB"),
-            Row::new("memory of an idle monitor (PSS)", "KiB"),
-            Row::new("processor time of an idle hour", "ms"),
-            Row::new("wake-ups of an idle hour", "times"),
-        ];
-        for (place, way) in self.ways.iter().enumerate() {
-            let mut all = Vec::new();
-            let mut measure = || -> anyhow::Result<()> {
-                for number in 0..containers {
-                    let id = format!("idle{number}");
-                    let log = self.log(&format!("{id}.log"));
-                    all.push(Conmon::start_with(&way.program, self.dir, &bundle, &id, &log)?);
+        let mut all = Vec::new();
+        for id in (0..containers).map(name) {
+            let log = self.log(&format!("{id}.log"));
+            match Conmon::start_with(&way.program, self.dir, &bundle, &id, &log) {
+                Ok(conmon) => all.push(conmon),
+                Err(error) => {
+                    end(all)?;
+                    return Err(error);
                 }
-                std::thread::sleep(Duration::from_secs(3));
-                let before: Vec<_> = all.iter().map(Activity::of).collect::<Result<_, _>>()?;
-                std::thread::sleep(Duration::from_secs(seconds));
-                #[allow(clippy::cast_precision_loss)]
-                let an_hour = 3600.0 / seconds as f64;
-                for (conmon, before) in all.iter().zip(before) {
-                    let now = Activity::of(conmon)?;
-                    let memory = Memory::of(u32::try_from(conmon.pid)?)?;
-                    let found = [
-                        memory.uss,
-                        memory.pss,
-                        (now.ran_ms - before.ran_ms) * an_hour,
-                        (now.switches - before.switches) * an_hour,
-                    ];
-                    for (row, found) in rows.iter_mut().zip(found) {
-                        row.found[place].0.push(found);
-                    }
-                }
-                Ok(())
-            };
-            let measured = measure();
-            let mut ended = Ok(());
-            for conmon in all {
-                ended = ended.and(conmon.kill());
             }
-            measured.and(ended)?;
         }
-        Ok(rows)
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(all)
     }
+
+    /// Memory of the monitors of idle containers. One after the other, as they would share pages.
+    fn memory(&self, containers: usize) -> anyhow::Result<[Row; 2]> {
+        let [mut uss, mut pss] = ["USS", "PSS"]
+            .map(|name| Row::new(format!("memory of an idle monitor ({name})"), "KiB"));
+        for (place, way) in self.ways.iter().enumerate() {
+            let all = self.begin(way, containers)?;
+            let found: anyhow::Result<Vec<_>> =
+                all.iter().map(|one| Memory::of(u32::try_from(one.pid)?)).collect();
+            end(all)?;
+            for memory in found? {
+                uss.found[place].0.push(memory.uss);
+                pss.found[place].0.push(memory.pss);
+            }
+        }
+        Ok([uss, pss])
+    }
+
+    /// The processor time that the monitors of idle containers take in an hour, those of both at the same time.
+    fn idle(&self, containers: usize, seconds: u64) -> anyhow::Result<[Row; 2]> {
+        let mut time = Row::new("processor time of an idle hour", "ms");
+        let mut wakeups = Row::new("wake-ups of an idle hour", "times");
+        let theirs = self.begin(&self.ways[0], containers)?;
+        let ours = match self.begin(&self.ways[1], containers) {
+            Ok(ours) => ours,
+            Err(error) => {
+                end(theirs)?;
+                return Err(error);
+            }
+        };
+        let all = [theirs, ours];
+        let look = || all.iter().flatten().map(Activity::of).collect::<anyhow::Result<Vec<_>>>();
+        let before = look();
+        std::thread::sleep(Duration::from_secs(seconds));
+        let after = look();
+        #[allow(clippy::cast_precision_loss)]
+        let an_hour = 3600.0 / seconds as f64;
+        for (number, (before, after)) in before?.iter().zip(after?).enumerate() {
+            let place = number / containers;
+            time.found[place].0.push((after.ran_ms - before.ran_ms) * an_hour);
+            wakeups.found[place].0.push((after.switches - before.switches) * an_hour);
+        }
+        end(all.into_iter().flatten())?;
+        Ok([time, wakeups])
+    }
+}
+
+/// Ends idle containers, as many as can be ended.
+fn end(all: impl IntoIterator<Item = Conmon>) -> anyhow::Result<()> {
+    all.into_iter().map(Conmon::kill).fold(Ok(()), Result::and)
 }
 
 /// What a process has done since its start.
