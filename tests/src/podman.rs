@@ -79,7 +79,9 @@ impl Podman {
         let rootfs = bundle.join("rootfs");
         fs::create_dir(rootfs.join("tmp")).expect("make a directory");
         let mut tar = Command::new("tar");
-        tar.arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg(".");
+        // An image is root's: what a user could not map, the user could not remove.
+        tar.args(["--owner", "0", "--group", "0", "-C"]).arg(&rootfs);
+        tar.arg("-cf").arg(&archive).arg(".");
         podman.done(tar).await;
         let mut import = podman.command(&["import"]);
         import.arg(archive).arg(IMAGE);

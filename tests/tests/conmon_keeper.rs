@@ -4,13 +4,14 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use holdfast_tests::conmon::{Case, Client, sleep_through, text_of, write_line};
 use holdfast_tests::keeper::{Keeper, adopter, killed};
 use holdfast_tests::podman::{HOLDFAST, Podman};
 use holdfast_tests::tracer::{Deed, Point, Rule, Tracer};
-use holdfast_tests::{Proc, binary, eventually, executable, ran, soon};
+use holdfast_tests::{Proc, binary, eventually, executable, in_path, ran, skip, soon};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv,
@@ -342,6 +343,29 @@ async fn there_is_one_keeper_at_a_socket() {
     keeper.process().signal(Signal::SIGTERM);
     let mut keeper = keeper;
     assert_eq!(keeper.code(), Some(0));
+}
+
+/// A process that a keeper has just forked has copies of its descriptors until it is another program.
+#[tokio::test]
+async fn a_keeper_follows_one_that_was_killed_though_its_socket_is_open_elsewhere() {
+    let Some(python) = in_path("python3") else {
+        return skip("python3 is not installed");
+    };
+    let case = Case::script("true");
+    let script = "import os, socket, sys
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(sys.argv[1])
+listener.listen()
+if os.fork() == 0:
+    sys.stdin.read()";
+    let mut command = std::process::Command::new(python);
+    command.args(["-c", script]).arg(socket_of(&case)).stdin(Stdio::piped());
+    let mut first = command.spawn().expect("start python3");
+    let copy_ends = first.stdin.take();
+    assert!(first.wait().expect("wait").success());
+    let keeper = Keeper::start(socket_of(&case)).await;
+    assert_eq!(keeper.said(), "");
+    drop(copy_ends);
 }
 
 #[tokio::test]

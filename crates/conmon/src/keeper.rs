@@ -131,11 +131,13 @@ fn passed_by_systemd(inherited: Vec<OwnedFd>) -> Option<OwnedFd> {
 /// Makes the socket. One that is there is replaced if nobody answers.
 fn bind(path: &Path) -> io::Result<OwnedFd> {
     match connect_to(path) {
-        Ok(_) => return Err(io::Error::other("another keeper has this socket")),
+        Ok(connection) if !is_of_the_dead(&connection) => {
+            return Err(io::Error::other("another keeper has this socket"));
+        }
         Err(error) if error.raw_os_error() == Some(Errno::EAGAIN as i32) => {
             return Err(io::Error::other("another keeper has this socket, and is busy"));
         }
-        Err(_) => {}
+        Ok(_) | Err(_) => {}
     }
     let name = path.file_name().and_then(|name| name.to_str()).zip(path.parent());
     let (name, parent) = name.ok_or(io::ErrorKind::InvalidFilename)?;
@@ -147,6 +149,17 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
     listen(&listener, Backlog::new(BACKLOG)?)?;
     dir.rename(&new, name)?;
     Ok(listener)
+}
+
+/// Whether the process that had listened has ended. Its socket lives a little longer if an adopter that it has just
+/// forked, and which is not yet another program, has a copy.
+fn is_of_the_dead(connection: &OwnedFd) -> bool {
+    let pid = getsockopt(connection, sockopt::PeerCredentials).map(|peer| peer.pid());
+    match pid.map(PidFd::open) {
+        Ok(Ok(process)) => !process.is_alive(),
+        Ok(Err(error)) => error.raw_os_error() == Some(Errno::ESRCH as i32),
+        Err(_) => false,
+    }
 }
 
 impl Keeper {

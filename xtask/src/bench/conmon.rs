@@ -89,8 +89,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         rows.push(bench.exec(options.rounds)?);
         rows.push(bench.logs(options.megabytes, options.rounds.div_ceil(5))?);
     }
-    rows.extend(bench.memory(options.containers)?);
-    rows.extend(bench.idle(options.containers, options.seconds)?);
+    let idle = peers::bundle(&scratch.0.join("idle"), &data, &["sleep", "100000"])?;
+    rows.extend(bench.memory(&idle, options.containers)?);
+    rows.extend(bench.idle(&idle, options.containers, options.seconds)?);
     println!("{:<48} {:>12} {:>16} {:>7}", "", version, ways[1].name, "ratio");
     for row in &rows {
         let [theirs, ours] = &row.found;
@@ -215,13 +216,11 @@ impl Bench<'_> {
     }
 
     /// Starts idle containers with a monitor.
-    fn begin(&self, way: &Way, containers: usize) -> anyhow::Result<Vec<Conmon>> {
-        let name = |number: usize| format!("{}-idle{number}", way.name);
-        let bundle = peers::bundle(&self.dir.join("idle"), self.data, &["sleep", "100000"])?;
+    fn begin(&self, way: &Way, bundle: &Path, ids: &[String]) -> anyhow::Result<Vec<Conmon>> {
         let mut all = Vec::new();
-        for id in (0..containers).map(name) {
+        for id in ids {
             let log = self.log(&format!("{id}.log"));
-            match Conmon::start_with(&way.program, self.dir, &bundle, &id, &log) {
+            match Conmon::start_with(&way.program, self.dir, bundle, id, &log) {
                 Ok(conmon) => all.push(conmon),
                 Err(error) => {
                     end(all)?;
@@ -234,11 +233,11 @@ impl Bench<'_> {
     }
 
     /// Memory of the monitors of idle containers. One after the other, as they would share pages.
-    fn memory(&self, containers: usize) -> anyhow::Result<[Row; 2]> {
+    fn memory(&self, bundle: &Path, containers: usize) -> anyhow::Result<[Row; 2]> {
         let [mut uss, mut pss] = ["USS", "PSS"]
             .map(|name| Row::new(format!("memory of an idle monitor ({name})"), "KiB"));
         for (place, way) in self.ways.iter().enumerate() {
-            let all = self.begin(way, containers)?;
+            let all = self.begin(way, bundle, &ids("memory", way, containers))?;
             let found: anyhow::Result<Vec<_>> =
                 all.iter().map(|one| Memory::of(u32::try_from(one.pid)?)).collect();
             end(all)?;
@@ -251,11 +250,12 @@ impl Bench<'_> {
     }
 
     /// The processor time that the monitors of idle containers take in an hour, those of both at the same time.
-    fn idle(&self, containers: usize, seconds: u64) -> anyhow::Result<[Row; 2]> {
+    fn idle(&self, bundle: &Path, containers: usize, seconds: u64) -> anyhow::Result<[Row; 2]> {
         let mut time = Row::new("processor time of an idle hour", "ms");
         let mut wakeups = Row::new("wake-ups of an idle hour", "times");
-        let theirs = self.begin(&self.ways[0], containers)?;
-        let ours = match self.begin(&self.ways[1], containers) {
+        let begin = |way| self.begin(way, bundle, &ids("idle", way, containers));
+        let theirs = begin(&self.ways[0])?;
+        let ours = match begin(&self.ways[1]) {
             Ok(ours) => ours,
             Err(error) => {
                 end(theirs)?;
@@ -277,6 +277,10 @@ impl Bench<'_> {
         end(all.into_iter().flatten())?;
         Ok([time, wakeups])
     }
+}
+
+fn ids(what: &str, way: &Way, containers: usize) -> Vec<String> {
+    (0..containers).map(|number| format!("{what}-{}-{number}", way.name)).collect()
 }
 
 /// Ends idle containers, as many as can be ended.

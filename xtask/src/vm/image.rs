@@ -190,8 +190,8 @@ pub(super) fn payload(scratch: &Path, tests: &[(&str, PathBuf)]) -> anyhow::Resu
         fs::copy(crate::executables("release").join(name), bin.join(name))?;
     }
     for (name, path) in tests {
-        // A test finds the programs beside itself.
-        fs::copy(path, bin.join(name))?;
+        // A test finds the programs beside itself. Not by its own name: podman is one of Debian's programs.
+        fs::copy(path, bin.join(format!("test-{name}")))?;
     }
     let workspace = crate::workspace();
     for unit in ["holdfast.service", "holdfast.socket"] {

@@ -8,4 +8,4 @@ if [ $# -eq 0 ]; then
     run_checks "$0" $(tests_of security)
     exit
 fi
-one_test security --exact "$1"
+one_test test-security --exact "$1"

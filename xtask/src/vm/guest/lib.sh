@@ -69,9 +69,9 @@ asked() {
     tr ' ' '\n' < /proc/cmdline | sed -n "s/^holdfast\.$1=//p"
 }
 
-# Those tests of a program that the kernel's command line asks for: `holdfast.test=TEXT` is a part of the name.
+# Those tests of `test-NAME` that the kernel's command line asks for: `holdfast.test=TEXT` is a part of the name.
 tests_of() {
-    "$1" --list 2> /dev/null | sed -n 's/: test$//p' | grep -F -- "$(asked test)"
+    "test-$1" --list 2> /dev/null | sed -n 's/: test$//p' | grep -F -- "$(asked test)"
 }
 
 # one_test COMMAND...: a test by itself. What it prints is shown if it fails; one that skips itself says so in a line.

@@ -29,6 +29,6 @@ if [ $# -eq 0 ]; then
     exit
 fi
 case $1 in
-    holdfast_as_user::*) one_test as_user podman --exact "$1" ;;
-    *) one_test podman --exact "$1" ;;
+    holdfast_as_user::*) one_test as_user test-podman --exact "$1" ;;
+    *) one_test test-podman --exact "$1" ;;
 esac

@@ -62,9 +62,9 @@ if [ $# -eq 0 ]; then
 fi
 case $1 in
     login) set -e; login ;;
-    with_ranges::*) one_test as_user holdfast-ranges rootless --exact "$1" ;;
-    without_root::*) one_test as_user holdfast-ranges security --exact "$1" ;;
-    with_one_id::*) one_test as_user holdfast-one-id rootless --exact "$1" ;;
+    with_ranges::*) one_test as_user holdfast-ranges test-rootless --exact "$1" ;;
+    without_root::*) one_test as_user holdfast-ranges test-security --exact "$1" ;;
+    with_one_id::*) one_test as_user holdfast-one-id test-rootless --exact "$1" ;;
     # As root, who becomes the user.
-    *) one_test rootless --exact "$1" ;;
+    *) one_test test-rootless --exact "$1" ;;
 esac
