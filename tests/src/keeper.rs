@@ -108,6 +108,18 @@ impl Keeper {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 
+    /// The pids of the monitors that it keeps; of one that has ended and was reaped it is -1.
+    #[must_use]
+    pub fn kept(&self) -> Vec<i32> {
+        let dir = format!("/proc/{}/fdinfo", self.child.id());
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        // Only those of a pidfd have this line.
+        let pid = |text: String| {
+            text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        };
+        entries.filter_map(|entry| pid(fs::read_to_string(entry.path()).ok()?)).collect()
+    }
+
     /// Waits for its end, and returns its exit code.
     ///
     /// # Panics

@@ -21,7 +21,7 @@ use crate::{Proc, Ran, processes, ran};
 
 /// Containers that live at the same time.
 const WORKERS: usize = 12;
-/// How many descriptors the keeper has of itself, and of a monitor at the least.
+/// How many descriptors the keeper has of itself, and of a monitor that has registered.
 const OWN: usize = 6;
 const EACH: usize = 3;
 /// How long a keeper may take to learn of all monitors, and what is left to go.
@@ -298,17 +298,21 @@ async fn blows(stage: &Stage) -> Keeper {
 /// Waits until the keeper knows all monitors.
 async fn knows_all(stage: &Stage, keeper: &Keeper) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    // A container whose monitor is dead has none until it is taken over.
+    // A container whose monitor is dead has none until it is taken over. One that has not registered, or which nobody
+    // has taken over, has fewer descriptors.
     let are_all = || {
-        let monitors = stage.monitors().len();
-        monitors >= stage.running().len() && keeper.descriptors() >= OWN + EACH * monitors
+        let (monitors, kept) = (stage.monitors(), keeper.kept());
+        monitors.len() >= stage.running().len()
+            && monitors.iter().all(|monitor| kept.contains(&monitor.pid))
+            && keeper.descriptors() == OWN + EACH * kept.len()
     };
     while !are_all() && !stage.is_over.load(Ordering::Relaxed) && stage.is_fine() {
         if Instant::now() > deadline {
             let (monitors, running) = (stage.monitors(), stage.running());
             stage.violated(format!(
-                "the keeper has {} descriptors; {} run: {running:?}; monitors: {monitors:?}",
+                "the keeper has {} descriptors and {:?}; {} run: {running:?}; monitors: {monitors:?}",
                 keeper.descriptors(),
+                keeper.kept(),
                 running.len()
             ));
             return false;

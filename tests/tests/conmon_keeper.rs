@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -169,6 +169,19 @@ async fn a_terminal_goes_on() {
     assert_eq!(case.exit_file().as_deref(), Some("5"));
 }
 
+/// Kills the monitor of an exec of this process, and waits for the one that takes over.
+async fn killed_exec(monitor: &Proc, process: &Path) -> Proc {
+    monitor.signal(Signal::SIGKILL);
+    monitor.ended().await;
+    let adopter = || {
+        let all = holdfast_tests::processes::mentioning(process).into_iter();
+        let mut adopters = all.filter(|it| it.command().contains("--adopt"));
+        adopters.find(Proc::lives)
+    };
+    eventually("an adopter", || adopter().is_some()).await;
+    adopter().expect("it runs on")
+}
+
 /// podman waits at a socket for the status of an exec. That it stays open is what podman relies on.
 #[tokio::test]
 async fn the_status_of_an_exec_reaches_who_waits_for_it() {
@@ -192,19 +205,32 @@ async fn the_status_of_an_exec_reaches_who_waits_for_it() {
         String::from_utf8_lossy(&room[..length]).into_owned()
     };
     assert!(record().starts_with("{\"data\": "));
-    let own = process.display().to_string();
-    exec.signal(Signal::SIGKILL);
-    exec.ended().await;
-    let adopter = || {
-        let all = holdfast_tests::processes::mentioning(own.as_ref()).into_iter();
-        let mut adopters = all.filter(|it| it.command().contains("--adopt"));
-        adopters.find(Proc::lives)
-    };
-    eventually("an adopter", || adopter().is_some()).await;
+    let next = killed_exec(&exec, &process).await;
     gate.open(9);
     assert_eq!(record(), "{\"data\": 9}\n");
     assert_eq!(record(), "", "it is closed");
-    eventually("the end of the adopter", || adopter().is_none()).await;
+    next.ended().await;
+    let _ = case.runtime(&["kill", &case.id, "KILL"]);
+    monitor.ended().await;
+}
+
+/// CRI-O removes the log of an exec whose monitor has gone. Seen before: the next monitor made it anew.
+#[tokio::test]
+async fn the_log_of_an_exec_that_was_removed_is_not_made_again() {
+    let case = Case::script("sleep 1000");
+    let monitor = case.monitor().starts();
+    let gate = case.gate();
+    let process = case.process(&["sh", "-c", &gate.script("echo out")], false);
+    let keeper = Keeper::start(socket_of(&case)).await;
+    let (name, value) = kept(&keeper);
+    let exec = case.legacy_exec(&process).env(name, value).detaches();
+    let log = case.log_path().with_extension("exec");
+    eventually("the exec to be kept", || keeper.descriptors() >= 9).await;
+    fs::remove_file(&log).expect("remove the log");
+    let next = killed_exec(&exec, &process).await;
+    gate.open(0);
+    next.ended().await;
+    assert!(!log.exists(), "{:?}", fs::read_to_string(&log));
     let _ = case.runtime(&["kill", &case.id, "KILL"]);
     monitor.ended().await;
 }
