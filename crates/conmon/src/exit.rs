@@ -19,15 +19,27 @@ use crate::report;
 pub(crate) const READABLE: Mode =
     Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
 
-/// Writes a status to the exit files. Each is there whole or not at all.
+/// Writes a status to the exit files. Each is there whole or not at all. Somebody waits for the last one: the names
+/// are synced behind it.
 pub(crate) fn record(args: &Args<'_>, status: i32) {
-    let places = [(args.persist_dir, "exit"), (args.exit_dir, args.id())];
-    for (dir, name) in places {
-        let Some(dir) = dir.map(Path::new) else { continue };
-        let written = Directory::open(dir)
-            .and_then(|dir| dir.write_atomic_with(name, status.to_string().as_bytes(), READABLE));
-        if let Err(error) = named(&dir.join(name), written) {
-            report::error(&format!("the exit status {status} is not written: {error}"));
+    let write = |path: &Path, name| {
+        let dir = Directory::open(path)?;
+        dir.replace(name, status.to_string().as_bytes(), READABLE)?;
+        Ok(dir)
+    };
+    let mut written = Vec::new();
+    for (path, name) in [(args.persist_dir, "exit"), (args.exit_dir, args.id())] {
+        let Some(path) = path.map(Path::new) else { continue };
+        match named(&path.join(name), write(path, name)) {
+            Ok(dir) => written.push((path, dir)),
+            Err(error) => {
+                report::error(&format!("the exit status {status} is not written: {error}"));
+            }
+        }
+    }
+    for (path, dir) in written {
+        if let Err(error) = named(path, dir.sync()) {
+            report::error(&format!("the exit status {status} is not synced: {error}"));
         }
     }
 }

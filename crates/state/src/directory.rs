@@ -159,8 +159,13 @@ impl Directory {
 
     /// As [`write_atomic`](Self::write_atomic), with the mode that the caller gives; the umask applies to it.
     pub fn write_atomic_with(&self, name: &str, content: &[u8], mode: Mode) -> io::Result<()> {
-        self.publish(name, content, mode, Self::rename)?;
+        self.replace(name, content, mode)?;
         self.sync()
+    }
+
+    /// As [`write_atomic_with`](Self::write_atomic_with), but the name is durable only after a [`sync`](Self::sync).
+    pub fn replace(&self, name: &str, content: &[u8], mode: Mode) -> io::Result<()> {
+        self.publish(name, content, mode, Self::rename)
     }
 
     /// As [`write_atomic`](Self::write_atomic), but the first to write the name wins; every later
