@@ -219,7 +219,12 @@ async fn life(stage: &Stage, number: usize, plan: &Plan) -> Result<(), String> {
     let (status, last) = if *is_killed { (137, half) } else { (i32::from(*code), *lines) };
     let waited = succeeds(podman.command(&["wait", &name])).await?;
     let state = ["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", &name];
-    let inspected = succeeds(podman.command(&state)).await?;
+    let mut inspected = succeeds(podman.command(&state)).await?;
+    // Until the exit command has cleared up.
+    let deadline = Instant::now() + PATIENCE;
+    while inspected.starts_with("stopped") && Instant::now() < deadline {
+        inspected = succeeds(podman.command(&state)).await?;
+    }
     stage.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != id);
     if (waited.as_str(), inspected.as_str()) != (&*status.to_string(), &*format!("exited {status}"))
     {

@@ -23,9 +23,17 @@ pub const HOLDFAST: &str = "holdfast-conmon";
 
 /// The image of busybox.
 pub const IMAGE: &str = "busybox";
-/// What a container needs here.
-const NEEDED: [&str; 6] =
-    ["--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
+/// What a container needs here. Where systemd runs, its log is in the journal, if nothing else is said.
+const NEEDED: [&str; 8] = [
+    "--network",
+    "host",
+    "--ulimit",
+    "nofile=1024:1024",
+    "--ulimit",
+    "nproc=1000:1000",
+    "--log-driver",
+    "k8s-file",
+];
 
 /// Makes three modules of tests, one for each behaviour and either monitor, and with Holdfast's as a user.
 #[macro_export]

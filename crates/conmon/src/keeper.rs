@@ -51,8 +51,9 @@ const BACKLOG: i32 = 4096;
 const TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_secs(1);
 /// How often it is waited for that somebody reaps a monitor, so that its pid is free, and how long at first. Each time
-/// the wait is twice as long, up to the eighth: three seconds in all, for a first process that is in no hurry.
-const WAITS: u32 = 19;
+/// the wait is twice as long, up to the eighth: ten seconds in all, for a first process that is in no hurry. With another
+/// pid, podman takes the monitor for dead, and gives up the container after 20.
+const WAITS: u32 = 46;
 const FREED: Duration = Duration::from_millis(1);
 /// How long no connection is accepted when there are no descriptors for it.
 const REST: Duration = Duration::from_secs(1);
