@@ -36,20 +36,21 @@ enum Way {
 }
 
 /// What podman does with conmon, without podman: conmon says on a pipe that runc has made the
-/// container, and starts a command when the container has ended and its status is written.
+/// container, and starts a command when the container has ended and its status is written. That is not beside the sockets,
+/// from where conmon 2.2 removes what has the container's name.
 pub(super) const CONMON_SCRIPT: &str = r#"
     dir=$1/$2 root=$1/runc
     mkfifo "$dir/ended"
     _OCI_SYNCPIPE=3 "${CONMON:-conmon}" --api-version 1 -c "$2" -u "$2" -n "$2" -r "$RUNC" \
         --runtime-arg "--root=$root" -b "$dir" -p "$dir/pid" -l "k8s-file:$dir/log" \
-        --conmon-pidfile "$dir/conmon.pid" --exit-dir "$dir" --socket-dir-path "$dir" \
+        --conmon-pidfile "$dir/conmon.pid" --exit-dir "$dir/exits" --socket-dir-path "$dir" \
         --exit-command /bin/sh --exit-command-arg -c --exit-command-arg ": >'$dir/ended'" \
         3>"$dir/sync" &
     exec 3<"$dir/sync"
     read -r made <&3
     runc --root "$root" start "$2"
     read -r ended <"$dir/ended" || :
-    read -r status <"$dir/$2" || :
+    read -r status <"$dir/exits/$2" || :
     runc --root "$root" delete "$2"
     exit "$status"
 "#;
@@ -199,7 +200,7 @@ impl Bench<'_> {
         let mut fifos = Command::new("mkfifo");
         for id in ids {
             let dir = self.stage.scratch.join("conmon").join(id);
-            fs::create_dir_all(&dir)?;
+            fs::create_dir_all(dir.join("exits"))?;
             fs::copy(self.stage.bundle.join("config.json"), dir.join("config.json"))?;
             fifos.arg(dir.join("sync"));
         }

@@ -147,7 +147,7 @@ impl Bench<'_> {
     /// From the start of the monitor until the container is deleted, in seconds.
     fn whole(&self, way: &Way, bundle: &Path, id: &str) -> anyhow::Result<f64> {
         let dir = self.dir.join("one").join(id);
-        fs::create_dir_all(&dir)?;
+        fs::create_dir_all(dir.join("exits"))?;
         fs::copy(bundle.join("config.json"), dir.join("config.json"))?;
         setup::output(Command::new("mkfifo").arg(dir.join("sync")))?;
         let mut command = Command::new("sh");
