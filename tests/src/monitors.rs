@@ -2,8 +2,8 @@
 //! taken over and the keeper are killed at random. Every status must be right, no line be missing, and nothing be
 //! left.
 //!
-//! A keeper is killed only when it knows all monitors, and monitors are killed again only when the next one does: with
-//! both, nobody is left who could take over.
+//! A keeper is killed only when it knows all monitors, and a monitor only when the keeper knows it: with both, nobody is
+//! left who could take over.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -228,7 +228,10 @@ async fn life(stage: &Stage, number: usize, plan: &Plan) -> Result<(), String> {
     stage.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != id);
     if (waited.as_str(), inspected.as_str()) != (&*status.to_string(), &*format!("exited {status}"))
     {
-        return Err(format!("it ended with {status}; wait: {waited}, inspect: {inspected}"));
+        let again = succeeds(podman.command(&["container", "cleanup", &name])).await;
+        return Err(format!(
+            "it ended with {status}; wait: {waited}, inspect: {inspected}; a clean-up by hand: {again:?}"
+        ));
     }
     check_log(stage, &log(), last)?;
     succeeds(podman.command(&["rm", &name])).await.map(drop)
@@ -287,7 +290,11 @@ async fn blows(stage: &Stage) -> Keeper {
             }
             continue;
         }
-        let monitors = stage.monitors();
+        // One that has not come back to this keeper has nobody who could take over. With its connection comes its
+        // registration.
+        let kept = keeper.kept();
+        let mut monitors = stage.monitors();
+        monitors.retain(|monitor| kept.contains(&monitor.pid));
         if monitors.is_empty() {
             continue;
         }

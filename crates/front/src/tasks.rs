@@ -505,7 +505,9 @@ mod tests {
                 }
             };
             // Until it has come to open it, nobody is let in.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
             while !late.is_finished() {
+                assert!(std::time::Instant::now() < deadline, "{method}");
                 tasks.answered(&call, &answer);
                 std::thread::yield_now();
             }

@@ -7,6 +7,8 @@ GUEST=/opt/holdfast/guest
 RESULTS=/dev/ttyS1
 # How long one check may take, in seconds. An emulated processor is some twenty times slower.
 LIMIT=${LIMIT:-120}
+# And one wait of a test.
+export HOLDFAST_TEST_LIMIT=200
 
 # One line for the host.
 tell() {

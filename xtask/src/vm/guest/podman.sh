@@ -18,7 +18,7 @@ prepare() {
 as_user() {
     setpriv --reuid $USER_NAME --regid $USER_NAME --init-groups -- env -i PATH="$PATH" HOME=/home/$USER_NAME \
         XDG_RUNTIME_DIR="/run/user/$(id -u $USER_NAME)" HOLDFAST_TEST_USER=$USER_NAME \
-        HOLDFAST_TEST_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 \
+        HOLDFAST_TEST_SKIPPED=/tmp/skipped HOLDFAST_TEST_LIMIT=$HOLDFAST_TEST_LIMIT RUST_BACKTRACE=0 \
         systemd-run --user --scope --quiet --collect -- "$@"
 }
 

@@ -22,7 +22,7 @@ as_user() {
     shift
     setpriv --reuid "$user" --regid "$user" --init-groups -- env -i PATH="$PATH" HOME="/home/$user" \
         XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" HOLDFAST_TEST_USER="$user" \
-        HOLDFAST_TEST_SKIPPED=/tmp/skipped RUST_BACKTRACE=0 \
+        HOLDFAST_TEST_SKIPPED=/tmp/skipped HOLDFAST_TEST_LIMIT=$HOLDFAST_TEST_LIMIT RUST_BACKTRACE=0 \
         systemd-run --user --scope --quiet --collect -- "$@"
 }
 
