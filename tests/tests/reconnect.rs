@@ -2,11 +2,12 @@
 //! right status.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use holdfast_tests::{Holdfast, Proc, Ran, Running, soon, unique_id};
+use holdfast_tests::{Holdfast, Proc, Ran, Running, eventually, soon, unique_id};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -315,6 +316,15 @@ async fn signals_are_kept_while_there_is_no_daemon_and_delivered_in_order() {
     assert_eq!(running.line().await, "ready");
     holdfast.kill_daemon().await;
     running.signal(Signal::SIGUSR1);
+    // Of two that are pending at the same time none is the first (signal(7)).
+    let status = format!("/proc/{}/status", running.process().pid);
+    let is_taken = || {
+        let status = fs::read_to_string(&status).expect("read the status of a process");
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = u64::from_str_radix(pending.expect("a mask").trim(), 16).expect("a number");
+        pending & (1 << (Signal::SIGUSR1 as u32 - 1)) == 0
+    };
+    eventually("the first signal to be taken", is_taken).await;
     running.signal(Signal::SIGUSR2);
     holdfast.start_daemon().await;
     let ran = running.end().await;
