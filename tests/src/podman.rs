@@ -8,13 +8,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::runtime::in_path;
-use crate::{Ran, binary, busybox_bundle, processes, ran, skip, soon};
+use crate::{Proc, Ran, binary, busybox_bundle, processes, ran, skip, soon};
 
 /// The monitor that podman comes with, by which Holdfast's is judged.
 pub const CONMON: &str = "conmon";
@@ -221,8 +221,8 @@ impl Podman {
     fn leave_namespace(&self) {
         let path = self.directory.path().join("tmp/pause.pid");
         let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(pid) = pid.filter(|pid| *pid > 1) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if let Some(process) = pid.filter(|pid| *pid > 1).and_then(Proc::of) {
+            process.signal(Signal::SIGKILL);
         }
     }
 }

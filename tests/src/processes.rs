@@ -61,6 +61,15 @@ impl Proc {
         self.now().map(|stat| stat.state)
     }
 
+    /// Whether a mask of its signals has this one, `SigCgt` or another of proc(5). `None` if it is gone.
+    #[must_use]
+    pub fn mask_has(&self, mask: &str, signal: Signal) -> Option<bool> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(mask)?.strip_prefix(':'))?;
+        let signals = u64::from_str_radix(line.trim(), 16).ok()?;
+        Some(signals & (1 << (signal as i32 - 1)) != 0)
+    }
+
     /// Its parent's number.
     #[must_use]
     pub fn parent(&self) -> Option<i32> {

@@ -595,10 +595,9 @@ async fn sigterm_and_sigint_during_the_restore_end_the_daemon_with_a_line() {
         let last = holdfast_sys::stray::SIGNALS[holdfast_sys::stray::SIGNALS.len() - 1];
         let started = || {
             let children = holdfast_tests::processes::children(strace);
-            children
-                .into_iter()
-                .filter_map(Proc::of)
-                .find(|one| one.command().contains("daemon") && has_handler(one.pid, last))
+            children.into_iter().filter_map(Proc::of).find(|one| {
+                one.command().contains("daemon") && one.mask_has("SigCgt", last) == Some(true)
+            })
         };
         eventually("the daemon to begin", || started().is_some()).await;
         let daemon = started().unwrap();
@@ -626,14 +625,6 @@ async fn sigterm_and_sigint_during_the_restore_end_the_daemon_with_a_line() {
         assert_eq!(holdfast.inspect(&id).await["status"], "running");
     }
     holdfast.close().await;
-}
-
-/// Whether a process has its own way with a signal.
-fn has_handler(pid: i32, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
 /// Seen before: it did not come to listen. tracing reports a failed write by a print macro, and that

@@ -133,8 +133,9 @@ impl<'a> Link<'a> {
                 // Before the first position, what comes from now on is what was asked for.
                 Ask::Attach(_) => self.had.after.is_some(),
             };
-            let opened = if resumes { self.resume().await } else { self.begin().await };
-            let error = match opened {
+            let (method, path, body) =
+                if resumes { self.next_request()? } else { self.first_request() };
+            let error = match self.stream(method, &path, body).await {
                 Ok(body) => {
                     (self.was_asked, self.absence) = (true, None);
                     return Ok(frames(body));
@@ -162,19 +163,6 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn begin(&mut self) -> anyhow::Result<Incoming> {
-        match &self.ask {
-            Ask::Start { path, body, .. } => {
-                let (path, body) = (path.clone(), body.clone());
-                self.stream(Method::POST, &path, body).await
-            }
-            Ask::Attach(id) => {
-                let path = format!("/containers/{id}/attach?positions=true");
-                self.stream(Method::GET, &path, Bytes::new()).await
-            }
-        }
-    }
-
     async fn stream(
         &mut self,
         method: Method,
@@ -185,7 +173,18 @@ impl<'a> Link<'a> {
         Ok(connection.send(method, path, body).await?.into_body())
     }
 
-    async fn resume(&mut self) -> anyhow::Result<Incoming> {
+    fn first_request(&self) -> (Method, String, Bytes) {
+        match &self.ask {
+            Ask::Start { path, body, .. } => (Method::POST, path.clone(), body.clone()),
+            Ask::Attach(id) => {
+                let path = format!("/containers/{id}/attach?positions=true");
+                (Method::GET, path, Bytes::new())
+            }
+        }
+    }
+
+    /// Asks for what comes after all that we have had.
+    fn next_request(&self) -> anyhow::Result<(Method, String, Bytes)> {
         let (container, process, incarnation) = match (&self.ask, &self.started) {
             (_, Some(started)) => {
                 (&started.container, Some(started.process.clone()), started.incarnation)
@@ -209,7 +208,7 @@ impl<'a> Link<'a> {
         };
         let query = serde_urlencoded::to_string(query)?;
         let path = format!("/containers/{container}/attach?{query}");
-        self.stream(Method::GET, &path, Bytes::new()).await
+        Ok((Method::GET, path, Bytes::new()))
     }
 
     /// Says that we have read all. Should there be no daemon, the next one deletes it after its time.
@@ -223,7 +222,7 @@ impl<'a> Link<'a> {
             let path = format!("/containers/{container}/release");
             let body = Bytes::from(serde_json::to_vec(&of).unwrap_or_default());
             let answer = connection.send(Method::POST, &path, body.clone()).await;
-            // By one that has been followed by another already.
+            // Another daemon may have followed the one that has answered.
             if answer.is_err_and(|error| is_away(&error)) {
                 let _ = self.client.stream(Method::POST, &path, body).await;
             }

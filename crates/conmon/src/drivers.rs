@@ -67,7 +67,7 @@ pub(crate) fn open(args: &Args<'_>) -> Result<Logs, String> {
     for text in &args.log_paths {
         match Driver::parse(utf8(text)?)? {
             Driver::None => {}
-            // Who has removed the log of an exec, as CRI-O does, does not read it any more.
+            // CRI-O removes the log of an exec when it gives up the exec, and reads no later file of that name.
             Driver::K8sFile(path) if args.adopt && args.exec && !Path::new(path).exists() => {}
             Driver::Passthrough => logs.is_passthrough = true,
             Driver::Journald(path) => logs.journals = vec![journal(args, path)?],

@@ -103,14 +103,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             row.ratio()
         );
     }
+    let other = if options.conmon.is_some() { " --conmon FILE" } else { "" };
     let command = format!(
-        "cargo xtask bench conmon --rounds {} --megabytes {} --containers {} --seconds {}",
+        "cargo xtask bench conmon --rounds {} --megabytes {} --containers {} --seconds {}{other}",
         options.rounds, options.megabytes, options.containers, options.seconds
     );
-    let command = match &options.conmon {
-        Some(_) => format!("{command} --conmon FILE"),
-        None => command,
-    };
     let rows: Vec<_> = rows.iter().map(|row| row.json(&ways)).collect();
     let found = json!({ "conmon": version, "rows": rows });
     let of = options.conmon.as_ref().map(|_| format!("-{version}")).unwrap_or_default();
@@ -216,20 +213,19 @@ impl Bench<'_> {
     }
 
     /// Starts idle containers with a monitor.
-    fn begin(&self, way: &Way, bundle: &Path, ids: &[String]) -> anyhow::Result<Vec<Conmon>> {
-        let mut all = Vec::new();
+    fn begin(
+        &self,
+        all: &mut Vec<Conmon>,
+        way: &Way,
+        bundle: &Path,
+        ids: &[String],
+    ) -> anyhow::Result<()> {
         for id in ids {
             let log = self.log(&format!("{id}.log"));
-            match Conmon::start_with(&way.program, self.dir, bundle, id, &log) {
-                Ok(conmon) => all.push(conmon),
-                Err(error) => {
-                    end(all)?;
-                    return Err(error);
-                }
-            }
+            all.push(Conmon::start_with(&way.program, self.dir, bundle, id, &log)?);
         }
         std::thread::sleep(Duration::from_secs(3));
-        Ok(all)
+        Ok(())
     }
 
     /// Memory of the monitors of idle containers. One after the other, as they would share pages.
@@ -237,14 +233,16 @@ impl Bench<'_> {
         let [mut uss, mut pss] = ["USS", "PSS"]
             .map(|name| Row::new(format!("memory of an idle monitor ({name})"), "KiB"));
         for (place, way) in self.ways.iter().enumerate() {
-            let all = self.begin(way, bundle, &ids("memory", way, containers))?;
-            let found: anyhow::Result<Vec<_>> =
-                all.iter().map(|one| Memory::of(u32::try_from(one.pid)?)).collect();
-            end(all)?;
+            let mut all = Vec::new();
+            let began = self.begin(&mut all, way, bundle, &ids("memory", way, containers));
+            let found: anyhow::Result<Vec<_>> = began
+                .and_then(|()| all.iter().map(|one| Memory::of(u32::try_from(one.pid)?)).collect());
+            let ended = end(all);
             for memory in found? {
                 uss.found[place].0.push(memory.uss);
                 pss.found[place].0.push(memory.pss);
             }
+            ended?;
         }
         Ok([uss, pss])
     }
@@ -253,28 +251,26 @@ impl Bench<'_> {
     fn idle(&self, bundle: &Path, containers: usize, seconds: u64) -> anyhow::Result<[Row; 2]> {
         let mut time = Row::new("processor time of an idle hour", "ms");
         let mut wakeups = Row::new("wake-ups of an idle hour", "times");
-        let begin = |way| self.begin(way, bundle, &ids("idle", way, containers));
-        let theirs = begin(&self.ways[0])?;
-        let ours = match begin(&self.ways[1]) {
-            Ok(ours) => ours,
-            Err(error) => {
-                end(theirs)?;
-                return Err(error);
+        let mut all = Vec::new();
+        let mut measure = || -> anyhow::Result<()> {
+            for way in self.ways {
+                self.begin(&mut all, way, bundle, &ids("idle", way, containers))?;
             }
+            let before: Vec<_> = all.iter().map(Activity::of).collect::<Result<_, _>>()?;
+            std::thread::sleep(Duration::from_secs(seconds));
+            #[allow(clippy::cast_precision_loss)]
+            let an_hour = 3600.0 / seconds as f64;
+            for (number, (conmon, before)) in all.iter().zip(before).enumerate() {
+                let now = Activity::of(conmon)?;
+                let place = number / containers;
+                time.found[place].0.push((now.ran_ms - before.ran_ms) * an_hour);
+                wakeups.found[place].0.push((now.switches - before.switches) * an_hour);
+            }
+            Ok(())
         };
-        let all = [theirs, ours];
-        let look = || all.iter().flatten().map(Activity::of).collect::<anyhow::Result<Vec<_>>>();
-        let before = look();
-        std::thread::sleep(Duration::from_secs(seconds));
-        let after = look();
-        #[allow(clippy::cast_precision_loss)]
-        let an_hour = 3600.0 / seconds as f64;
-        for (number, (before, after)) in before?.iter().zip(after?).enumerate() {
-            let place = number / containers;
-            time.found[place].0.push((after.ran_ms - before.ran_ms) * an_hour);
-            wakeups.found[place].0.push((after.switches - before.switches) * an_hour);
-        }
-        end(all.into_iter().flatten())?;
+        let measured = measure();
+        let ended = end(all);
+        measured.and(ended)?;
         Ok([time, wakeups])
     }
 }
@@ -284,7 +280,7 @@ fn ids(what: &str, way: &Way, containers: usize) -> Vec<String> {
 }
 
 /// Ends idle containers, as many as can be ended.
-fn end(all: impl IntoIterator<Item = Conmon>) -> anyhow::Result<()> {
+fn end(all: Vec<Conmon>) -> anyhow::Result<()> {
     all.into_iter().map(Conmon::kill).fold(Ok(()), Result::and)
 }
 

@@ -90,6 +90,28 @@ one_test() {
         || fail "$(grep -A 1 'panicked at' /tmp/test.log | tail -n 1 | cut -c 1-300)"
 }
 
+# make_users NAME...: the users that the tests would make, with their systemd running without a login.
+make_users() {
+    for name in "$@"; do
+        useradd --system --create-home --user-group --shell /bin/sh "$name"
+        loginctl enable-linger "$name"
+    done
+    usermod --add-subuids 700000000-700065535 --add-subgids 700000000-700065535 holdfast-ranges
+    for name in "$@"; do
+        soon 120 test -S "/run/user/$(id -u "$name")/systemd/private" -a -S "/run/user/$(id -u "$name")/bus"
+    done
+}
+
+# as_user NAME COMMAND...: in a scope of that user's systemd.
+as_user() {
+    user=$1
+    shift
+    setpriv --reuid "$user" --regid "$user" --init-groups -- env -i PATH="$PATH" HOME="/home/$user" \
+        XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" HOLDFAST_TEST_USER="$user" \
+        HOLDFAST_TEST_SKIPPED=/tmp/skipped HOLDFAST_TEST_LIMIT=$HOLDFAST_TEST_LIMIT RUST_BACKTRACE=0 \
+        systemd-run --user --scope --quiet --collect -- "$@"
+}
+
 # Ends a check that can't be made here.
 skip() {
     echo "$*"

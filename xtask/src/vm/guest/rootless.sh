@@ -4,28 +4,6 @@
 LIMIT=${LIMIT:-400}
 . /opt/holdfast/guest/lib.sh
 
-# The users that the tests would make, with their systemd running without a login.
-prepare() {
-    for name in holdfast-ranges holdfast-one-id; do
-        useradd --system --create-home --user-group --shell /bin/sh $name
-        loginctl enable-linger $name
-    done
-    usermod --add-subuids 700000000-700065535 --add-subgids 700000000-700065535 holdfast-ranges
-    for name in holdfast-ranges holdfast-one-id; do
-        soon 120 test -S "/run/user/$(id -u $name)/systemd/private" -a -S "/run/user/$(id -u $name)/bus"
-    done
-}
-
-# as_user NAME COMMAND...: in a scope of that user's systemd.
-as_user() {
-    user=$1
-    shift
-    setpriv --reuid "$user" --regid "$user" --init-groups -- env -i PATH="$PATH" HOME="/home/$user" \
-        XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" HOLDFAST_TEST_USER="$user" \
-        HOLDFAST_TEST_SKIPPED=/tmp/skipped HOLDFAST_TEST_LIMIT=$HOLDFAST_TEST_LIMIT RUST_BACKTRACE=0 \
-        systemd-run --user --scope --quiet --collect -- "$@"
-}
-
 # After a login, the daemon leaves the session, and its containers have cgroups.
 login() {
     su --login holdfast-ranges --command 'cat /proc/self/cgroup; exec setsid holdfast daemon' > /tmp/login 2>&1 < /dev/null &
@@ -56,7 +34,7 @@ answers() {
 
 if [ $# -eq 0 ]; then
     open_results
-    prepare
+    make_users holdfast-ranges holdfast-one-id
     run_checks "$0" login $(tests_of rootless) $(tests_of security | grep '^without_root::')
     exit
 fi
